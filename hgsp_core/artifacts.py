@@ -1,0 +1,190 @@
+"""The typed results of the stages: what one stage makes and the next one reads.
+
+All are frozen and made of numpy arrays and plain data; each can be saved, loaded and hashed (see `store.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from hgsp_core.errors import PlanError
+from hgsp_core.layout import BlockLayout, Layout
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The one token set that every method of a run sees. tokens [samples, seq_len] int64."""
+
+    dataset: str
+    seed: int
+    tokens: np.ndarray
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.tokens, dtype="<i8").tobytes()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        samples, seq_len = self.tokens.shape
+        return {
+            "dataset": self.dataset,
+            "samples": samples,
+            "seq_len": seq_len,
+            "seed": self.seed,
+            "tokens_sha256": self.sha256,
+        }
+
+
+#: what one collector measured in one layer: a name (an axis, or "layer") -> array
+LayerStatistics = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Measurements of the sweep: collector key -> one mapping per layer."""
+
+    values: Mapping[str, Sequence[LayerStatistics]]
+
+    def __getitem__(self, collector: Any) -> Sequence[LayerStatistics]:
+        """The layers' measurements of a collector (or of its key)."""
+        return self.values[getattr(collector, "key", collector)]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number per unit of the model. Columns, each [units]: layer, axis (index into `axes`), index, importance, cost, score.
+
+    Starts as importance / cost (R4.1); normalizers return a copy with other scores. Low goes first.
+    """
+
+    axes: tuple[str, ...]
+    layer: np.ndarray
+    axis: np.ndarray
+    index: np.ndarray
+    importance: np.ndarray
+    cost: np.ndarray
+    score: np.ndarray
+
+    @classmethod
+    def of(cls, layout: Layout, importance: Sequence[LayerStatistics]) -> Scores:
+        """Scores from importances: `importance[layer][axis]` is an array [units of that block]."""
+        axes = tuple(axis.name for axis in layout.architecture.axes)
+        rows: list[tuple[int, int, int, float, int]] = []
+        for block in layout.blocks():
+            values = np.asarray(importance[block.layer][block.axis.name], dtype=np.float64)
+            if values.shape != (block.units,):
+                raise PlanError.score_shape(block.layer, block.axis.name, block.units, values.shape)
+            a = axes.index(block.axis.name)
+            rows += [(block.layer, a, i, v, block.unit_cost) for i, v in enumerate(values)]
+        layer, axis, index, value, cost = (np.array(column) for column in zip(*rows))
+        return cls(axes, layer, axis, index, value.astype(np.float64), cost, value.astype(np.float64) / cost)
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+    def with_score(self, score: np.ndarray) -> Scores:
+        return replace(self, score=np.asarray(score, dtype=np.float64))
+
+    def units_of(self, layer: int, axis: str) -> np.ndarray:
+        """Positions (rows of the table) of one block's units, in order of index."""
+        return np.flatnonzero((self.layer == layer) & (self.axis == self.axes.index(axis)))
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Importance of whole layers [layers] and of their blocks, axis -> [layers] (NaN = not measured)."""
+
+    layer: np.ndarray
+    blocks: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """The units that stay in one block, ascending, of `of`; none = the block goes whole."""
+
+    of: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays. `layers[i][axis]` is the BlockPlan of one block; `notes` says where limits bent the budget."""
+
+    layers: tuple[Mapping[str, BlockPlan], ...]
+    before: int
+    target: int
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, layout: Layout, kept: Mapping[tuple[int, str], Sequence[int]], removed_target: int, notes=()) -> Plan:
+        """A plan from `(layer, axis) -> kept units`. `removed_target` is the budget: parameters to remove at the most."""
+        layers = tuple(
+            {
+                name: BlockPlan(block.units, tuple(sorted(int(i) for i in kept[layer.index, name])))
+                for name, block in layer.blocks.items()
+            }
+            for layer in layout.layers
+        )
+        return cls(layers, layout.parameters, layout.parameters - removed_target, tuple(notes))
+
+    @classmethod
+    def keep_all(cls, layout: Layout) -> Plan:
+        return cls.of(layout, {(b.layer, b.axis.name): range(b.units) for b in layout.blocks()}, 0)
+
+    def block(self, block: BlockLayout) -> BlockPlan:
+        return self.layers[block.layer][block.axis.name]
+
+    def kept_layers(self) -> list[int]:
+        """Indices of the layers of which something stays; these are renumbered 0.. in the pruned model."""
+        return [i for i, layer in enumerate(self.layers) if any(block.kept for block in layer.values())]
+
+    def is_uniform(self) -> bool:
+        """Same sizes in every layer that stays: the pruned model fits the stock class."""
+        sizes = {tuple(len(b.kept) for b in self.layers[i].values()) for i in self.kept_layers()}
+        return len(sizes) == 1 and 0 not in next(iter(sizes))
+
+    def parameters_after(self, layout: Layout) -> int:
+        outside = layout.parameters - layout.layer_parameters
+        return outside + sum(b.kept_cost(len(self.block(b).kept)) for b in layout.blocks())
+
+    def removed(self, layout: Layout) -> int:
+        return self.before - self.parameters_after(layout)
+
+    def to_json(self, layout: Layout, path: str, fingerprint: str) -> dict[str, Any]:
+        """The content of plan.json (version 1)."""
+        return {
+            "version": 1,
+            "model": {"path": path, "model_type": layout.architecture.model_type, "fingerprint": fingerprint},
+            "parameters": {"before": self.before, "after": self.parameters_after(layout), "target": self.target},
+            "layers": [
+                {"index": i, **{name: {"of": b.of, "kept": list(b.kept)} for name, b in layer.items()}}
+                for i, layer in enumerate(self.layers)
+            ],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], layout: Layout) -> Plan:
+        """Read and check a plan against the model it is for.
+
+        Raises:
+            PlanError: another number of layers or units, an index out of range, repeated or unsorted.
+        """
+        if len(data["layers"]) != len(layout.layers):
+            raise PlanError.other_model("layers", len(data["layers"]), len(layout.layers))
+        kept = {}
+        for block in layout.blocks():
+            entry = data["layers"][block.layer][block.axis.name]
+            if entry["of"] != block.units:
+                raise PlanError.other_model(f"layer {block.layer} {block.axis.name} units", entry["of"], block.units)
+            units = list(entry["kept"])
+            if units != sorted(set(units)) or (units and not 0 <= units[0] <= units[-1] < block.units):
+                raise PlanError.bad_units(block.layer, block.axis.name, block.units)
+            kept[block.layer, block.axis.name] = units
+        parameters = data["parameters"]
+        return cls.of(layout, kept, parameters["before"] - parameters["target"], data.get("notes", ()))

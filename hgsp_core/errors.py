@@ -1,0 +1,85 @@
+"""Every message a user can meet: what was wrong, where, and the fix.
+
+Raised where the fault is known; only the CLI turns one into a message on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Iterable, Sequence
+
+
+class HgspError(Exception):
+    """A fault that the user can mend. `str(error)` is the whole message: place, fault, fix."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` or, where nothing is near, the names there are; empty where there are none."""
+    known = sorted(set(known))
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    if near:
+        return f" Did you mean '{near[0]}'?"
+    return f" Known: {', '.join(known)}." if known else ""
+
+
+class RecipeError(HgspError):
+    """A recipe that cannot be used: syntax, unknown key, wrong type or range."""
+
+    @classmethod
+    def at(cls, source: str, place: str, fault: str, fix: str = "") -> RecipeError:
+        return cls(f"{source}: {place}: {fault}{' ' + fix if fix else ''}")
+
+
+class LayoutError(HgspError):
+    """A checkpoint whose tensors the architecture does not fully account for."""
+
+    @classmethod
+    def missing(cls, name: str, model_type: str) -> LayoutError:
+        return cls(
+            f"The model has no tensor '{name}', which every '{model_type}' model needs. "
+            "The checkpoint is incomplete: download or save it again."
+        )
+
+    @classmethod
+    def unaccounted(cls, names: Sequence[str], model_type: str) -> LayoutError:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return cls(
+            f"The architecture '{model_type}' does not account for tensor(s) {', '.join(names[:3])}{more}. "
+            "Pruning would leave them at the wrong size, so the model is refused; it needs an architecture plugin of its own "
+            "(hgsp plugins new architecture NAME)."
+        )
+
+    @classmethod
+    def indivisible(cls, name: str, shape: Sequence[int], dim: int, units: int, key: str) -> LayoutError:
+        return cls(
+            f"Tensor '{name}' has {shape[dim]} rows along dimension {dim}, which {units} units ('{key}' in config.json) do not divide. "
+            "config.json and the weights disagree: check that they belong together."
+        )
+
+    @classmethod
+    def no_units(cls, key: str) -> LayoutError:
+        return cls(f"config.json has no '{key}', so the units of the model cannot be counted. Add it to config.json.")
+
+
+class PlanError(HgspError):
+    """A plan or an allocation that does not fit the model."""
+
+    @classmethod
+    def other_model(cls, what: str, planned: int, there: int) -> PlanError:
+        return cls(
+            f"plan.json is for another model: it has {planned} {what}, the model has {there}. "
+            "Use it with the model named in its 'model' entry, or plan again (hgsp plan)."
+        )
+
+    @classmethod
+    def bad_units(cls, layer: int, axis: str, units: int) -> PlanError:
+        return cls(
+            f"plan.json: layer {layer}, {axis}: 'kept' must be ascending indices below {units}, without repeats. Plan again (hgsp plan)."
+        )
+
+    @classmethod
+    def score_shape(cls, layer: int, axis: str, units: int, shape: tuple) -> PlanError:
+        return cls(
+            f"The scorer returned an array of shape {shape} for layer {layer}, {axis}; it needs one number for each of {units} units. "
+            "This is a fault of the scorer's plugin."
+        )

@@ -1,0 +1,189 @@
+"""What a model is made of, in numbers: every unit, its slices and its exact cost, read from shapes alone.
+
+A layout is computed from the architecture's data, the config and the tensors' shapes. No weight is needed, so the same
+object serves a loaded model, a safetensors header and a dry run. Every count of parameters in the product comes from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any, Mapping
+
+from hgsp_core.errors import LayoutError
+from hgsp_core.types import Architecture, Axis
+
+Shape = tuple[int, ...]
+
+#: buffers that old checkpoints stored and that every transformers version recomputes
+_IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
+
+
+@dataclass(frozen=True)
+class SliceLayout:
+    """One linear of a block. `module` is its full name, `shape` [out, in], `width` the rows (columns) of one unit."""
+
+    module: str
+    dim: int
+    shape: Shape
+    width: int
+    has_bias: bool
+
+    @property
+    def weight(self) -> str:
+        return f"{self.module}.weight"
+
+    @property
+    def bias(self) -> str:
+        return f"{self.module}.bias"
+
+    @property
+    def unit_cost(self) -> int:
+        """Parameters of one unit in this linear; a bias belongs to the units only where they are its rows."""
+        return self.width * (self.shape[1 - self.dim] + (self.has_bias and self.dim == 0))
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """The residual branch of one axis in one layer."""
+
+    layer: int
+    axis: Axis
+    module: str
+    units: int
+    slices: tuple[SliceLayout, ...]
+    fixed: tuple[tuple[str, Shape], ...]
+
+    @cached_property
+    def unit_cost(self) -> int:
+        return sum(s.unit_cost for s in self.slices)
+
+    @cached_property
+    def fixed_cost(self) -> int:
+        """Parameters that leave only with the whole block: norms, and biases of the linears that write the residual."""
+        return sum(prod(shape) for _, shape in self.fixed) + sum(
+            s.shape[0] for s in self.slices if s.has_bias and s.dim == 1
+        )
+
+    @property
+    def cost(self) -> int:
+        return self.units * self.unit_cost + self.fixed_cost
+
+    def kept_cost(self, kept: int) -> int:
+        """Parameters that stay when `kept` units stay; keeping none removes the block whole."""
+        return kept * self.unit_cost + self.fixed_cost if kept else 0
+
+    def tensors(self) -> list[str]:
+        """Full names of every tensor that the block owns."""
+        names = [name for name, _ in self.fixed]
+        for s in self.slices:
+            names += [s.weight, s.bias] if s.has_bias else [s.weight]
+        return names
+
+    def slice_of(self, module: str) -> SliceLayout:
+        """The slice whose name, relative to the layer, is `module`."""
+        return next(s for s in self.slices if s.module.endswith(f".{module}"))
+
+
+@dataclass(frozen=True)
+class LayerLayout:
+    index: int
+    module: str
+    blocks: Mapping[str, BlockLayout]
+
+    @property
+    def cost(self) -> int:
+        return sum(block.cost for block in self.blocks.values())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All of a model: `outside` are the tensors that no layer owns (embeddings, final norm, head)."""
+
+    architecture: Architecture
+    config: Mapping[str, Any]
+    layers: tuple[LayerLayout, ...]
+    outside: Mapping[str, Shape]
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of the decoder layers: the denominator of a ratio `of: layers`."""
+        return sum(layer.cost for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, tied ones once: the denominator of a ratio `of: total`."""
+        return self.layer_parameters + sum(prod(shape) for shape in self.outside.values())
+
+    def blocks(self) -> list[BlockLayout]:
+        """Every block in order of layer and of axis."""
+        return [block for layer in self.layers for block in layer.blocks.values()]
+
+    def tensors(self) -> list[str]:
+        """Full names of every tensor that a checkpoint of this model must hold."""
+        return [*self.outside, *(name for block in self.blocks() for name in block.tensors())]
+
+
+def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Layout:
+    """Account for every tensor of a checkpoint.
+
+    Args:
+        architecture: the family's data.
+        config: the model's `config.json`.
+        shapes: full tensor name -> shape, as stored.
+    Raises:
+        LayoutError: a tensor is missing, is left over, or does not divide into units. Such a model is refused whole.
+    """
+    left = {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(_IGNORED_SUFFIXES)}
+
+    def take(name: str) -> Shape:
+        if name not in left:
+            raise LayoutError.missing(name, architecture.model_type)
+        return left.pop(name)
+
+    layers = tuple(
+        _read_layer(architecture, config, index, left, take) for index in range(int(config["num_hidden_layers"]))
+    )
+    tied = bool(config.get("tie_word_embeddings", False))
+    if tied:
+        left.pop(f"{architecture.head}.weight", None)
+    modules = [architecture.embed, architecture.norm] + ([] if tied else [architecture.head])
+    outside = {}
+    for module in modules:
+        outside[f"{module}.weight"] = take(f"{module}.weight")
+        if f"{module}.bias" in left:
+            outside[f"{module}.bias"] = take(f"{module}.bias")
+    if left:
+        raise LayoutError.unaccounted(sorted(left), architecture.model_type)
+    return Layout(architecture, dict(config), layers, outside)
+
+
+def _read_layer(architecture, config, index, left, take) -> LayerLayout:
+    prefix = f"{architecture.layers}.{index}"
+    blocks = {}
+    for axis in architecture.axes:
+        units = int(config[axis.units]) if config.get(axis.units) else _default_units(axis, config)
+        slices = []
+        for s in axis.slices:
+            module = f"{prefix}.{s.module}"
+            shape = take(f"{module}.weight")
+            if units < 1 or shape[s.dim] % units:
+                raise LayoutError.indivisible(f"{module}.weight", shape, s.dim, units, axis.units)
+            has_bias = left.pop(f"{module}.bias", None) is not None
+            slices.append(SliceLayout(module, s.dim, shape, shape[s.dim] // units, has_bias))
+        fixed = []
+        for module in axis.fixed:
+            fixed.append((f"{prefix}.{module}.weight", take(f"{prefix}.{module}.weight")))
+            if f"{prefix}.{module}.bias" in left:
+                fixed.append((f"{prefix}.{module}.bias", take(f"{prefix}.{module}.bias")))
+        blocks[axis.name] = BlockLayout(index, axis, f"{prefix}.{axis.block}", units, tuple(slices), tuple(fixed))
+    return LayerLayout(index, prefix, blocks)
+
+
+def _default_units(axis: Axis, config: Mapping[str, Any]) -> int:
+    """Old MHA configs carry only `num_attention_heads`; their KV heads are as many."""
+    for key in axis.scales:
+        if config.get(key):
+            return int(config[key])
+    raise LayoutError.no_units(axis.units)

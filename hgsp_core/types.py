@@ -1,0 +1,183 @@
+"""The data that plugins hand over and the jobs that methods are given.
+
+Nothing here imports torch, so that a plugin module which only *declares* methods stays cheap to load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:  # the jobs carry these, but declaring a method must not import them
+    from pathlib import Path
+
+    from hgsp_core.artifacts import Calibration, Plan, Priors, Scores, Statistics
+    from hgsp_core.layout import BlockLayout, Layout
+
+API = 1
+
+#: kind -> the hook that provides it; the one list of kinds in the product.
+HOOKS = {
+    "architecture": "hgsp_architectures",
+    "scorer": "hgsp_scorers",
+    "prior": "hgsp_priors",
+    "normalizer": "hgsp_normalizers",
+    "allocator": "hgsp_allocators",
+    "reconstructor": "hgsp_reconstructors",
+    "recoverer": "hgsp_recoverers",
+    "evaluator": "hgsp_evaluators",
+    "exporter": "hgsp_exporters",
+    "dataset": "hgsp_datasets",
+}
+
+
+class Params(BaseModel):
+    """Base of a method's parameters: frozen, typed, and unknown keys are errors.
+
+    Give every field a default, a range and a description with its unit; `hgsp plugins show` prints them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named method of one kind.
+
+    `target` is `"module:Class"`. It is imported only when a recipe uses the method, so the class may import torch.
+    The pipeline calls `Class(params)(job)`; which job and which result belongs to which kind stands in `hookspecs.py`.
+    """
+
+    name: str
+    target: str
+    params: type[Params] = Params
+    summary: str = ""
+    api: int = API
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One linear that an axis cuts: `module` relative to the layer, `dim` 0 = output rows (bias follows), 1 = input columns."""
+
+    module: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One prunable dimension of a decoder layer, and the block (residual branch) that it lives in.
+
+    units   config key that counts the units; rows per unit = weight.shape[dim] / config[units]
+    scales  config keys that shrink in proportion (query heads with KV heads)
+    block   module, relative to the layer, whose output is added to the residual stream
+    fixed   modules that no unit owns and that leave only with the whole block (its norm, q/k norms)
+    cache   linears whose outputs a decoder keeps for every past token; empty = the block does not mix tokens
+    """
+
+    name: str
+    units: str
+    block: str
+    slices: tuple[Slice, ...]
+    fixed: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
+    cache: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model family as data: where its parts are, and the axes along which its layers shrink."""
+
+    model_type: str
+    layers: str
+    embed: str
+    norm: str
+    head: str
+    axes: tuple[Axis, ...]
+    summary: str = ""
+    api: int = API
+
+    @property
+    def name(self) -> str:
+        return self.model_type
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """What a scorer sees: shapes and the statistics of its declared collectors; never a model."""
+
+    layout: Layout
+    statistics: Statistics
+    seed: int
+
+
+@dataclass(frozen=True)
+class PriorJob:
+    """What a prior sees; the same as a scorer, and it returns one number per layer and per block."""
+
+    layout: Layout
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class NormalizeJob:
+    """The scores as the stage before left them."""
+
+    layout: Layout
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class AllocateJob:
+    """Everything an allocation may depend on. `priors` is None where the allocator said it needs none."""
+
+    layout: Layout
+    scores: Scores
+    priors: Priors | None
+
+
+@dataclass(frozen=True)
+class LayerJob:
+    """One layer about to be cut: its original tensors by full name, and the units that stay, by axis."""
+
+    blocks: Mapping[str, BlockLayout]
+    kept: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, Any]
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class RecoverJob:
+    """A pruned checkpoint directory to train further, and where the trained one is to be written."""
+
+    checkpoint: Path
+    destination: Path
+    calibration: Calibration
+    seed: int
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """A loaded transformers model to measure. `progress(done, total)` may be called."""
+
+    model: Any
+    tokenizer: Any
+    seed: int
+    progress: Any = field(default=lambda done, total: None)
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """A finished pruned checkpoint (an HF directory), and the folder in the run directory to export into."""
+
+    checkpoint: Path
+    destination: Path
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class DatasetJob:
+    """Which text is wanted: `calibration` or `evaluation`."""
+
+    split: str
