@@ -1,0 +1,86 @@
+"""The only file that cuts weights.
+
+Works on named tensors one at a time, so the same lines serve a loaded model and a checkpoint that streams through
+shard by shard. Nothing here knows an architecture: `layout` tells which tensor belongs to which units.
+"""
+
+from __future__ import annotations
+
+from typing import Iterable, Iterator, NamedTuple
+
+import torch
+
+from hgsp_core.artifacts import Plan
+from hgsp_core.layout import BlockLayout, Layout, SliceLayout
+
+Named = tuple[str, torch.Tensor]
+
+
+class _Home(NamedTuple):
+    """Where a tensor lives: its block, and its slice unless the tensor is one of the block's fixed ones."""
+
+    block: BlockLayout
+    slice: SliceLayout | None
+
+
+def _homes(layout: Layout) -> dict[str, _Home]:
+    homes = {}
+    for block in layout.blocks():
+        for name, _ in block.fixed:
+            homes[name] = _Home(block, None)
+        for s in block.slices:
+            homes[s.weight] = _Home(block, s)
+            if s.has_bias:
+                # a bias follows the rows; where the units are columns it stays whole
+                homes[s.bias] = _Home(block, s if s.dim == 0 else None)
+    return homes
+
+
+def positions(kept: tuple[int, ...], width: int) -> torch.Tensor:
+    """Rows (or columns) of the kept units, [len(kept) * width]."""
+    return (torch.tensor(kept, dtype=torch.long)[:, None] * width + torch.arange(width)).flatten()
+
+
+def prune_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Iterator[Named]:
+    """Cut a model: yield the tensors that stay, at their new size and under their new layer number.
+
+    Tensors of removed blocks and tensors that the layout does not list (tied heads, stored buffers) are left out.
+    Kept values are copied bit for bit; a plan that keeps everything yields every tensor unchanged.
+    """
+    homes = _homes(layout)
+    new_index = {old: new for new, old in enumerate(plan.kept_layers())}
+    for name, tensor in tensors:
+        if name in layout.outside:
+            yield name, tensor
+        elif name in homes:
+            block, s = homes[name]
+            kept = plan.block(block).kept
+            if not kept:
+                continue
+            if s is not None and len(kept) < block.units:
+                tensor = tensor.index_select(s.dim, positions(kept, s.width).to(tensor.device))
+            yield _renumber(name, layout.architecture.layers, block.layer, new_index[block.layer]), tensor
+
+
+def mask_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Iterator[Named]:
+    """The same model at its old size with the removed units set to zero: what a pruned model must equal.
+
+    Exact because every axis is cut on both sides: a zero row of v, gate or up meets a zero column of o or down, so the unit
+    adds nothing to the residual stream. A removed block also loses its output bias.
+    """
+    homes = _homes(layout)
+    for name, tensor in tensors:
+        if name in homes:
+            block, s = homes[name]
+            kept = plan.block(block).kept
+            if s is not None and len(kept) < block.units:
+                mask = torch.zeros(tensor.shape[s.dim], dtype=tensor.dtype, device=tensor.device)
+                mask[positions(kept, s.width).to(tensor.device)] = 1
+                tensor = tensor * mask.view([-1 if d == s.dim else 1 for d in range(tensor.dim())])
+            elif s is None and not kept and name.endswith(".bias"):
+                tensor = torch.zeros_like(tensor)
+        yield name, tensor
+
+
+def _renumber(name: str, layers: str, old: int, new: int) -> str:
+    return f"{layers}.{new}{name.removeprefix(f'{layers}.{old}')}"
