@@ -1,0 +1,223 @@
+"""YAML -> Recipe: every key known, every value in range, every method found, before any work starts.
+
+A recipe is data: it is read with `yaml.safe_load` and names methods; it never carries code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Iterator, Literal, Mapping, Sequence
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hgsp_core import plugins
+from hgsp_core.errors import PluginError, RecipeError, did_you_mean
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+class ModelPart(_Part):
+    """Which model is pruned."""
+
+    path: str = Field(min_length=1, description="hub id, or directory with config.json and safetensors")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="number type to compute and save in; auto = as stored"
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of a hub id")
+
+
+class CalibratePart(_Part):
+    """The one token set that all methods of the run see."""
+
+    dataset: str = Field("wikitext2", min_length=1, description="dataset name, local .txt/.json/.jsonl/.parquet file, or hub id")
+    with_: dict[str, Any] = Field({}, alias="with", description="parameters of the dataset (hgsp plugins show NAME)")
+    samples: int = Field(128, ge=1, description="windows drawn from the text")
+    seq_len: int = Field(128, ge=2, description="tokens per window")
+    batch_size: int = Field(4, ge=1, description="windows at a time; changes cost, never the result")
+    seed: int = Field(0, ge=0, description="which windows are drawn")
+
+
+class Use(_Part):
+    """A method by name, with its own parameters."""
+
+    use: str = Field(min_length=1, description="name of the method, or distribution/name")
+    with_: dict[str, Any] = Field({}, alias="with", description="its parameters (hgsp plugins show NAME)")
+
+
+class Recipe(_Part):
+    """A pruning run. Stages that are left out take the defaults shown by `hgsp recipe schema`."""
+
+    version: Literal[1] = Field(1, description="version of the recipe format")
+    model: ModelPart = Field(description="which model is pruned")
+    calibrate: CalibratePart = Field(CalibratePart(), description="the token set for everything that measures")
+    score: Use = Field(Use(use="taylor"), description="importance of units")
+    prior: Use = Field(Use(use="similarity"), description="importance of layers and blocks")
+    normalize: tuple[Use, ...] = Field((), description="balance of scores between layers, in order")
+    allocate: Use = Field(Use(use="hgsp"), description="which units stay")
+    reconstruct: Use = Field(Use(use="none"), description="repair of what stays, without training")
+    recover: Use | None = Field(None, description="training after the cut")
+    evaluate: tuple[Use, ...] = Field((), description="measurements before and after")
+    export: tuple[Use, ...] = Field((Use(use="huggingface"),), description="forms of the result")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    output: str = Field(min_length=1, description="directory of the run; must not exist")
+
+    def to_yaml(self) -> str:
+        """The recipe with every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+#: recipe key -> kind of method that stands there
+STAGES = {
+    "score": "scorer",
+    "prior": "prior",
+    "normalize": "normalizer",
+    "allocate": "allocator",
+    "reconstruct": "reconstructor",
+    "recover": "recoverer",
+    "evaluate": "evaluator",
+    "export": "exporter",
+}
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override (`a.b=c`), check. Every fault is a RecipeError or PluginError that names the file and the key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise RecipeError(f"{path}: no such recipe.{did_you_mean(path.name, near)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as a text file: {error}") from None
+    return parse_recipe(text, str(path), overrides)
+
+
+def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in `text`; `source` is what messages call it."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
+        raise RecipeError.at(source, place, f"not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+    if not isinstance(data, dict):
+        raise RecipeError.at(source, "the file", "a recipe is a mapping of keys such as 'model:' and 'allocate:'.",
+                             "Write one with: hgsp recipe init")
+    for override in overrides:
+        _override(data, override)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(_explain(error, source, Recipe)) from None
+    check_methods(recipe, source)
+    return recipe
+
+
+def uses(recipe: Recipe) -> Iterator[tuple[str, str, Use]]:
+    """(place, kind, use) of every method that the recipe names, datasets apart."""
+    for key, kind in STAGES.items():
+        value = getattr(recipe, key)
+        if isinstance(value, tuple):
+            yield from ((f"{key}.{i}", kind, use) for i, use in enumerate(value))
+        elif value is not None:
+            yield key, kind, value
+
+
+def check_methods(recipe: Recipe, source: str) -> None:
+    """Every method exists and takes its parameters; nothing is imported for it."""
+    for place, kind, use in uses(recipe):
+        try:
+            entry = plugins.registry().find(kind, use.use)
+        except PluginError as error:
+            raise PluginError(f"{source}: {place}.use: {error}") from None
+        try:
+            entry.method.params(**use.with_)
+        except ValidationError as error:
+            raise RecipeError(_explain(error, source, entry.method.params, f"{place}.with.")) from None
+
+
+def _override(data: dict, text: str) -> None:
+    """Apply one `--set a.b.0.c=value`; the value is read as YAML."""
+    path, equals, value = text.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {text}: write it as key.key=value, for example --set allocate.with.ratio=0.3")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {text}: '{value}' is not a valid YAML value.") from None
+    node: Any = data
+    for i, key in enumerate(keys):
+        last = i == len(keys) - 1
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise RecipeError(f"--set {text}: '{'.'.join(keys[:i])}' is a list of {len(node)}; '{key}' is no index of it.")
+            key = int(key)
+        elif not isinstance(node, dict):
+            raise RecipeError(f"--set {text}: '{'.'.join(keys[:i])}' is a single value, it has no '{key}'.")
+        if last:
+            node[key] = parsed
+        elif isinstance(node, list):
+            node = node[key]
+        else:
+            if node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+
+
+def _explain(error: ValidationError, source: str, model: type[BaseModel], prefix: str = "") -> str:
+    """One line for each fault: file, key, what is wrong, the nearest known key or the value given."""
+    lines = []
+    for fault in error.errors():
+        place = prefix + ".".join(str(p) for p in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            hint = did_you_mean(str(fault["loc"][-1]), _keys_at(model, fault["loc"][:-1]))
+            lines.append(f"{source}: {place}: unknown key.{hint}")
+        elif fault["type"] == "missing":
+            lines.append(f"{source}: {place}: this key is required.")
+        else:
+            lines.append(f"{source}: {place}: {fault['msg']} (given: {fault['input']!r}).")
+    return "\n".join(lines)
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """Known keys of the part of `model` that `location` points into."""
+    for key in location:
+        if isinstance(key, int):
+            continue
+        field = next((f for n, f in model.model_fields.items() if key in (n, f.alias)), None)
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return [f.alias or n for n, f in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if (found := _model_in(argument)) is not None:
+            return found
+    return None
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(key, description, default) of every key, nested ones with dots: what `hgsp recipe schema` and the docs list."""
+    for name, f in model.model_fields.items():
+        key = prefix + (f.alias or name)
+        inner = _model_in(f.annotation)
+        default = None if f.is_required() else f.get_default(call_default_factory=True)
+        yield key, f.description or "", "required" if f.is_required() else _plain(default)
+        if inner is not None and inner is not Use:
+            yield from describe(inner, key + ".")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return dict(value) if isinstance(value, Mapping) else value
