@@ -1,0 +1,38 @@
+# make demo · make test · make setup · make lint · make bench · make demo-model
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test test-all setup lint bench demo-model clean
+
+demo: setup
+	$(BIN)/hgsp run recipes/demo.yaml --output results/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+# The stamp is newer than the files that say what to install, or the environment is made (again).
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]" $(patsubst %/pyproject.toml,-e %,$(wildcard plugins/*/pyproject.toml))
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+
+bench: setup
+	$(BIN)/python benchmarks/sweep.py
+
+demo-model: setup
+	$(BIN)/python scripts/make_demo_model.py
+
+clean:
+	rm -rf $(VENV) build dist results .pytest_cache .ruff_cache
