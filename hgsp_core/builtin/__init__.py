@@ -1,0 +1,68 @@
+"""The methods that come with hgsp-core, registered through the same hooks as anybody's and through nothing else."""
+
+from hgsp_core.builtin.datasets import FileParams, HubParams
+from hgsp_core.builtin.hgsp import HGSPParams
+from hgsp_core.builtin.huggingface import HuggingFaceParams
+from hgsp_core.builtin.normalizers import LevelParams
+from hgsp_core.builtin.perplexity import PerplexityParams
+from hgsp_core.builtin.uniform import UniformParams
+from hgsp_core.hookspecs import hookimpl
+from hgsp_core.types import Method, Params
+
+_HERE = "hgsp_core.builtin"
+
+
+@hookimpl
+def hgsp_scorers():
+    return [
+        Method("taylor", f"{_HERE}.taylor:Taylor", Params, "sum of |W * gradient| over the unit's weights"),
+        Method("magnitude", f"{_HERE}.magnitude:Magnitude", Params, "sum of |W|; needs no calibration data"),
+        Method("random", f"{_HERE}.random_scores:Random", Params, "seeded noise: the control"),
+    ]
+
+
+@hookimpl
+def hgsp_priors():
+    return [Method("similarity", f"{_HERE}.similarity:Similarity", Params, "1 - cosine of the residual stream before and after")]
+
+
+@hookimpl
+def hgsp_normalizers():
+    return [
+        Method("none", f"{_HERE}.normalizers:Keep", Params, "scores as they are"),
+        Method("log", f"{_HERE}.normalizers:Log", LevelParams, "ln(score - min + 1) per block or layer"),
+    ]
+
+
+@hookimpl
+def hgsp_allocators():
+    return [
+        Method("hgsp", f"{_HERE}.hgsp:HGSP", HGSPParams, "gated global knapsack: layer and block priors times unit scores"),
+        Method("uniform", f"{_HERE}.uniform:Uniform", UniformParams, "the same rate in every layer of a range"),
+    ]
+
+
+@hookimpl
+def hgsp_reconstructors():
+    return [Method("none", f"{_HERE}.no_repair:NoRepair", Params, "what stays is left as it was")]
+
+
+@hookimpl
+def hgsp_evaluators():
+    return [Method("perplexity", f"{_HERE}.perplexity:Perplexity", PerplexityParams, "exp of the mean loss on a text")]
+
+
+@hookimpl
+def hgsp_exporters():
+    return [
+        Method("huggingface", f"{_HERE}.huggingface:HuggingFace", HuggingFaceParams, "safetensors directory for transformers")
+    ]
+
+
+@hookimpl
+def hgsp_datasets():
+    return [
+        Method("pydoc", f"{_HERE}.datasets:Pydoc", Params, "Python's documentation, embedded"),
+        Method("file", f"{_HERE}.datasets:File", FileParams, "local .txt, .json, .jsonl or .parquet"),
+        Method("hub", f"{_HERE}.datasets:Hub", HubParams, "any dataset of the Hugging Face hub"),
+    ]

@@ -1,0 +1,102 @@
+"""Datasets: the embedded text, local files, hub ids. Parsing is left to the `datasets` library."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Iterator
+
+from pydantic import Field
+
+from hgsp_core.errors import DataError
+from hgsp_core.types import DatasetJob, Params
+
+#: suffix -> builder of the `datasets` library
+BUILDERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+class FileParams(Params):
+    path: str = Field("", description="the file; in a recipe it is written as the dataset's name")
+    column: str = Field("text", min_length=1, description="column (JSON key) that holds the text; not used for .txt")
+
+
+class HubParams(Params):
+    path: str = Field("", description="hub id owner/name; in a recipe it is written as the dataset's name")
+    config: str | None = Field(None, description="configuration of the dataset, where it has several")
+    column: str = Field("text", min_length=1, description="column that holds the text")
+    calibration_split: str = Field("train", min_length=1, description="split that calibration text is taken from")
+    evaluation_split: str = Field("test", min_length=1, description="split that perplexity is measured on")
+    revision: str | None = Field(None, description="branch, tag or commit")
+
+
+class Pydoc:
+    """Python's own documentation: the text that the demo model was trained on; `evaluation` documents were held out."""
+
+    def __init__(self, params: Params):
+        pass
+
+    def __call__(self, job: DatasetJob) -> Iterator[str]:
+        file = resources.files("hgsp_core").joinpath("data", "pydoc", f"{job.split}.txt")
+        yield file.read_text(encoding="utf-8")
+
+
+class File:
+    """A local .txt (whole), .json, .jsonl or .parquet (one document a row)."""
+
+    def __init__(self, params: FileParams):
+        self.params = params
+
+    def __call__(self, job: DatasetJob) -> Iterator[str]:
+        path = Path(self.params.path).expanduser()
+        if path.suffix not in BUILDERS:
+            raise DataError.suffix(str(path), list(BUILDERS))
+        if not path.is_file():
+            near = [p.name for p in path.parent.glob("*") if p.suffix in BUILDERS] if path.parent.is_dir() else []
+            raise DataError.no_file(str(path), near)
+        if path.suffix == ".txt":
+            yield _read(path)
+            return
+        if path.stat().st_size == 0:
+            raise DataError.empty(str(path))
+        rows = _load(BUILDERS[path.suffix], data_files=str(path.resolve()), split="train", name=str(path))
+        yield from _column(rows, self.params.column, str(path))
+
+
+class Hub:
+    """Any dataset of the hub (or a local directory in its form), streamed: only as much is read as is used."""
+
+    def __init__(self, params: HubParams):
+        self.params = params
+
+    def __call__(self, job: DatasetJob) -> Iterator[str]:
+        p = self.params
+        split = p.calibration_split if job.split == "calibration" else p.evaluation_split
+        rows = _load(p.path, p.config, split=split, streaming=True, revision=p.revision, name=p.path)
+        yield from _column(rows, p.column, p.path)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError.unreadable(str(path), error) from None
+
+
+def _load(*args, name: str, **kwargs):
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - the library raises dozens of types for a missing or damaged source
+        cause = error.__cause__ or error
+        raise (DataError.unreadable if "data_files" in kwargs else DataError.hub)(name, cause) from None
+
+
+def _column(rows, column: str, name: str) -> Iterator[str]:
+    if rows.column_names is not None and column not in rows.column_names:
+        raise DataError.no_column(name, column, rows.column_names)
+    for number, row in enumerate(rows):
+        if not isinstance(row[column], str):
+            raise DataError.unreadable(name, TypeError(f"row {number}: '{column}' is {type(row[column]).__name__}, not text"))
+        yield row[column]

@@ -1,0 +1,55 @@
+"""Perplexity of a causal language model on a text.
+
+Protocol: documents joined by a blank line, tokenised without special tokens, cut into windows of `seq_len` tokens without
+overlap (the rest dropped); the first token of each window is not predicted; exp(total negative log likelihood / predicted
+tokens). Likelihoods are summed in fp64 over fp32 logits.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+
+from hgsp_core.types import EvaluateJob, Params
+
+
+class PerplexityParams(Params):
+    datasets: tuple[str, ...] = Field(("wikitext2",), min_length=1, description="dataset names, local files or hub ids")
+    seq_len: int = Field(128, ge=2, description="tokens per window")
+    batch_size: int = Field(8, ge=1, description="windows at a time; changes cost, never the result")
+    max_windows: int | None = Field(None, ge=1, description="only the first so many windows of each text; none = all")
+    column: str | None = Field(None, description="column that holds the text, where it is not called 'text'")
+
+
+class Perplexity:
+    def __init__(self, params: PerplexityParams):
+        self.params = params
+
+    def __call__(self, job: EvaluateJob) -> dict[str, dict[str, float]]:
+        return {"perplexity": {name: self._of(name, job) for name in self.params.datasets}}
+
+    def _of(self, name: str, job: EvaluateJob) -> float:
+        import torch
+
+        from hgsp_core.data import open_dataset, read_text, windows
+        from hgsp_core.errors import DataError
+        from hgsp_core.types import DatasetJob
+
+        p = self.params
+        place = "evaluate.with.datasets"
+        documents = open_dataset(name, {"column": p.column} if p.column else {}, place)(DatasetJob("evaluation"))
+        cut = windows(read_text(documents, None, name), job.tokenizer, p.seq_len)[: p.max_windows]
+        if not len(cut):
+            raise DataError.no_window(name, p.seq_len)
+        device = next(job.model.parameters()).device
+        total = 0.0
+        with torch.inference_mode():
+            for start in range(0, len(cut), p.batch_size):
+                ids = torch.from_numpy(cut[start : start + p.batch_size]).to(device)
+                logits = job.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+                nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+                total += nll.double().sum().item()
+                job.progress(min(start + p.batch_size, len(cut)), len(cut))
+        mean = total / (len(cut) * (p.seq_len - 1))
+        return math.exp(mean) if mean < 700 else math.inf

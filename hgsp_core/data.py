@@ -1,0 +1,93 @@
+"""Text and tokens: a dataset by name, and the token windows cut from it.
+
+A dataset is, in this order: a registered name (`dist/name` too), a local file, a hub id. All of them give documents; the
+rest is done here, once, so that every method and every evaluation sees the same tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Iterable, Mapping
+
+import numpy as np
+from pydantic import ValidationError
+
+from hgsp_core import plugins
+from hgsp_core.artifacts import Calibration
+from hgsp_core.errors import DataError, PluginError
+from hgsp_core.types import DatasetJob
+
+SEPARATOR = "\n\n"
+#: characters read per token wanted: calibration windows are drawn from the first part of a text this many times too large
+CHARACTERS_PER_TOKEN = 64
+_FILES = (".txt", ".json", ".jsonl", ".parquet")
+
+
+def open_dataset(name: str, params: Mapping[str, Any], place: str):
+    """The dataset that a recipe means by `name`: a callable `DatasetJob -> documents`.
+
+    Args:
+        place: recipe key, for messages.
+    Raises:
+        DataError: no such name, file or id; unknown or wrong parameters.
+    """
+    try:
+        entry, extra = plugins.registry().find("dataset", name), {}
+    except PluginError as error:
+        path = Path(name).expanduser()
+        if path.suffix in _FILES or path.exists():
+            entry, extra = plugins.registry().find("dataset", "file"), {"path": name}
+        elif "/" in name:
+            entry, extra = plugins.registry().find("dataset", "hub"), {"path": name}
+        else:
+            raise DataError(f"{place}: {error}\nA local file ends in {', '.join(_FILES)}; a hub id has the form owner/name.")
+    try:
+        ready = entry.method.params(**{**params, **extra})
+    except ValidationError as error:
+        known = [field for field in entry.method.params.model_fields if field not in extra]
+        raise DataError.params(place, name, error, known) from None
+    return plugins.load_target(entry)(ready)
+
+
+def read_text(documents: Iterable[str], characters: int | None, name: str) -> str:
+    """The documents joined by a blank line, up to about `characters` (None = all).
+
+    Raises:
+        DataError: there is no text at all.
+    """
+    parts, length = [], 0
+    for document in documents:
+        if document.strip():
+            parts.append(document.strip("\n"))
+            length += len(document)
+        if characters is not None and length >= characters:
+            break
+    if not parts:
+        raise DataError.empty(name)
+    return SEPARATOR.join(parts)
+
+
+def windows(text: str, tokenizer: Any, seq_len: int) -> np.ndarray:
+    """Consecutive windows without overlap, [windows, seq_len] int64; the tokens that do not fill the last one are dropped."""
+    ids = np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+    count = len(ids) // seq_len
+    return ids[: count * seq_len].reshape(count, seq_len)
+
+
+def draw(text: str, tokenizer: Any, name: str, samples: int, seq_len: int, seed: int) -> Calibration:
+    """`samples` different windows of the text, chosen by the seed.
+
+    Raises:
+        DataError: the text has fewer windows than that.
+    """
+    cut = windows(text, tokenizer, seq_len)
+    if len(cut) < samples:
+        raise DataError.too_short(name, len(cut), samples, seq_len)
+    chosen = np.sort(np.random.default_rng(seed).choice(len(cut), size=samples, replace=False))
+    return Calibration(name, seed, cut[chosen])
+
+
+def calibration_text(name: str, params: Mapping[str, Any], samples: int, seq_len: int) -> str:
+    documents = open_dataset(name, params, "calibrate.dataset")(DatasetJob("calibration"))
+    return read_text(documents, samples * seq_len * CHARACTERS_PER_TOKEN, name)
+
