@@ -1,0 +1,58 @@
+"""How the stages tell a user what happens: one line at a time, and how far the present stage is.
+
+The pipeline is handed a monitor and knows nothing else of its user. `LogMonitor` serves programs; the command line brings its
+own with progress bars (`cli/console.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import contextmanager
+from typing import Callable, ContextManager, Iterator, Protocol
+
+log = logging.getLogger("hgsp")
+
+#: told how many of how many steps of the present stage are done
+Progress = Callable[[int, int], None]
+
+
+class Monitor(Protocol):
+    """What a stage may call. `timings`: stage -> seconds; a stage entered twice adds up."""
+
+    timings: dict[str, float]
+
+    def say(self, text: str) -> None:
+        """Tell the user one line."""
+
+    def stage(self, name: str) -> ContextManager[Progress]:
+        """Everything inside is the stage `name`; yields its `progress(done, total)`."""
+
+
+@contextmanager
+def timed(name: str, timings: dict[str, float]) -> Iterator[None]:
+    """Log start and end of a stage, and add its seconds to `timings`, also where the stage fails."""
+    log.info("%s: start", name)
+    start, ended = time.perf_counter(), "failed"
+    try:
+        yield
+        ended = "done"
+    finally:
+        seconds = time.perf_counter() - start
+        timings[name] = timings.get(name, 0.0) + seconds
+        log.info("%s: %s after %.2f s", name, ended, seconds)
+
+
+class LogMonitor:
+    """Tells the `hgsp` logger and nobody else."""
+
+    def __init__(self) -> None:
+        self.timings: dict[str, float] = {}
+
+    def say(self, text: str) -> None:
+        log.info("%s", text)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Progress]:
+        with timed(name, self.timings):
+            yield lambda done, total: None
