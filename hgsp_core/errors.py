@@ -192,3 +192,15 @@ class DataError(HgspError):
             f"The dataset '{name}' could not be loaded from the hub: {reason}\n"
             "Check its name and the network (HF_HUB_OFFLINE), or use a local file, or the built-in dataset 'pydoc'."
         )
+
+
+class OutputError(HgspError):
+    """A result that is in the way, or a place that cannot be written."""
+
+    @classmethod
+    def exists(cls, path: str) -> OutputError:
+        return cls(f"output: '{path}' exists and is not overwritten. Choose another with --output DIR, or move it away.")
+
+    @classmethod
+    def cannot_make(cls, path: str, error: OSError) -> OutputError:
+        return cls(f"output: '{path}' cannot be made: {error.strerror or error}. Choose another place with --output DIR.")

@@ -1,0 +1,52 @@
+"""The directory of a run: filled beside its final place and renamed into it, so that it exists whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+from hgsp_core.errors import OutputError
+
+log = logging.getLogger("hgsp")
+
+
+@contextmanager
+def run_directory(output: Path) -> Iterator[Path]:
+    """A working directory that becomes `output` when the block ends well; otherwise nothing of it is left.
+
+    `run.log` in it receives every line of the `hgsp` logger.
+    Raises:
+        OutputError: `output` exists (it is never overwritten), or cannot be made.
+    """
+    if output.exists() or output.is_symlink():
+        raise OutputError.exists(str(output))
+    parents = [p for p in output.absolute().parents if not p.exists()]
+    staging = output.absolute().parent / f".{output.name}.partial"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed; what it measured is in the store
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError.cannot_make(str(output), error) from None
+    handler = logging.FileHandler(staging / "run.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield staging
+        handler.close()
+        if output.exists():
+            raise OutputError.exists(str(output))
+        staging.rename(output)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        for parent in parents:  # innermost first; only the ones made here, and only while empty
+            try:
+                parent.rmdir()
+            except OSError:
+                break
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()

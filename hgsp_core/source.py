@@ -1,0 +1,68 @@
+"""The model that a recipe names: where it lies, what it is made of, and its fingerprint. No weight is loaded here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping
+
+from hgsp_core import plugins
+from hgsp_core.checkpoint.fingerprint import fingerprint
+from hgsp_core.checkpoint.read import read_config, stored_dtype, tensor_shapes
+from hgsp_core.errors import CheckpointError, PluginError
+from hgsp_core.layout import Layout, read_layout
+from hgsp_core.recipe import ModelPart
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: what a pruning run reads of a hub repository: no pickles, no code
+_PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja", "*.txt"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint directory that has been accounted for. `name` is what the recipe called it."""
+
+    name: str
+    directory: Path
+    config: Mapping[str, Any]
+    layout: Layout
+    dtype: str
+    fingerprint: str
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        return BYTES[self.dtype]
+
+
+def open_model(part: ModelPart) -> Source:
+    """Find the model, read its shapes and hash it.
+
+    Raises:
+        CheckpointError: not there, incomplete or damaged.
+        PluginError: no plugin knows its model_type.
+        LayoutError: tensors that its architecture does not account for.
+    """
+    directory = locate(part)
+    config = read_config(directory)
+    try:
+        architecture = plugins.architecture(str(config.get("model_type")))
+    except PluginError as error:
+        raise PluginError(f"{directory / 'config.json'}: model_type: {error}") from None
+    layout = read_layout(architecture, config, tensor_shapes(directory))
+    dtype = stored_dtype(directory) if part.dtype == "auto" else part.dtype
+    return Source(part.path, directory, config, layout, dtype, fingerprint(directory))
+
+
+def locate(part: ModelPart) -> Path:
+    """The local directory of a path or hub id; a hub id is downloaded (or found in the hub's cache) without pickles or code."""
+    directory = Path(part.path).expanduser()
+    if directory.is_dir():
+        return directory
+    if part.path.count("/") != 1 or part.path.startswith((".", "/", "~")):
+        raise CheckpointError.no_directory(part.path)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(part.path, revision=part.revision, allow_patterns=_PATTERNS))
+    except Exception as error:  # noqa: BLE001 - network, authorisation and cache faults have no common type
+        raise CheckpointError.hub(part.path, error) from None
