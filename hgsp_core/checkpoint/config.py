@@ -12,6 +12,7 @@ from typing import Any
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.layout import BlockLayout, Layout
+from hgsp_core.types import Axis
 
 MODEL_TYPE = "hgsp"
 MODELING_FILE = "modeling_hgsp.py"
@@ -67,5 +68,41 @@ def _layered_config(layout: Layout, plan: Plan) -> dict[str, Any]:
         "blocks": {axis.name: [axis.block, *_outside(axis)] for axis in layout.architecture.axes},
         "layer_types": layer_types,
         "per_layer_config": per_layer,
-        "hgsp": {"layers": kept_layers},
+        "hgsp": {"kept_layers": kept_layers},
     }
+
+
+def _reduced_config(layout: Layout, plan: Plan) -> dict[str, Any]:
+    """The original config for the layers that stay, with the size of a head spelled out.
+
+    A head's size must be explicit: transformers otherwise derives it from a number of heads that no longer holds.
+    """
+    kept = plan.kept_layers()
+    config = deepcopy(dict(layout.config))
+    config["num_hidden_layers"] = len(kept)
+    for key, value in vars(_stock_config(layout)).items():
+        if "layer" in key and isinstance(value, (list, tuple)) and len(value) == len(layout.layers):
+            config[key] = [value[i] for i in kept]
+    for block in layout.layers[0].blocks.values():
+        for module in block.axis.cache[:1]:
+            config["head_dim"] = block.slice_of(module).width
+    return config
+
+
+def _stock_config(layout: Layout) -> Any:
+    """The original config as the family's own class reads it: with its defaults and derived values."""
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[layout.architecture.model_type](**deepcopy(dict(layout.config)))
+
+
+def _sizes(layout: Layout, plan: Plan, block: BlockLayout) -> dict[str, int]:
+    """The config keys that count a block's units, or are in proportion to them, at their new values."""
+    kept = len(plan.block(block).kept)
+    scaled = {key: int(layout.config[key]) * kept // block.units for key in block.axis.scales}
+    return {block.axis.units: kept, **scaled}
+
+
+def _outside(axis: Axis) -> list[str]:
+    """The fixed modules of an axis that do not vanish with its block: the norm in front of it."""
+    return [module for module in axis.fixed if not module.startswith(f"{axis.block}.")]

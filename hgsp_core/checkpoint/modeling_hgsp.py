@@ -43,6 +43,8 @@ class HgspConfig(PreTrainedConfig):
             own = set(PreTrainedConfig().__dict__) | set(self.__dict__)
             kwargs.update({key: value for key, value in family.__dict__.items() if key not in own})
         super().__post_init__(**kwargs, per_layer_config=per_layer_config)
+        # tools that know one size for all layers get the original model's (and a warning) instead of an exception
+        self.allow_global_per_layer_attribute_access = True
 
 
 def family_class(config: HgspConfig, part: str) -> type[nn.Module]:
@@ -51,18 +53,16 @@ def family_class(config: HgspConfig, part: str) -> type[nn.Module]:
     return getattr(import_module(model.__module__), model.__name__.removesuffix("Model") + part)
 
 
-class NoAttention(nn.Module):
-    """In place of a removed attention: adds nothing to the residual stream. Has no parameters."""
+class Skipped(nn.Module):
+    """In place of a removed block: adds nothing to the residual stream, and has no parameters."""
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, None]:
-        return hidden_states.new_zeros(()), None
+    def __init__(self, block: str):
+        super().__init__()
+        self.block = block
 
-
-class NoMLP(nn.Module):
-    """In place of a removed MLP: adds nothing to the residual stream. Has no parameters."""
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states.new_zeros(())
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor | tuple[torch.Tensor, None]:
+        nothing = hidden_states.new_zeros(())
+        return (nothing, None) if self.block == "attention" else nothing  # attention also returns its weights
 
 
 def build_layer(config: HgspConfig, index: int) -> nn.Module:
@@ -71,7 +71,7 @@ def build_layer(config: HgspConfig, index: int) -> nn.Module:
     layer = family_class(config, "DecoderLayer")(layer_config, index)
     for block in getattr(layer_config, "skip", []):
         module, *norms = config.blocks[block]
-        layer.set_submodule(module, NoAttention() if block == "attention" else NoMLP())
+        layer.set_submodule(module, Skipped(block))
         for norm in norms:
             layer.set_submodule(norm, nn.Identity())
     for module in layer.modules():
