@@ -84,6 +84,42 @@ class PlanError(HgspError):
             "This is a fault of the scorer's plugin."
         )
 
+    @classmethod
+    def score_not_finite(cls, layer: int, axis: str, index: int) -> PlanError:
+        return cls(
+            f"The score of layer {layer}, {axis}, unit {index} is not a finite number. "
+            "This is a fault of the scorer or of a normalizer: try score.use: taylor and normalize: []."
+        )
+
+    @classmethod
+    def no_prior(cls, layer: int) -> PlanError:
+        return cls(
+            f"The prior of layer {layer} is not a finite number, so the layers cannot be compared. "
+            "Use another prior (prior.use), or set allocate.with.temperature: 0, which needs none."
+        )
+
+    @classmethod
+    def no_such_layer(cls, key: str, value: int, layers: int, highest: int) -> PlanError:
+        return cls(f"{key}: {value} is outside the model, which has {layers} layers. Use {highest} at most.")
+
+    @classmethod
+    def ratio_impossible(cls, ratio: float, of: str, largest: float, limits: Sequence[str]) -> PlanError:
+        what = "all parameters" if of == "total" else "the decoder layers' parameters"
+        largest = int(largest * 10_000) / 10_000
+        if limits:
+            cause, fix = f"with these limits: {', '.join(limits)}", "Lower the ratio or loosen a limit."
+        else:
+            cause, fix = "as some units must stay in every model", "Lower the ratio."
+        return cls(f"allocate.with.ratio: {ratio:g} of {what} cannot go, {largest:g} at most, {cause}. {fix}")
+
+    @classmethod
+    def ratio_below_layer_min(cls, ratio: float, least: float, limits: Sequence[str]) -> PlanError:
+        least = -(-least * 10_000 // 1) / 10_000
+        return cls(
+            f"allocate.with.ratio: {ratio:g} is less than what every layer must lose, {least:g} together, "
+            f"with these limits: {', '.join(limits)}. Raise the ratio or lower allocate.with.limits.layer_min_rate."
+        )
+
 
 class PluginError(HgspError):
     """A method that nobody provides, that two provide, or whose plugin is broken."""
@@ -204,3 +240,120 @@ class OutputError(HgspError):
     @classmethod
     def cannot_make(cls, path: str, error: OSError) -> OutputError:
         return cls(f"output: '{path}' cannot be made: {error.strerror or error}. Choose another place with --output DIR.")
+
+
+class NumericError(HgspError):
+    """NaN or infinity in the weights, or coming out of a layer, the loss or a collector."""
+
+    @classmethod
+    def weight(cls, tensor: str) -> NumericError:
+        return cls(f"The tensor '{tensor}' holds NaN or infinity. The checkpoint is damaged: download or save it again.")
+
+    @classmethod
+    def activation(cls, layer: int, tensor: str, dtype: str) -> NumericError:
+        return cls(
+            f"Layer {layer}: {tensor} is NaN or infinite in {dtype}, although the weights are finite. "
+            "Use a dtype of more range (model.dtype: float32 or bfloat16)."
+        )
+
+    @classmethod
+    def loss(cls, value: float, dtype: str) -> NumericError:
+        return cls(
+            f"The loss over the calibration set is {value} in {dtype}, although every layer's output is finite: "
+            "look at the final norm and the head, or use a dtype of more range (model.dtype: float32 or bfloat16)."
+        )
+
+    @classmethod
+    def statistic(cls, layer: int, collector: str, name: str) -> NumericError:
+        return cls(f"Layer {layer}: the statistic '{name}' of {collector} is NaN or infinite, although what it was made from is finite.")
+
+
+class SweepError(HgspError):
+    """A sweep that cannot be run as asked."""
+
+    @classmethod
+    def too_short(cls, seq_len: int) -> SweepError:
+        return cls(
+            f"Calibration samples have {seq_len} token(s); the loss needs at least 2, one to read and one to predict. "
+            "Raise calibrate.seq_len."
+        )
+
+    @classmethod
+    def no_tokens(cls) -> SweepError:
+        return cls("The calibration set holds no sample. Raise calibrate.samples to at least 1.")
+
+
+class CheckpointError(HgspError):
+    """A model directory that cannot be read, written or trusted."""
+
+    @classmethod
+    def no_directory(cls, path: Path) -> CheckpointError:
+        return cls(f"There is no model directory '{path}'. Give the directory that holds config.json and the safetensors files.")
+
+    @classmethod
+    def no_config(cls, path: Path) -> CheckpointError:
+        return cls(f"'{path}' has no config.json, so it is not a Hugging Face model directory. Check the path, or download it again.")
+
+    @classmethod
+    def bad_json(cls, path: Path, reason: str) -> CheckpointError:
+        return cls(f"'{path}' cannot be read: {reason}. Download or save the model again.")
+
+    @classmethod
+    def no_weights(cls, path: Path) -> CheckpointError:
+        return cls(f"'{path}' has no model.safetensors and no model.safetensors.index.json. Download the weights too.")
+
+    @classmethod
+    def pickles(cls, path: Path, names: Sequence[str]) -> CheckpointError:
+        return cls(
+            f"'{path}' has no safetensors, only {', '.join(names[:3])}. Pickles are not read, because opening one runs its code. "
+            f"If you trust it, convert it: AutoModelForCausalLM.from_pretrained('{path}').save_pretrained('NEW_DIRECTORY')."
+        )
+
+    @classmethod
+    def damaged(cls, path: Path, error: Exception) -> CheckpointError:
+        return cls(f"'{path}' is damaged or incomplete: {error}. Download or save the model again.")
+
+    @classmethod
+    def no_shard(cls, path: Path, index: str) -> CheckpointError:
+        return cls(f"'{path}' is missing, but {index} lists it. Download that file, or the model again.")
+
+    @classmethod
+    def not_in_shard(cls, name: str, path: Path, index: str) -> CheckpointError:
+        return cls(f"'{path}' does not hold the tensor '{name}', but {index} says so. Download or save the model again.")
+
+    @classmethod
+    def not_loaded(cls, path: Path | str, error: Exception) -> CheckpointError:
+        return cls(f"transformers cannot load '{path}': {str(error).strip() or type(error).__name__}")
+
+    @classmethod
+    def missing_keys(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return cls(
+            f"'{path}' has no weights for {', '.join(names[:3])}{more}; transformers would make them up at random. "
+            "config.json and the weights do not belong together: download or save the model again."
+        )
+
+    @classmethod
+    def no_tokenizer(cls, path: Path, error: Exception) -> CheckpointError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return cls(f"'{path}' has no tokenizer that can be read: {reason} Copy the original model's tokenizer files into it.")
+
+    @classmethod
+    def exists(cls, path: Path) -> CheckpointError:
+        return cls(f"'{path}' exists and is not overwritten. Choose another directory, or move it away.")
+
+    @classmethod
+    def not_written(cls, path: Path, error: Exception) -> CheckpointError:
+        return cls(f"'{path}' cannot be written: {error}. Nothing of it was kept; make room or choose another place.")
+
+    @classmethod
+    def not_reloaded(cls, path: Path, output: str) -> CheckpointError:
+        reason = "\n".join(output.strip().splitlines()[-5:])
+        return cls(f"'{path}' was written, but a fresh process cannot load it:\n{reason}")
+
+    @classmethod
+    def differs(cls, path: Path, difference: float) -> CheckpointError:
+        return cls(
+            f"'{path}' was written, but reloaded its logits differ by {difference:g} from those in memory, and must not differ at all. "
+            "The disk or the memory is faulty, or this is a bug: please report it."
+        )

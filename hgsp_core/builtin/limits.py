@@ -1,0 +1,149 @@
+"""The limits that a recipe can set on an allocation: which layers may lose units, and how many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from hgsp_core.artifacts import Priors
+from hgsp_core.errors import PlanError
+from hgsp_core.layout import BlockLayout, Layout
+from hgsp_core.types import Params
+
+
+class LayerRange(Params):
+    """A half-open range of layers; the others stay whole."""
+
+    layer_start: int = Field(0, ge=0, description="first layer that may be pruned; layers count from 0")
+    layer_end: int | None = Field(None, ge=1, description="layer behind the last that may be pruned; null = all layers")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> LayerRange:
+        if self.layer_end is not None and self.layer_end <= self.layer_start:
+            raise ValueError(f"layer_end ({self.layer_end}) must be above layer_start ({self.layer_start})")
+        return self
+
+
+class LayerLimits(LayerRange):
+    """Which layers stay whole."""
+
+    freeze_first: int = Field(0, ge=0, description="number of layers at the input that stay whole")
+    freeze_last: int = Field(0, ge=0, description="number of layers at the output that stay whole")
+    freeze_most_important: int = Field(0, ge=0, description="number of layers of highest prior that stay whole")
+
+
+class SizeLimits(Params):
+    """How many units a block keeps."""
+
+    min_heads: int = Field(0, ge=0, description="KV heads (attention groups) that each layer keeps at the least")
+    min_channels: int = Field(0, ge=0, description="MLP channels that each layer keeps at the least")
+    channel_multiple: int = Field(
+        1, ge=1, description="kept channels of every MLP that is cut are a multiple of this (32, 64, 128, 256)"
+    )
+
+
+class Limits(LayerLimits, SizeLimits):
+    """Every limit of a global allocation (R4.6)."""
+
+    layer_min_rate: float = Field(
+        0.0, ge=0, le=1, description="share of its parameters, 0..1, that each layer loses at the least, to one unit"
+    )
+    layer_max_rate: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of its parameters, 0..1, that a layer loses at the most; 1 = it may go whole",
+    )
+    pruning_distribution: str | None = Field(
+        None,
+        pattern=r"^\d+(\.\d+)?:\d+(\.\d+)?$",
+        description='shares of the budget, "attention:mlp", such as "5:5" or "0:10"; null = one common budget',
+    )
+
+    @field_validator("pruning_distribution", mode="before")
+    @classmethod
+    def _quoted(cls, value: Any) -> Any:
+        if type(value) is int:  # YAML 1.1 reads an unquoted 5:5 as five times sixty plus five
+            raise ValueError('write it in quotes, such as "5:5"')
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Limits:
+        if self.layer_min_rate > self.layer_max_rate:
+            raise ValueError(
+                f"layer_min_rate ({self.layer_min_rate}) must not be above layer_max_rate ({self.layer_max_rate})"
+            )
+        if self.attention_share is None and self.pruning_distribution:
+            raise ValueError(f'pruning_distribution ("{self.pruning_distribution}") needs one share above 0')
+        return self
+
+    @property
+    def attention_share(self) -> float | None:
+        """Share of the budget, 0..1, that attention has; None = no shares."""
+        if self.pruning_distribution is None:
+            return None
+        attention, mlp = (float(part) for part in self.pruning_distribution.split(":"))
+        return attention / (attention + mlp) if attention + mlp else None
+
+
+def mixes_tokens(block: BlockLayout) -> bool:
+    """Attention is the block that keeps something of past tokens; the others are MLPs."""
+    return bool(block.axis.cache)
+
+
+def in_range(layers: LayerRange, layout: Layout, place: str) -> np.ndarray:
+    """[layers] bool: inside the range.
+
+    Raises:
+        PlanError: the range leaves the model; `place` is its recipe key.
+    """
+    count = len(layout.layers)
+    end = count if layers.layer_end is None else layers.layer_end
+    for key, value, highest in (("layer_start", layers.layer_start, count - 1), ("layer_end", end, count)):
+        if value > highest:
+            raise PlanError.no_such_layer(f"{place}.{key}", value, count, highest)
+    return (np.arange(count) >= layers.layer_start) & (np.arange(count) < end)
+
+
+def prunable_layers(limits: LayerLimits, layout: Layout, priors: Priors | None) -> np.ndarray:
+    """[layers] bool: may lose units at all."""
+    prunable = in_range(limits, layout, "allocate.with.limits")
+    prunable[: limits.freeze_first] = False
+    prunable[max(0, len(prunable) - limits.freeze_last) :] = False
+    if limits.freeze_most_important:
+        most_important_first = np.argsort(-finite_layer_priors(priors), kind="stable")
+        prunable[most_important_first[: limits.freeze_most_important]] = False
+    return prunable
+
+
+def finite_layer_priors(priors: Priors) -> np.ndarray:
+    """[layers], checked.
+
+    Raises:
+        PlanError: a layer's prior is not a number.
+    """
+    values = np.asarray(priors.layer, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise PlanError.no_prior(int(np.flatnonzero(~np.isfinite(values))[0]))
+    return values
+
+
+def floors(limits: SizeLimits, layout: Layout, prunable: np.ndarray) -> np.ndarray:
+    """[blocks]: units that must stay. prunable [blocks] bool; a block that is not prunable keeps all."""
+    blocks = layout.blocks()
+    units = np.array([block.units for block in blocks])
+    least = np.array([limits.min_heads if mixes_tokens(block) else limits.min_channels for block in blocks])
+    return np.where(prunable, np.minimum(least, units), units)
+
+
+def in_force(params: Params) -> list[str]:
+    """The limits that a recipe changed, as `allocate.with.limits.freeze_first: 3`."""
+    changed = params.model_dump(exclude_defaults=True)
+    return [
+        f"allocate.with.{group}.{key}: {value}"
+        for group, limits in changed.items()
+        if isinstance(limits, dict)
+        for key, value in limits.items()
+    ]

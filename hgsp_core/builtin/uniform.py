@@ -1,0 +1,109 @@
+"""Uniform: every layer of a range loses the same share of its attention groups and of its MLP channels (R5)."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from hgsp_core.artifacts import Plan, Scores
+from hgsp_core.builtin.budget import Capacity, Queue, RatioParams, fill, plan_within
+from hgsp_core.builtin.limits import LayerRange, SizeLimits, floors, in_force, in_range, mixes_tokens
+from hgsp_core.layout import Layout
+from hgsp_core.types import AllocateJob
+
+
+class UniformParams(RatioParams):
+    """Parameters of the uniform allocation. LLM-Pruner's ranges for 32 layers are 3..30, for both kinds of block."""
+
+    attention: LayerRange = Field(LayerRange(), description="layers whose attention is pruned; default all")
+    mlp: LayerRange = Field(LayerRange(), description="layers whose MLP is pruned; default all")
+    same_sizes: bool = Field(
+        False,
+        description="true = as many groups and channels in every layer, for a checkpoint of the stock class; "
+        "short of the ratio by up to one channel of every layer",
+    )
+    limits: SizeLimits = Field(SizeLimits(), description="how many units each block keeps")
+
+    @model_validator(mode="after")
+    def _same_sizes_everywhere(self) -> UniformParams:
+        if self.same_sizes and (self.attention != LayerRange() or self.mlp != LayerRange()):
+            raise ValueError("same_sizes prunes every layer alike: leave out the ranges 'attention' and 'mlp'")
+        return self
+
+
+class Uniform:
+    """The rate is the budget's share of what may be pruned. Attention loses round(rate · groups), the MLP the rest.
+
+    With few groups the rounding is coarse: at 20 % a layer of 2 loses none, one of 4 loses 1, and the MLP makes up for
+    it. Inside a block the lowest-scored units go. No block goes whole.
+    """
+
+    needs_priors = False
+
+    def __init__(self, params: UniformParams):
+        self.params = params
+
+    def __call__(self, job: AllocateJob) -> Plan:
+        p, layout = self.params, job.layout
+        ranges = {
+            True: in_range(p.attention, layout, "allocate.with.attention"),
+            False: in_range(p.mlp, layout, "allocate.with.mlp"),
+        }
+        blocks = layout.blocks()
+        prunable = np.array([ranges[mixes_tokens(b)][b.layer] for b in blocks])
+        floor = np.maximum(floors(p.limits, layout, prunable), 1)
+        queue = queue_by_rate(layout, job.scores, np.ones(len(blocks)), floor, p.limits.channel_multiple)
+        if p.same_sizes:
+            multiple = p.limits.channel_multiple
+            return plan_within(
+                layout,
+                queue,
+                p,
+                lambda budget: (same_sizes(queue, budget, multiple), []),
+                [*in_force(p), "allocate.with.same_sizes: True"],
+                coarse=multiple * int(queue.unit_cost[~queue.attention].sum()),
+            )
+        return plan_within(layout, queue, p, lambda budget: (same_rate(queue, budget), []), in_force(p))
+
+
+def queue_by_rate(layout: Layout, scores: Scores, rates: np.ndarray, floor: np.ndarray, multiple: int) -> Queue:
+    """Units ordered so that every block has lost the same part of its rate at any time: (rank + 1) / (units · rate).
+
+    rates [blocks], above 0 where the floor lets units go.
+    """
+    block_of = scores.layer * len(scores.axes) + scores.axis  # [units]
+    by_block = np.lexsort((scores.index, scores.importance, scores.score, block_of))
+    units = np.bincount(block_of)
+    share = np.empty(len(scores))
+    share[by_block] = np.arange(1, len(scores) + 1) - (np.cumsum(units) - units)[block_of[by_block]]
+    share /= (units * np.where(rates > 0, rates, 1))[block_of]
+    return Queue.of(layout, scores.with_score(share), floor, multiple)
+
+
+def same_rate(queue: Queue, budget: int) -> np.ndarray:
+    """Units gone [blocks]: attention's whole groups first, then channels; further groups only where no channel is left."""
+    gone = _groups(queue, budget)
+    attention = int(queue.spent(gone).sum())
+    gone = fill(queue, gone, [Capacity.total(queue, budget), Capacity.kinds(queue, attention, budget)])
+    return fill(queue, gone, [Capacity.total(queue, budget)])
+
+
+def same_sizes(queue: Queue, budget: int, multiple: int) -> np.ndarray:
+    """Units gone [blocks], as many in every layer."""
+    gone = _groups(queue, budget)
+    rest, mlp = budget - int(queue.spent(gone).sum()), ~queue.attention
+    channels = rest * queue.units // int((queue.units * queue.unit_cost)[mlp].sum())
+    kept = np.maximum(queue.units - channels, queue.floor)
+    kept = np.minimum(-(-kept // multiple) * multiple, queue.units)
+    return np.where(mlp, queue.units - kept, gone)
+
+
+def _groups(queue: Queue, budget: int) -> np.ndarray:
+    """Units gone [blocks] of attention: rate · groups, rounded (a half down), fewer where the budget does not pay."""
+    prunable = queue.floor < queue.units
+    rate = budget / max(int(queue.spent(queue.units)[prunable].sum()), 1)
+    rounded = np.ceil(rate * queue.units - 0.5).astype(np.int64)
+    gone = np.where(queue.attention, np.minimum(rounded, queue.units - queue.floor), 0)
+    while queue.spent(gone).sum() > budget:
+        gone = np.maximum(gone - 1, 0)
+    return gone
