@@ -6,6 +6,7 @@ Raised where the fault is known; only the CLI turns one into a message on stderr
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Iterable, Sequence
 
 

@@ -11,10 +11,10 @@ from copy import deepcopy
 from typing import Any
 
 from hgsp_core.artifacts import Plan
+from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.layout import BlockLayout, Layout
 from hgsp_core.types import Axis
 
-MODEL_TYPE = "hgsp"
 MODELING_FILE = "modeling_hgsp.py"
 _AUTO_MAP = {
     "AutoConfig": "modeling_hgsp.HgspConfig",

@@ -1,0 +1,66 @@
+"""Transformers objects from a checkpoint directory, with the faults that transformers passes over made errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from hgsp_core.checkpoint.read import read_config, tensor_files
+from hgsp_core.checkpoint.register import register
+from hgsp_core.errors import CheckpointError
+
+
+def load_model(
+    directory: Path | str,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model in eval mode and the content of its config.json.
+
+    Args:
+        dtype: None = as stored.
+        trust_remote_code: run a modeling file that the directory brings; never needed for models pruned by this package.
+    Raises:
+        CheckpointError: whatever `read` finds, a model that transformers cannot build, or weights it does not find
+            (transformers itself would fill those with random numbers and only warn).
+    """
+    config = read_config(directory)
+    tensor_files(directory)
+    register()
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype="auto" if dtype is None else dtype,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except (ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError.not_loaded(directory, error) from error
+    if info["missing_keys"]:
+        raise CheckpointError.missing_keys(directory, sorted(info["missing_keys"]))
+    return model.to(device).eval(), config
+
+
+def load_tokenizer(directory: Path | str) -> PreTrainedTokenizerBase:
+    """The tokenizer: `tokenizer.json` to the letter where there is one, with its special tokens and chat template.
+
+    AutoTokenizer picks a class by model type, and some of those (Qwen2's) rebuild the tokenizer by rules of their own,
+    which changes the token ids of a model that was trained with another one.
+
+    Raises:
+        CheckpointError: no directory, or no tokenizer in it.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise CheckpointError.no_directory(directory)
+    try:
+        if (directory / "tokenizer.json").is_file():
+            return PreTrainedTokenizerFast.from_pretrained(directory)
+        return AutoTokenizer.from_pretrained(directory)
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        raise CheckpointError.no_tokenizer(directory, error) from error

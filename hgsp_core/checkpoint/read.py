@@ -1,0 +1,107 @@
+"""What a checkpoint directory holds, read without transformers: its config, and its tensors by name.
+
+Names and shapes come from the headers of the safetensors files, so they cost no weights.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator
+
+from safetensors import SafetensorError, safe_open
+
+from hgsp_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+
+
+def read_config(directory: Path | str) -> dict[str, Any]:
+    """config.json.
+
+    Raises:
+        CheckpointError: no directory, no config.json, or one that is not a JSON object.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise CheckpointError.no_directory(directory)
+    path = directory / "config.json"
+    if not path.is_file():
+        raise CheckpointError.no_config(directory)
+    return _read_json(path)
+
+
+def tensor_files(directory: Path | str) -> dict[str, Path]:
+    """Tensor name -> the file that holds it, checked against the headers of all files.
+
+    Raises:
+        CheckpointError: no safetensors, a file that is damaged or missing, a tensor that its shard does not hold.
+    """
+    return {name: file for name, (file, _) in _headers(Path(directory)).items()}
+
+
+def tensor_shapes(directory: Path | str) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape. Raises as `tensor_files`."""
+    return {name: shape for name, (_, shape) in _headers(Path(directory)).items()}
+
+
+def iter_tensors(directory: Path | str, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor, one in memory at a time; floating-point ones as `dtype`, where given."""
+    files = tensor_files(directory)
+    for path in sorted(set(files.values())):
+        with safe_open(path, framework="pt") as shard:
+            for name in shard.keys():
+                if name in files:
+                    tensor = shard.get_tensor(name)
+                    yield name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _headers(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    if not directory.is_dir():
+        raise CheckpointError.no_directory(directory)
+    if (directory / INDEX).is_file():
+        return _sharded_headers(directory)
+    if (directory / WEIGHTS).is_file():
+        return {name: (directory / WEIGHTS, shape) for name, shape in _file_header(directory / WEIGHTS).items()}
+    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
+    raise CheckpointError.pickles(directory, pickles) if pickles else CheckpointError.no_weights(directory)
+
+
+def _sharded_headers(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    weight_map = _read_json(directory / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError.bad_json(directory / INDEX, "no 'weight_map'")
+    shards = {}
+    for name in sorted(set(weight_map.values())):
+        if not (directory / name).is_file():
+            raise CheckpointError.no_shard(directory / name, INDEX)
+        shards[name] = _file_header(directory / name)
+    headers = {}
+    for name, shard in weight_map.items():
+        if name not in shards[shard]:
+            raise CheckpointError.not_in_shard(name, directory / shard, INDEX)
+        headers[name] = (directory / shard, shards[shard][name])
+    return headers
+
+
+def _file_header(path: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError.damaged(path, error) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError.bad_json(path, str(error)) from error
+    if not isinstance(content, dict):
+        raise CheckpointError.bad_json(path, f"a JSON object is needed, this is a {type(content).__name__}")
+    return content

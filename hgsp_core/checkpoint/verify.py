@@ -1,0 +1,67 @@
+"""Proof that a checkpoint is what was in memory: a fresh process without this package loads it and computes the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hgsp_core.errors import CheckpointError
+
+#: what any user of transformers would write; it must not import hgsp_core
+_SCRIPT = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+directory, inputs, outputs, device, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))
+model, info = AutoModelForCausalLM.from_pretrained(
+    directory, dtype="auto", trust_remote_code=True, output_loading_info=True
+)
+if info["missing_keys"]:
+    sys.exit(f"no weights for {sorted(info['missing_keys'])}")
+with torch.no_grad():
+    logits = model.to(device).eval()(load_file(inputs)["ids"].to(device), use_cache=False).logits
+save_file({"logits": logits.cpu().contiguous()}, outputs)
+"""
+
+
+def verify_reload(directory: Path | str, token_ids: torch.Tensor, reference_logits: torch.Tensor) -> float:
+    """Reload a checkpoint in a new process and compare its logits with the reference.
+
+    Args:
+        directory: the checkpoint; code that it ships is run.
+        token_ids: [batch, tokens].
+        reference_logits: [batch, tokens, vocabulary] of the model that was written, in the dtype that was written. The new
+            process computes on their device, with as many threads as this one.
+    Returns:
+        The largest absolute difference: 0.0, for anything else is an error.
+    Raises:
+        CheckpointError: it does not load, weights are missing, or the logits differ.
+    """
+    directory = Path(directory).resolve()
+    with tempfile.TemporaryDirectory(prefix="hgsp-verify-") as work:
+        inputs, outputs = Path(work, "inputs.safetensors"), Path(work, "outputs.safetensors")
+        save_file({"ids": token_ids.cpu().contiguous()}, inputs)
+        arguments = [directory, inputs, outputs, reference_logits.device, torch.get_num_threads()]
+        result = subprocess.run(
+            [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
+            cwd=work,
+            # a cache of its own: the shipped modeling file that runs is this directory's, not an older one of the same name
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(work, "modules"))},
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode:
+            raise CheckpointError.not_reloaded(directory, result.stderr)
+        logits = load_file(outputs)["logits"]
+    difference = (logits.float() - reference_logits.detach().cpu().float()).abs().max().item()
+    if difference != 0.0:  # also true of NaN
+        raise CheckpointError.differs(directory, difference)
+    return difference

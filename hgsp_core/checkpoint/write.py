@@ -1,0 +1,126 @@
+"""A checkpoint directory from a stream of tensors, never more than one shard of them in memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Iterable
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from hgsp_core.checkpoint import MODEL_TYPE
+from hgsp_core.checkpoint.config import MODELING_FILE
+from hgsp_core.checkpoint.read import INDEX, WEIGHTS
+from hgsp_core.errors import CheckpointError
+
+#: what a pruned model takes over from the original: its tokenizer, its generation settings, its licence
+_KEPT_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "chat_template*",
+    "additional_chat_templates",
+    "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+def write_checkpoint(
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    config: dict[str, Any],
+    source: Path | str,
+    destination: Path | str,
+    max_shard_size: int = 5 * 10**9,
+) -> None:
+    """Write a Hugging Face directory: weights, config.json, the modeling file of a non-uniform model, the tokenizer.
+
+    Args:
+        tensors: name and tensor, each name once; consumed as a stream.
+        config: the content of config.json; its `dtype` is set to that of the tensors.
+        source: the original model, whose tokenizer, generation settings and licence are copied.
+        destination: a directory that does not exist yet. Nothing of it is left behind when writing fails.
+        max_shard_size: bytes of tensors in one file (a larger tensor gets a file of its own).
+    Raises:
+        CheckpointError: the directory cannot be written (no space, no permission).
+    """
+    destination = Path(destination)
+    if destination.exists():
+        raise CheckpointError.exists(destination)
+    try:
+        destination.mkdir(parents=True)
+        dtype = _write_tensors(tensors, destination, max_shard_size)
+        _write_json(destination / "config.json", _with_dtype(config, dtype))
+        if config["model_type"] == MODEL_TYPE:
+            shutil.copyfile(Path(__file__).with_name(MODELING_FILE), destination / MODELING_FILE)
+        _copy_kept_files(Path(source), destination)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(destination, ignore_errors=True)
+        raise CheckpointError.not_written(destination, error) from error
+    except BaseException:
+        shutil.rmtree(destination, ignore_errors=True)
+        raise
+
+
+def _write_tensors(tensors: Iterable[tuple[str, torch.Tensor]], directory: Path, max_shard_size: int) -> torch.dtype:
+    """Write the shards and, where there is more than one, their index. Returns the dtype of the last floating tensor."""
+    shards: list[list[str]] = []
+    shard: dict[str, torch.Tensor] = {}
+    size = total = 0
+    dtype = torch.float32
+
+    def part(number: int) -> Path:
+        return directory / f"part-{number}.safetensors"  # its final name needs the number of shards
+
+    def close() -> None:
+        save_file(shard, part(len(shards)), metadata={"format": "pt"})
+        shards.append(list(shard))
+        shard.clear()
+
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > max_shard_size:
+            close()
+            size = 0
+        shard[name] = tensor.detach().cpu().contiguous()
+        size += tensor.nbytes
+        total += tensor.nbytes
+        dtype = tensor.dtype if tensor.is_floating_point() else dtype
+    close()
+
+    if len(shards) == 1:
+        part(0).rename(directory / WEIGHTS)
+        return dtype
+    weight_map = {}
+    for number, names in enumerate(shards):
+        file = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
+        part(number).rename(directory / file)
+        weight_map.update(dict.fromkeys(names, file))
+    _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+    return dtype
+
+
+def _with_dtype(config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The config naming the dtype that is stored, under the key it uses (`torch_dtype` before transformers 5)."""
+    key = "torch_dtype" if "torch_dtype" in config else "dtype"
+    return {**config, key: str(dtype).removeprefix("torch.")}
+
+
+def _copy_kept_files(source: Path, destination: Path) -> None:
+    for pattern in _KEPT_FILES:
+        for path in sorted(source.glob(pattern)):
+            if path.is_dir():
+                shutil.copytree(path, destination / path.name)
+            elif path.suffix != ".py":
+                shutil.copyfile(path, destination / path.name)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
