@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import contextmanager
-from typing import Callable, ContextManager, Iterator, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 log = logging.getLogger("hgsp")
 
@@ -25,7 +26,7 @@ class Monitor(Protocol):
     def say(self, text: str) -> None:
         """Tell the user one line."""
 
-    def stage(self, name: str) -> ContextManager[Progress]:
+    def stage(self, name: str) -> AbstractContextManager[Progress]:
         """Everything inside is the stage `name`; yields its `progress(done, total)`."""
 
 

@@ -1,0 +1,1 @@
+"""What a run tells: its costs, its table, its files. Nothing here imports torch."""

@@ -1,0 +1,64 @@
+"""What a model costs, from its shapes alone: the same numbers for the model as it is (`Plan.keep_all`) and for a plan.
+
+Multiply-accumulates (MACs) are counted per token, in a window of `seq_len` tokens that is read at once:
+
+    every linear of a layer        out * in of what stays (biases and norms are no multiplications of matrices)
+    attention, Q K^T and A V       seq_len * (width of the heads), each; the causal mask saves nothing, as in
+                                   `torch.utils.flop_counter`, whose FLOPs are 2 * MACs
+    the head                       vocabulary * hidden, also where it is tied to the embedding
+    looking up the embedding       nothing
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from hgsp_core.artifacts import Plan
+from hgsp_core.layout import BlockLayout, Layout
+
+
+def costs(layout: Layout, plan: Plan, seq_len: int, bytes_per_parameter: float) -> dict[str, int]:
+    """Costs of the model that `plan` leaves.
+
+    Args:
+        seq_len: tokens of the window that the MACs are for.
+        bytes_per_parameter: of the number type that the model is saved and run in (bfloat16: 2).
+    Returns:
+        parameters                 all, tied ones once
+        layer_parameters           those of the decoder layers
+        macs                       multiply-accumulates per token, see above
+        bytes                      parameters * bytes_per_parameter
+        kv_cache_bytes_per_token   what generation keeps for each token, in the same number type
+    """
+    parameters = plan.parameters_after(layout)
+    outside = layout.parameters - layout.layer_parameters
+    kept = [(block, len(plan.block(block).kept)) for block in layout.blocks()]
+    macs = _head_macs(layout) + sum(_block_macs(block, units, seq_len) for block, units in kept)
+    cached = sum(_cached_values(block, units) for block, units in kept)
+    return {
+        "parameters": parameters,
+        "layer_parameters": parameters - outside,
+        "macs": macs,
+        "bytes": round(parameters * bytes_per_parameter),
+        "kv_cache_bytes_per_token": round(cached * bytes_per_parameter),
+    }
+
+
+def _head_macs(layout: Layout) -> int:
+    """vocabulary * hidden; a tied head multiplies by the embedding's weight."""
+    names = (f"{layout.architecture.head}.weight", f"{layout.architecture.embed}.weight")
+    return prod(next(layout.outside[name] for name in names if name in layout.outside))
+
+
+def _block_macs(block: BlockLayout, units: int, seq_len: int) -> int:
+    """Linears of one block and, where it mixes tokens, its attention over `seq_len` of them."""
+    macs = sum(units * s.width * s.shape[1 - s.dim] for s in block.slices)
+    if block.axis.cache:
+        heads = sum(units * s.width for s in block.slices if s.dim == 1)  # inputs of o_proj = width of all query heads
+        macs += 2 * seq_len * heads
+    return macs
+
+
+def _cached_values(block: BlockLayout, units: int) -> int:
+    """Numbers that the block keeps for each past token: the outputs of k_proj and v_proj."""
+    return sum(units * block.slice_of(module).width for module in block.axis.cache)
