@@ -5,9 +5,9 @@ Raised where the fault is known; only the CLI turns one into a message on stderr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Iterable, Sequence
 
 
 class HgspError(Exception):
@@ -112,6 +112,11 @@ class PlanError(HgspError):
         else:
             cause, fix = "as some units must stay in every model", "Lower the ratio."
         return cls(f"allocate.with.ratio: {ratio:g} of {what} cannot go, {largest:g} at most, {cause}. {fix}")
+
+    @classmethod
+    def too_many_layers(cls, asked: int, most: int, limits: Sequence[str]) -> PlanError:
+        under = f" with these limits: {', '.join(limits)}" if limits else ", as one must stay"
+        return cls(f"allocate.with.n_remove_layers: {asked} layers cannot go, {most} at most{under}. Lower it.")
 
     @classmethod
     def ratio_below_layer_min(cls, ratio: float, least: float, limits: Sequence[str]) -> PlanError:
@@ -357,4 +362,35 @@ class CheckpointError(HgspError):
         return cls(
             f"'{path}' was written, but reloaded its logits differ by {difference:g} from those in memory, and must not differ at all. "
             "The disk or the memory is faulty, or this is a bug: please report it."
+        )
+
+    @classmethod
+    def quantised(cls, path, stored: str, known: Sequence[str]) -> CheckpointError:
+        return cls(f"'{path}' stores its weights as {stored}, which cannot be pruned. Use the model in one of: {', '.join(known)}.")
+
+    @classmethod
+    def hub(cls, name: str, error: Exception) -> CheckpointError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return cls(
+            f"model.path: '{name}' is no local directory, and it could not be fetched from the hub: {reason}\n"
+            "Check the name, the network (HF_HUB_OFFLINE) and your access to it, or give a local directory."
+        )
+
+
+class ResourceError(HgspError):
+    """Memory or disk that ran out."""
+
+    @classmethod
+    def memory(cls, reason: str) -> ResourceError:
+        return cls(
+            f"Out of memory{f' ({reason})' if reason else ''}. These settings help, the first ones most: "
+            "--set model.dtype=bfloat16, --set calibrate.batch_size=1, a smaller calibrate.seq_len, "
+            "--set device=cpu where the GPU is the small one. What was measured so far is kept and is not repeated."
+        )
+
+    @classmethod
+    def disk(cls, reason: str) -> ResourceError:
+        return cls(
+            f"No space left on the disk ({reason}). Make room, or choose another disk: --output DIR for the result, "
+            "--cache DIR (or HGSP_CACHE) for the store, TMPDIR for temporary files. Then run it again."
         )

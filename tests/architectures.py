@@ -1,0 +1,93 @@
+"""Tiny random models of several families, with their architectures as data, for what must hold for all of them."""
+
+from dataclasses import replace
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+from hgsp_core.layout import Layout, read_layout
+from hgsp_core.types import Architecture, Axis, Slice
+
+LLAMA = Architecture(
+    model_type="llama",
+    layers="model.layers",
+    embed="model.embed_tokens",
+    norm="model.norm",
+    head="lm_head",
+    axes=(
+        Axis(
+            name="attention",
+            units="num_key_value_heads",
+            scales=("num_attention_heads",),
+            block="self_attn",
+            fixed=("input_layernorm",),
+            cache=("self_attn.k_proj", "self_attn.v_proj"),
+            slices=(
+                Slice("self_attn.q_proj", 0),
+                Slice("self_attn.k_proj", 0),
+                Slice("self_attn.v_proj", 0),
+                Slice("self_attn.o_proj", 1),
+            ),
+        ),
+        Axis(
+            name="mlp",
+            units="intermediate_size",
+            block="mlp",
+            fixed=("post_attention_layernorm",),
+            slices=(Slice("mlp.gate_proj", 0), Slice("mlp.up_proj", 0), Slice("mlp.down_proj", 1)),
+        ),
+    ),
+)
+MISTRAL = replace(LLAMA, model_type="mistral")
+QWEN2 = replace(LLAMA, model_type="qwen2")
+QWEN3 = replace(
+    LLAMA,
+    model_type="qwen3",
+    axes=(
+        replace(LLAMA.axes[0], fixed=("input_layernorm", "self_attn.q_norm", "self_attn.k_norm")),
+        LLAMA.axes[1],
+    ),
+)
+ARCHITECTURES = {a.model_type: a for a in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+
+SHAPE = dict(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    tie_word_embeddings=False,
+)
+CONFIGS = {
+    "llama": lambda **kw: LlamaConfig(**{**SHAPE, **kw}),
+    "llama-biases": lambda **kw: LlamaConfig(**{**SHAPE, "attention_bias": True, "mlp_bias": True, **kw}),
+    "llama-tied": lambda **kw: LlamaConfig(**{**SHAPE, "tie_word_embeddings": True, **kw}),
+    "mistral": lambda **kw: MistralConfig(**{**SHAPE, "head_dim": 8, "sliding_window": None, **kw}),
+    "mistral-window": lambda **kw: MistralConfig(**{**SHAPE, "sliding_window": 5, **kw}),
+    "qwen2": lambda **kw: Qwen2Config(**{**SHAPE, **kw}),
+    "qwen2-window": lambda **kw: Qwen2Config(
+        **{**SHAPE, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2, **kw}
+    ),
+    "qwen3": lambda **kw: Qwen3Config(**{**SHAPE, "head_dim": 8, **kw}),
+}
+
+
+def tiny_model(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **config):
+    """A random model whose norms and biases are not the neutral ones they start as."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIGS[kind](**config)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            else:
+                parameter.mul_(4)  # far enough from the linear regime for attention and gates to matter
+    return model.to(dtype)
+
+
+def layout_of(model) -> Layout:
+    config = model.config.to_dict()
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return read_layout(ARCHITECTURES[config["model_type"]], config, shapes)
