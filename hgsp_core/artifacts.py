@@ -6,10 +6,9 @@ All are frozen and made of numpy arrays and plain data; each can be saved, loade
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -74,15 +73,22 @@ class Scores:
     def of(cls, layout: Layout, importance: Sequence[LayerStatistics]) -> Scores:
         """Scores from importances: `importance[layer][axis]` is an array [units of that block]."""
         axes = tuple(axis.name for axis in layout.architecture.axes)
-        rows: list[tuple[int, int, int, float, int]] = []
-        for block in layout.blocks():
-            values = np.asarray(importance[block.layer][block.axis.name], dtype=np.float64)
-            if values.shape != (block.units,):
-                raise PlanError.score_shape(block.layer, block.axis.name, block.units, values.shape)
-            a = axes.index(block.axis.name)
-            rows += [(block.layer, a, i, v, block.unit_cost) for i, v in enumerate(values)]
-        layer, axis, index, value, cost = (np.array(column) for column in zip(*rows))
-        return cls(axes, layer, axis, index, value.astype(np.float64), cost, value.astype(np.float64) / cost)
+        blocks = layout.blocks()
+        values = [np.asarray(importance[b.layer][b.axis.name], dtype=np.float64) for b in blocks]
+        for block, value in zip(blocks, values):
+            if value.shape != (block.units,):
+                raise PlanError.score_shape(block.layer, block.axis.name, block.units, value.shape)
+        units = [b.units for b in blocks]
+        value, cost = np.concatenate(values), np.repeat([b.unit_cost for b in blocks], units)
+        return cls(
+            axes,
+            layer=np.repeat([b.layer for b in blocks], units),
+            axis=np.repeat([axes.index(b.axis.name) for b in blocks], units),
+            index=np.concatenate([np.arange(n) for n in units]),
+            importance=value,
+            cost=cost,
+            score=value / cost,
+        )
 
     def __len__(self) -> int:
         return len(self.layer)

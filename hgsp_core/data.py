@@ -6,8 +6,9 @@ rest is done here, once, so that every method and every evaluation sees the same
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from hgsp_core import plugins
 from hgsp_core.artifacts import Calibration
 from hgsp_core.errors import DataError, PluginError
+from hgsp_core.recipe import CalibratePart
 from hgsp_core.types import DatasetJob
 
 SEPARATOR = "\n\n"
@@ -74,20 +76,21 @@ def windows(text: str, tokenizer: Any, seq_len: int) -> np.ndarray:
     return ids[: count * seq_len].reshape(count, seq_len)
 
 
-def draw(text: str, tokenizer: Any, name: str, samples: int, seq_len: int, seed: int) -> Calibration:
-    """`samples` different windows of the text, chosen by the seed.
+def calibration_text(dataset: Any, part: CalibratePart) -> str:
+    """The text that calibration windows are drawn from: the first part of the dataset's calibration split."""
+    return read_text(
+        dataset(DatasetJob("calibration")), part.samples * part.seq_len * CHARACTERS_PER_TOKEN, part.dataset
+    )
+
+
+def draw(text: str, tokenizer: Any, part: CalibratePart) -> Calibration:
+    """`part.samples` different windows of the text, chosen by `part.seed`, in the order of the text.
 
     Raises:
         DataError: the text has fewer windows than that.
     """
-    cut = windows(text, tokenizer, seq_len)
-    if len(cut) < samples:
-        raise DataError.too_short(name, len(cut), samples, seq_len)
-    chosen = np.sort(np.random.default_rng(seed).choice(len(cut), size=samples, replace=False))
-    return Calibration(name, seed, cut[chosen])
-
-
-def calibration_text(name: str, params: Mapping[str, Any], samples: int, seq_len: int) -> str:
-    documents = open_dataset(name, params, "calibrate.dataset")(DatasetJob("calibration"))
-    return read_text(documents, samples * seq_len * CHARACTERS_PER_TOKEN, name)
-
+    cut = windows(text, tokenizer, part.seq_len)
+    if len(cut) < part.samples:
+        raise DataError.too_short(part.dataset, len(cut), part.samples, part.seq_len)
+    chosen = np.sort(np.random.default_rng(part.seed).choice(len(cut), size=part.samples, replace=False))
+    return Calibration(part.dataset, part.seed, cut[chosen])

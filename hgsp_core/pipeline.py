@@ -2,33 +2,39 @@
 
 Each stage is a function of the artifacts before it. What is costly to make is kept in the store under the hash of what it was
 made from, so another ratio, temperature or normalizer finds its tokens and statistics there.
+
+torch is imported where a stage needs it: a recipe that cannot work is refused before that.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import resource
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from hgsp_core import data, plugins
-from hgsp_core.artifacts import Calibration, Plan, Priors, Scores, Statistics
-from hgsp_core.checkpoint.read import tokenizer_digest, weight_bytes
-from hgsp_core.errors import PlanError
-from hgsp_core.layout import Layout
-from hgsp_core.monitor import Monitor
-from hgsp_core.recipe import Recipe, Use
+from hgsp_core.artifacts import Calibration, LayerStatistics, Plan, Priors, Scores, Statistics
+from hgsp_core.checkpoint.read import read_tensors, tokenizer_digest, weight_bytes
+from hgsp_core.monitor import Monitor, Progress
+from hgsp_core.recipe import CalibratePart, Recipe, Use
 from hgsp_core.report.cost import costs
 from hgsp_core.report.files import write_reports
 from hgsp_core.rundir import run_directory
 from hgsp_core.source import Source, open_model
 from hgsp_core.store import Store
 from hgsp_core.types import AllocateJob, EvaluateJob, ExportJob, LayerJob, NormalizeJob, PriorJob, ScoreJob
+
+#: windows and tokens of the input that exporters compare logits on
+PROBE = (2, 16)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Decision:
 
     source: Source
     calibration: Calibration | None
+    statistics: Statistics
     scores: Scores
     priors: Priors | None
     plan: Plan
@@ -57,19 +64,19 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
     evaluators = [_build("evaluator", use) for use in recipe.evaluate]
     exporters = [_build("exporter", use) for use in recipe.export]
     with run_directory(Path(recipe.output)) as directory:
-        decision = decide(recipe, monitor, store)
+        expected = forecast(recipe, monitor, store)
+        decision, before, after = expected.decision, expected.before, expected.after
         source, plan = decision.source, decision.plan
-        before = costs(source.layout, Plan.keep_all(source.layout), recipe.calibrate.seq_len, source.bytes_per_parameter)
-        after = costs(source.layout, plan, recipe.calibrate.seq_len, source.bytes_per_parameter)
-        if evaluators:
-            before |= evaluate(evaluators, source.directory, source.dtype, recipe, "Evaluate dense", monitor)
-        with monitor.stage("Cut"):
-            checkpoint = cut(recipe, source, plan, directory / "checkpoint")
-        if evaluators:
-            after |= evaluate(evaluators, checkpoint, source.dtype, recipe, "Evaluate pruned", monitor)
+
+        before |= evaluate(evaluators, source.directory, source.dtype, recipe, "Evaluate original", monitor)
+        with monitor.stage("Cut") as progress:
+            checkpoint = cut(recipe, decision, directory / "checkpoint", progress)
+        after |= evaluate(evaluators, checkpoint, source.dtype, recipe, "Evaluate pruned", monitor)
         with monitor.stage("Export"):
-            exports = export(exporters, checkpoint, directory, plan)
+            exports = export(exporters, checkpoint, directory, decision, recipe.device)
         before["bytes"], after["bytes"] = weight_bytes(source.directory), weight_bytes(checkpoint)
+        shutil.rmtree(checkpoint)
+
         report = {
             "recipe": recipe.model_dump(mode="json"),
             "calibration": decision.calibration and decision.calibration.describe(),
@@ -82,36 +89,37 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "versions": versions(),
         }
-        write_reports(directory, recipe, source.layout, plan, decision.scores, decision.priors, report)
+        write_run_files(directory, recipe, decision, report)
     return report
 
 
 def forecast(recipe: Recipe, monitor: Monitor, store: Store) -> Forecast:
     """Measure and plan; cut nothing and write nothing but the store."""
     decision = decide(recipe, monitor, store)
-    layout, size = decision.source.layout, decision.source.bytes_per_parameter
+    layout = decision.source.layout
+    context, size = recipe.calibrate.seq_len, decision.source.bytes_per_parameter
     return Forecast(
-        decision,
-        costs(layout, Plan.keep_all(layout), recipe.calibrate.seq_len, size),
-        costs(layout, decision.plan, recipe.calibrate.seq_len, size),
+        decision, costs(layout, Plan.keep_all(layout), context, size), costs(layout, decision.plan, context, size)
     )
 
 
 def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
     """All that comes before the cut: calibration, statistics, scores, priors, plan."""
+    dataset = data.open_dataset(recipe.calibrate.dataset, recipe.calibrate.with_, "calibrate.dataset")
+    with monitor.stage("Read model"):
+        source = open_model(recipe.model)
+
     scorer, allocator = _build("scorer", recipe.score), _build("allocator", recipe.allocate)
-    prior = _build("prior", recipe.prior) if allocator.needs_priors else None
     normalizers = [_build("normalizer", use) for use in recipe.normalize]
+    prior = _build("prior", recipe.prior) if allocator.needs_priors else None
     reconstructor = _build("reconstructor", recipe.reconstruct)
     collectors = {c.key: c for method in (scorer, prior, reconstructor) if method for c in method.collectors}
 
-    with monitor.stage("Read model"):
-        source = open_model(recipe.model)
     reused: list[str] = []
     calibration = None
     if any(c.needs_tokens for c in collectors.values()):
         with monitor.stage("Calibrate"):
-            calibration = calibrate(recipe, source, store, reused)
+            calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
     statistics = measure(recipe, source, calibration, list(collectors.values()), monitor, store, reused)
     for name in reused:
         monitor.say(f"Reused from the store: {name}")
@@ -120,18 +128,16 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
         scores = scorer(ScoreJob(source.layout, statistics, recipe.calibrate.seed))
         for normalizer in normalizers:
             scores = normalizer(NormalizeJob(source.layout, scores))
-        _finite(scores, source.layout)
         priors = prior(PriorJob(source.layout, statistics)) if prior else None
         plan = allocator(AllocateJob(source.layout, scores, priors))
-    return Decision(source, calibration, scores, priors, plan, tuple(reused))
+    return Decision(source, calibration, statistics, scores, priors, plan, tuple(reused))
 
 
-def calibrate(recipe: Recipe, source: Source, store: Store, reused: list[str]) -> Calibration:
+def calibrate(part: CalibratePart, dataset: Any, source: Source, store: Store, reused: list[str]) -> Calibration:
     """The run's tokens. Their key holds the text itself, so a changed file or dataset is never served from the store."""
-    part = recipe.calibrate
-    text = data.calibration_text(part.dataset, part.with_, part.samples, part.seq_len)
+    text = data.calibration_text(dataset, part)
     inputs = {
-        "text": data.digest(text),
+        "text": hashlib.sha256(text.encode()).hexdigest(),
         "tokenizer": tokenizer_digest(source.directory),
         "samples": part.samples,
         "seq_len": part.seq_len,
@@ -140,8 +146,9 @@ def calibrate(recipe: Recipe, source: Source, store: Store, reused: list[str]) -
     if kept := store.get("calibration", inputs):
         reused.append("calibration")
         return Calibration(part.dataset, part.seed, kept["tokens"])
-    tokenizer = _load_tokenizer(source.directory)
-    calibration = data.draw(text, tokenizer, part.dataset, part.samples, part.seq_len, part.seed)
+    from hgsp_core.checkpoint.load import load_tokenizer
+
+    calibration = data.draw(text, load_tokenizer(source.directory), part)
     store.put("calibration", inputs, {"tokens": calibration.tokens})
     return calibration
 
@@ -155,7 +162,7 @@ def measure(
     store: Store,
     reused: list[str],
 ) -> Statistics:
-    """What the methods asked for, from the store where it is there and from one sweep for all the rest."""
+    """What the methods asked for: from the store where it is there, and from one sweep for all the rest."""
     inputs = {
         c.key: {
             "model": source.fingerprint,
@@ -165,31 +172,125 @@ def measure(
         }
         for c in collectors
     }
-    values = {c.key: _unpack(kept) for c in collectors if (kept := store.get("statistics", inputs[c.key]))}
+    values = {key: _unpack(kept) for key in inputs if (kept := store.get("statistics", inputs[key]))}
     reused += [f"statistics {key}" for key in values]
     missing = [c for c in collectors if c.key not in values]
     if missing:
+        from hgsp_core.checkpoint.load import load_model
         from hgsp_core.sweep import Resident, run_sweep
 
         with monitor.stage("Load"):
-            model = _load_model(source.directory, source.dtype, recipe.device)
+            model, _ = load_model(source.directory, *_placed(source.dtype, recipe.device))
         with monitor.stage("Sweep") as progress:
             tokens = calibration.tokens if calibration else None
-            measured = run_sweep(
-                Resident(model, source.layout), source.layout, tokens, missing, recipe.calibrate.batch_size, progress
-            )
+            weights = Resident(model, source.layout)
+            measured = run_sweep(weights, source.layout, tokens, missing, recipe.calibrate.batch_size, progress)
         for c in missing:
             values[c.key] = measured[c]
             store.put("statistics", inputs[c.key], _pack(measured[c]))
     return Statistics(values)
 
 
-def cut(recipe: Recipe, source: Source, plan: Plan, statistics: Statistics, destination: Path) -> Path:
+def cut(recipe: Recipe, decision: Decision, destination: Path, progress: Progress) -> Path:
     """Write the pruned checkpoint, one layer in memory at a time."""
     from hgsp_core.checkpoint.config import pruned_config
     from hgsp_core.checkpoint.write import write_checkpoint
     from hgsp_core.surgery import prune_tensors
 
-    repaired = _repaired(_build("reconstructor", recipe.reconstruct), source, plan, statistics)
-    write_checkpoint(prune_tensors(repaired, source.layout, plan), pruned_config(source.layout, plan), source.directory, destination)
+    layout, plan = decision.source.layout, decision.plan
+    tensors = _repaired(_build("reconstructor", recipe.reconstruct), decision, progress)
+    write_checkpoint(
+        prune_tensors(tensors, layout, plan), pruned_config(layout, plan), decision.source.directory, destination
+    )
     return destination
+
+
+def _repaired(reconstructor: Any, decision: Decision, progress: Progress) -> Iterator[tuple[str, Any]]:
+    """All tensors of the model, in the number type of the run; each layer as the reconstructor leaves it."""
+    source, layers = decision.source, decision.source.layout.layers
+    dtype, _ = _placed(source.dtype, "cpu")
+    yield from read_tensors(source.directory, source.layout.outside, dtype)
+    for layer in layers:
+        names = [name for block in layer.blocks.values() for name in block.tensors()]
+        tensors = dict(read_tensors(source.directory, names, dtype))
+        kept = {name: block.kept for name, block in decision.plan.layers[layer.index].items()}
+        yield from (tensors | reconstructor(LayerJob(layer.blocks, kept, tensors, decision.statistics))).items()
+        progress(layer.index + 1, len(layers))
+
+
+def evaluate(
+    evaluators: Sequence[Any], directory: Path, dtype: str, recipe: Recipe, stage: str, monitor: Monitor
+) -> dict[str, Any]:
+    """The metrics of every evaluator on one checkpoint."""
+    if not evaluators:
+        return {}
+    from hgsp_core.checkpoint.load import load_model, load_tokenizer
+
+    result: dict[str, Any] = {}
+    with monitor.stage(stage) as progress:
+        model, _ = load_model(directory, *_placed(dtype, recipe.device))
+        tokenizer = load_tokenizer(directory)
+        for evaluator in evaluators:
+            result |= evaluator(EvaluateJob(model, tokenizer, recipe.calibrate.seed, progress))
+    return result
+
+
+def export(exporters: Sequence[Any], checkpoint: Path, directory: Path, decision: Decision, device: str) -> list[str]:
+    """Every form asked for, below `directory`; each exporter is given the logits that its output must reproduce."""
+    if not exporters:
+        return []
+    import torch
+
+    from hgsp_core.checkpoint.load import load_model
+
+    model, config = load_model(checkpoint, *_placed(decision.source.dtype, device))
+    tokens = torch.arange(PROBE[0] * PROBE[1]).reshape(PROBE) % int(config["vocab_size"])
+    with torch.inference_mode():
+        logits = model(input_ids=tokens.to(model.device), use_cache=False).logits
+    paths = [exporter(ExportJob(checkpoint, directory, decision.plan, tokens, logits)) for exporter in exporters]
+    return [str(path.relative_to(directory)) for path in paths]
+
+
+def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report: dict[str, Any]) -> None:
+    """The files of a run apart from the model itself."""
+    source, plan = decision.source, decision.plan
+    (directory / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    _write_json(directory / "plan.json", plan.to_json(source.layout, source.name, source.fingerprint))
+    write_reports(directory, recipe, source.layout, plan, decision.scores, decision.priors, report)
+    _write_json(directory / "report.json", report)
+
+
+def versions() -> dict[str, str]:
+    """What made the result."""
+    names = ["hgsp-core", "torch", "transformers", "safetensors", "datasets", "numpy"]
+    providers = sorted({entry.distribution for entry in plugins.registry().entries} - set(names))
+    return {"python": platform.python_version(), **{name: version(name) for name in names + providers}}
+
+
+def _build(kind: str, use: Use) -> Any:
+    return plugins.build(kind, use.use, use.with_)
+
+
+def _placed(dtype: str, device: str) -> tuple[Any, str]:
+    """(torch dtype, device name); `auto` is the GPU where there is one."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return getattr(torch, dtype), device
+
+
+def _pack(layers: Sequence[LayerStatistics]) -> dict[str, np.ndarray]:
+    return {f"{index}.{name}": np.asarray(array) for index, layer in enumerate(layers) for name, array in layer.items()}
+
+
+def _unpack(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    layers: dict[int, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        index, _, name = key.partition(".")
+        layers.setdefault(int(index), {})[name] = array
+    return [layers[index] for index in sorted(layers)]
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -11,14 +11,14 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
-from safetensors import safe_open
 
 log = logging.getLogger("hgsp")
 
@@ -66,7 +66,7 @@ class Store:
         """Keep the arrays. Atomic: the file appears whole or not at all."""
         path = self.path(kind, inputs)
         path.parent.mkdir(parents=True, exist_ok=True)
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         metadata = {"sha256": _checksum(contiguous), "inputs": json.dumps(inputs, sort_keys=True)}
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
         try:
@@ -83,7 +83,7 @@ class Store:
 def _checksum(arrays: Arrays) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         digest.update(f"{name}:{array.dtype.str}:{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -5,8 +5,9 @@ Nothing here imports torch, so that a plugin module which only *declares* method
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -169,11 +170,16 @@ class EvaluateJob:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """A finished pruned checkpoint (an HF directory), and the folder in the run directory to export into."""
+    """A finished pruned checkpoint (an HF directory) and the directory to export into.
+
+    `logits` [batch, tokens, vocabulary] are the checkpoint's on `tokens` [batch, tokens]: what an export must reproduce.
+    """
 
     checkpoint: Path
     destination: Path
     plan: Plan
+    tokens: Any
+    logits: Any
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class HuggingFace:
         self.params = params
 
     def __call__(self, job: ExportJob) -> Path:
-        from hgsp_core.checkpoint.load import iter_tensors, read_config
+        from hgsp_core.checkpoint.read import iter_tensors, read_config
         from hgsp_core.checkpoint.verify import verify_reload
         from hgsp_core.checkpoint.write import write_checkpoint
 

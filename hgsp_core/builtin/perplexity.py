@@ -11,7 +11,9 @@ import math
 
 from pydantic import Field
 
-from hgsp_core.types import EvaluateJob, Params
+from hgsp_core.data import open_dataset, read_text, windows
+from hgsp_core.errors import DataError
+from hgsp_core.types import DatasetJob, EvaluateJob, Params
 
 
 class PerplexityParams(Params):
@@ -25,21 +27,18 @@ class PerplexityParams(Params):
 class Perplexity:
     def __init__(self, params: PerplexityParams):
         self.params = params
+        with_ = {"column": params.column} if params.column else {}
+        self.datasets = {name: open_dataset(name, with_, "evaluate: perplexity: datasets") for name in params.datasets}
 
     def __call__(self, job: EvaluateJob) -> dict[str, dict[str, float]]:
-        return {"perplexity": {name: self._of(name, job) for name in self.params.datasets}}
+        return {"perplexity": {name: self._of(name, job) for name in self.datasets}}
 
     def _of(self, name: str, job: EvaluateJob) -> float:
         import torch
 
-        from hgsp_core.data import open_dataset, read_text, windows
-        from hgsp_core.errors import DataError
-        from hgsp_core.types import DatasetJob
-
         p = self.params
-        place = "evaluate.with.datasets"
-        documents = open_dataset(name, {"column": p.column} if p.column else {}, place)(DatasetJob("evaluation"))
-        cut = windows(read_text(documents, None, name), job.tokenizer, p.seq_len)[: p.max_windows]
+        text = read_text(self.datasets[name](DatasetJob("evaluation")), None, name)
+        cut = windows(text, job.tokenizer, p.seq_len)[: p.max_windows]
         if not len(cut):
             raise DataError.no_window(name, p.seq_len)
         device = next(job.model.parameters()).device

@@ -5,9 +5,14 @@ Names and shapes come from the headers of the safetensors files, so they cost no
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -18,7 +23,19 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+#: what a tokenizer is made of, in its own and in older forms
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+)
 _PICKLES = ("*.bin", "*.pt", "*.pth")
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def read_config(directory: Path | str) -> dict[str, Any]:
@@ -59,6 +76,52 @@ def iter_tensors(directory: Path | str, dtype: torch.dtype | None = None) -> Ite
                 if name in files:
                     tensor = shard.get_tensor(name)
                     yield name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def read_tensors(
+    directory: Path | str, names: Iterable[str], dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The named tensors, in that order; floating-point ones as `dtype`, where given."""
+    files = tensor_files(directory)
+    with ExitStack() as stack:
+        shards: dict[Path, Any] = {}
+        for name in names:
+            path = files[name]
+            if path not in shards:
+                shards[path] = stack.enter_context(safe_open(path, framework="pt"))
+            tensor = shards[path].get_tensor(name)
+            yield name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def stored_dtype(directory: Path | str) -> str:
+    """The number type that most parameters are stored in, by its torch name.
+
+    Raises:
+        CheckpointError: a type that cannot be pruned (quantised weights).
+    """
+    sizes: Counter[str] = Counter()
+    for path in set(tensor_files(directory).values()):
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():
+                part = file.get_slice(name)
+                sizes[part.get_dtype()] += prod(part.get_shape())
+    stored = sizes.most_common(1)[0][0]
+    if stored not in _DTYPES:
+        raise CheckpointError.quantised(directory, stored, list(_DTYPES.values()))
+    return _DTYPES[stored]
+
+
+def weight_bytes(directory: Path | str) -> int:
+    """Size on disk of the weight files."""
+    return sum(path.stat().st_size for path in set(tensor_files(directory).values()))
+
+
+def tokenizer_digest(directory: Path | str) -> str:
+    """sha256 over the tokenizer's files: the same text and digest give the same tokens."""
+    digest = hashlib.sha256()
+    for path in sorted(p for pattern in TOKENIZER_FILES for p in Path(directory).glob(pattern) if p.is_file()):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _headers(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,19 +14,12 @@ from safetensors.torch import save_file
 
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.config import MODELING_FILE
-from hgsp_core.checkpoint.read import INDEX, WEIGHTS
+from hgsp_core.checkpoint.read import INDEX, TOKENIZER_FILES, WEIGHTS
 from hgsp_core.errors import CheckpointError
 
 #: what a pruned model takes over from the original: its tokenizer, its generation settings, its licence
 _KEPT_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "tekken.json",
+    *TOKENIZER_FILES,
     "chat_template*",
     "additional_chat_templates",
     "generation_config.json",
