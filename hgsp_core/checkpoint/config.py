@@ -1,7 +1,7 @@
 """The config.json of a pruned model, from the original one and the plan.
 
-A uniform plan keeps the stock `model_type`: only numbers change. Any other plan becomes model type `hgsp`, whose
-`per_layer_config` says where layers differ (see `modeling_hgsp.py`, which is shipped with such a model).
+A uniform plan keeps a stock `model_type`, its own or a related one (`rehouse.py`): only numbers change. Any other plan
+becomes model type `hgsp`, whose `per_layer_config` says where layers differ (`modeling_hgsp.py`, shipped with it).
 Which keys shrink is the architecture's data; this file knows no family.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint import MODEL_TYPE
+from hgsp_core.checkpoint.rehouse import housed_config, original_config
 from hgsp_core.layout import BlockLayout, Layout
 from hgsp_core.types import Axis
 
@@ -27,7 +28,8 @@ _NO_ATTENTION = "moe"
 
 def pruned_config(layout: Layout, plan: Plan) -> dict[str, Any]:
     """The content of config.json after pruning `layout.config` by `plan`."""
-    return _uniform_config(layout, plan) if plan.is_uniform() else _layered_config(layout, plan)
+    housed = housed_config(layout, _uniform_config(layout, plan)) if plan.is_uniform() else None
+    return dict(housed) if housed else _layered_config(layout, plan)
 
 
 def _uniform_config(layout: Layout, plan: Plan) -> dict[str, Any]:
@@ -40,10 +42,10 @@ def _uniform_config(layout: Layout, plan: Plan) -> dict[str, Any]:
 
 def _layered_config(layout: Layout, plan: Plan) -> dict[str, Any]:
     config = _reduced_config(layout, plan)
-    stock = _stock_config(layout)
+    original = original_config(layout)
     kept_layers = plan.kept_layers()
-    default = "sliding_attention" if getattr(stock, "sliding_window", None) else "full_attention"
-    types = getattr(stock, "layer_types", None) or [default] * len(layout.layers)
+    default = "sliding_attention" if getattr(original, "sliding_window", None) else "full_attention"
+    types = getattr(original, "layer_types", None) or [default] * len(layout.layers)
 
     per_layer, layer_types = {}, []
     for new, old in enumerate(kept_layers):
@@ -80,20 +82,13 @@ def _reduced_config(layout: Layout, plan: Plan) -> dict[str, Any]:
     kept = plan.kept_layers()
     config = deepcopy(dict(layout.config))
     config["num_hidden_layers"] = len(kept)
-    for key, value in vars(_stock_config(layout)).items():
+    for key, value in vars(original_config(layout)).items():
         if "layer" in key and isinstance(value, (list, tuple)) and len(value) == len(layout.layers):
             config[key] = [value[i] for i in kept]
     for block in layout.layers[0].blocks.values():
         for module in block.axis.cache[:1]:
             config["head_dim"] = block.slice_of(module).width
     return config
-
-
-def _stock_config(layout: Layout) -> Any:
-    """The original config as the family's own class reads it: with its defaults and derived values."""
-    from transformers import CONFIG_MAPPING
-
-    return CONFIG_MAPPING[layout.architecture.model_type](**deepcopy(dict(layout.config)))
 
 
 def _sizes(layout: Layout, plan: Plan, block: BlockLayout) -> dict[str, int]:

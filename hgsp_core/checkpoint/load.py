@@ -24,7 +24,7 @@ def load_model(
 
     Args:
         dtype: None = as stored.
-        trust_remote_code: run a modeling file that the directory brings; never needed for models pruned by this package.
+        trust_remote_code: run code that the directory brings; never needed for models pruned by this package.
     Raises:
         CheckpointError: whatever `read` finds, a model that transformers cannot build, or weights it does not find
             (transformers itself would fill those with random numbers and only warn).

@@ -1,4 +1,4 @@
-"""A language model whose layers differ in size, made of the stock layers of its family (Llama, Mistral, Qwen2, Qwen3, ...).
+"""A language model whose layers differ in size, made of the stock layers of its family (Llama, Mistral, Qwen, ...).
 
 This file travels inside every non-uniform pruned checkpoint, so that transformers alone can run it
 (`AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)`). It needs transformers 5.20 or later.
@@ -7,7 +7,7 @@ config.json is the family's own, plus
     base_model_type   the family, a `model_type` that transformers knows
     per_layer_config  {"3": {"num_key_value_heads": 2, "intermediate_size": 96}, "5": {"skip": ["attention"]}}:
                       where a layer differs from the values at the top
-    blocks            {"attention": ["self_attn", "input_layernorm"], ...}: the module that a skip removes, then its norms
+    blocks            {"attention": ["self_attn", "input_layernorm"], ...}: what a skip removes, module and norms
     layer_types       the attention of each layer; "moe" is transformers' word for a layer without any (no KV cache)
 """
 
@@ -141,7 +141,7 @@ class HgspModel(HgspPreTrainedModel):
 
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
-        for layer, kind in zip(self.layers, self.config.layer_types):
+        for layer, kind in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = layer(
                 hidden_states,
                 attention_mask=masks.get(kind),

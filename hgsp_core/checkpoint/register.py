@@ -1,8 +1,8 @@
 """With this package imported, transformers knows model type `hgsp`: no `trust_remote_code` is needed.
 
 Importing this package must import neither torch nor transformers, and the class must be there in whatever order a user
-imports things. So a stand-in for the config class is registered as soon as transformers' table of configs exists; it brings
-in the real classes when the first such model is loaded.
+imports things. So a stand-in for the config class is registered as soon as transformers' table of configs exists; it
+brings in the real classes when the first such model is loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TABLE = "transformers.models.auto.configuration_auto"
 
 
 def register() -> None:
-    """Make the classes known to AutoConfig, AutoModel and AutoModelForCausalLM, and let save_pretrained ship their file."""
+    """Make the classes known to AutoConfig, AutoModel and AutoModelForCausalLM; save_pretrained ships their file."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     from hgsp_core.checkpoint.modeling_hgsp import HgspConfig, HgspForCausalLM, HgspModel

@@ -1,4 +1,4 @@
-"""Proof that a checkpoint is what was in memory: a fresh process without this package loads it and computes the same."""
+"""Proof that a checkpoint is what was in memory: a new process without this package loads it and computes the same."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def verify_reload(directory: Path | str, token_ids: torch.Tensor, reference_logi
     Args:
         directory: the checkpoint; code that it ships is run.
         token_ids: [batch, tokens].
-        reference_logits: [batch, tokens, vocabulary] of the model that was written, in the dtype that was written. The new
-            process computes on their device, with as many threads as this one.
+        reference_logits: [batch, tokens, vocabulary] of the model that was written, in the dtype that was written.
+            The new process computes on their device, with as many threads as this one.
     Returns:
         The largest absolute difference: 0.0, for anything else is an error.
     Raises:
@@ -53,7 +53,7 @@ def verify_reload(directory: Path | str, token_ids: torch.Tensor, reference_logi
         result = subprocess.run(
             [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
             cwd=work,
-            # a cache of its own: the shipped modeling file that runs is this directory's, not an older one of the same name
+            # a cache of its own, so that the modeling file that runs is this directory's and no older one
             env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(work, "modules"))},
             capture_output=True,
             text=True,

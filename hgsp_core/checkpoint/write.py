@@ -65,7 +65,7 @@ def write_checkpoint(
 
 
 def _write_tensors(tensors: Iterable[tuple[str, torch.Tensor]], directory: Path, max_shard_size: int) -> torch.dtype:
-    """Write the shards and, where there is more than one, their index. Returns the dtype of the last floating tensor."""
+    """Write the shards and, of more than one, their index. Returns the dtype of the last floating tensor."""
     shards: list[list[str]] = []
     shard: dict[str, torch.Tensor] = {}
     size = total = 0
