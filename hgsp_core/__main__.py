@@ -1,0 +1,5 @@
+"""`python -m hgsp_core` is `hgsp`."""
+
+from hgsp_core.cli import main
+
+main()

@@ -1,0 +1,48 @@
+"""`hgsp`: the command line. One file a command; each imports what it needs when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hgsp_core.cli import plan, plugins, recipe, run
+from hgsp_core.cli.faults import readable_faults
+
+app = typer.Typer(
+    name="hgsp",
+    help="""Prune Hugging Face language models by recipe: whole attention groups, MLP channels, blocks and layers.
+
+    Start with `hgsp recipe init`, look with `hgsp plan recipe.yaml`, prune with `hgsp run recipe.yaml`.""",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(run.run)
+app.command()(plan.plan)
+app.add_typer(plugins.app)
+app.add_typer(recipe.app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from hgsp_core import __version__
+
+        typer.echo(f"hgsp-core {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options of `hgsp` itself."""
+
+
+def main() -> None:
+    """Entry point of `hgsp` and of `python -m hgsp_core`."""
+    with readable_faults():
+        app(prog_name="hgsp")

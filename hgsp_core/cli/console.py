@@ -1,0 +1,96 @@
+"""What a command shows while it works: lines and progress bars on stderr, nothing else on stdout than its result."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hgsp_core import monitor
+
+#: seconds that a stage takes before it gets a bar
+PATIENCE = 2.0
+
+
+class _Bars(Progress):
+    """Bars of the stages that try the user's patience."""
+
+    def get_renderables(self):
+        yield self.make_tasks_table([task for task in self.tasks if (task.elapsed or 0) > PATIENCE])
+
+
+class TerminalMonitor:
+    """A `Monitor` for people: a line for what is said and for each finished stage, and a bar for the present one.
+
+    Without a terminal there are no bars; `quiet` leaves only warnings.
+    """
+
+    def __init__(self, console: Console, quiet: bool) -> None:
+        self.timings: dict[str, float] = {}
+        self._console = console
+        self._quiet = quiet
+        self._bars = _Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+
+    def say(self, text: str) -> None:
+        monitor.log.info("%s", text)
+        if not self._quiet:
+            self._console.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[monitor.Progress]:
+        before = self.timings.get(name, 0.0)
+        task = self._bars.add_task(name, total=None)
+        if len(self._bars.tasks) == 1:  # the outermost stage
+            self._bars.start()
+        try:
+            with monitor.timed(name, self.timings):
+                yield lambda done, total: self._bars.update(task, completed=done, total=total)
+        finally:
+            self._bars.remove_task(task)
+            if not self._bars.tasks:
+                self._bars.stop()
+        if not self._quiet:
+            self._console.print(f"{name:<28}{self.timings[name] - before:8.1f} s", style="dim", markup=False)
+
+
+class _Warnings(logging.Handler):
+    """Warnings of the `hgsp` logger, printed above the bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(f"Warning: {record.getMessage()}", style="yellow", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def terminal(quiet: bool) -> Iterator[TerminalMonitor]:
+    """A monitor on stderr. What libraries and plugins print meanwhile goes to stderr too: stdout is for the result."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # two kinds of bars on one terminal overwrite each other
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    console = Console(stderr=True, highlight=False)
+    handler, level = _Warnings(console), monitor.log.level
+    monitor.log.addHandler(handler)
+    monitor.log.setLevel(logging.INFO)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield TerminalMonitor(console, quiet)
+    finally:
+        monitor.log.removeHandler(handler)
+        monitor.log.setLevel(level)

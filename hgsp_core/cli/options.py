@@ -1,0 +1,50 @@
+"""The options that `run` and `plan` share, and the recipe that they make."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hgsp_core.recipe import Recipe
+    from hgsp_core.store import Store
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the recipe: --set allocate.with.ratio=0.3. May be repeated."
+    ),
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", metavar="DIR", help="Directory of the run, instead of the recipe's 'output'.")
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Where tokens and statistics are kept for reuse, instead of HGSP_CACHE or ~/.cache/hgsp.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result, warnings and errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object and nothing else.")]
+
+
+def read_recipe(path: Path, settings: list[str] | None, output: Path | None) -> Recipe:
+    """The recipe with the settings of the command line in it."""
+    from hgsp_core.recipe import load_recipe
+
+    overrides = list(settings or ())
+    if output is not None:
+        overrides.append(f"output={json.dumps(str(output))}")
+    return load_recipe(path, overrides)
+
+
+def open_store(cache: Path | None) -> Store:
+    from hgsp_core.store import Store, default_root
+
+    return Store(cache or default_root())

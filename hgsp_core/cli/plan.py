@@ -1,0 +1,75 @@
+"""`hgsp plan`: what a run would do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hgsp_core.cli.options import Cache, Json, Output, Quiet, RecipeFile, Settings, open_store, read_recipe
+
+if TYPE_CHECKING:
+    from hgsp_core.pipeline import Forecast
+
+
+def plan(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    output: Output = None,
+    cache: Cache = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a run would remove and what the model would cost then, without cutting anything.
+
+    Example: `hgsp plan recipe.yaml --set allocate.with.ratio=0.3`
+
+    Reads the recipe, the model and the calibration text.
+
+    Writes nothing but the store, where a later `hgsp run` finds what was measured here. Forecasts parameters, MACs,
+    size and KV cache; perplexity is known only after the cut.
+    """
+    from hgsp_core.cli.console import terminal
+
+    read = read_recipe(recipe, settings, output)
+    with terminal(quiet) as monitor:
+        from hgsp_core.pipeline import forecast
+
+        result = forecast(read, monitor, open_store(cache))
+    show(result, as_json)
+
+
+def show(result: Forecast, as_json: bool) -> None:
+    """The forecast: as JSON, or the headline and what stays of each layer."""
+    from hgsp_core.cli.show import headline_table, print_json, print_lines, removed_line
+    from hgsp_core.cli.show import output as stdout
+
+    if as_json:
+        print_json(as_data(result))
+        return
+    console = stdout()
+    console.print(layer_table(result))
+    console.print()
+    console.print(headline_table({"before": result.before, "after": result.after}))
+    console.print(removed_line(result.before, result.after))
+    print_lines(console, "Note", result.decision.plan.notes)
+    print_lines(console, "Reused", result.decision.reused)
+
+
+def as_data(result: Forecast) -> dict[str, Any]:
+    """before, after, reused, and the plan as plan.json has it."""
+    source = result.decision.source
+    plan_data = result.decision.plan.to_json(source.layout, source.name, source.fingerprint)
+    return {"before": result.before, "after": result.after, "reused": list(result.decision.reused), "plan": plan_data}
+
+
+def layer_table(result: Forecast):
+    """Kept units of each layer's blocks."""
+    from rich.table import Table
+
+    plan_ = result.decision.plan
+    axes = [axis.name for axis in result.decision.source.layout.architecture.axes]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("layer", *(f"{axis} kept" for axis in axes)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for index, layer in enumerate(plan_.layers):
+        table.add_row(str(index), *(f"{len(layer[axis].kept)} / {layer[axis].of}" for axis in axes))
+    return table

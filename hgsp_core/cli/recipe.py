@@ -1,0 +1,101 @@
+"""`hgsp recipe`: write one, check some, list every key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="recipe",
+    help="""Recipes: write a first one, check some, list every key.
+
+    Example: `hgsp recipe init my.yaml`, then edit it, then `hgsp recipe validate my.yaml`.""",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def init(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where to write it; an existing file is never overwritten.")
+    ] = Path("recipe.yaml"),
+) -> None:
+    """Write a commented recipe to start from.
+
+    Example: `hgsp recipe init my.yaml`
+
+    Reads nothing. Writes FILE, which must not exist yet.
+    """
+    from importlib import resources
+
+    from hgsp_core.errors import OutputError
+
+    text = resources.files("hgsp_core.cli").joinpath("template.yaml").read_text(encoding="utf-8")
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(text)
+    except FileExistsError:
+        raise OutputError.exists(str(file)) from None
+    except OSError as error:
+        raise OutputError.cannot_make(str(file), error) from None
+    typer.echo(f"Wrote {file}. Set 'model.path' and 'output' in it, then: hgsp plan {file}")
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipes to check.", show_default=False)],
+) -> None:
+    """Check recipes: every key, type, range, method and parameter. Exit code 2 if any has a fault.
+
+    Example: `hgsp recipe validate recipes/*.yaml`
+
+    Reads the recipes and what the installed plugins declare; no model and no data. Writes nothing.
+    """
+    from hgsp_core.errors import HgspError
+    from hgsp_core.recipe import load_recipe
+
+    faults = 0
+    for file in files:
+        try:
+            load_recipe(file)
+            typer.echo(f"{file}: valid")
+        except HgspError as error:
+            faults += 1
+            typer.echo(f"Error: {error}", err=True)
+    if faults:
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema(
+    as_json: Annotated[bool, typer.Option("--json", help="As a JSON schema, for editors and programs.")] = False,
+) -> None:
+    """List every key of a recipe with its default and meaning.
+
+    Example: `hgsp recipe schema`, or `hgsp recipe schema --json > recipe.schema.json`
+
+    Reads and writes nothing. What stands under a method's 'with' is the method's own: `hgsp plugins show NAME`.
+    """
+    from hgsp_core.cli.show import output, print_json
+    from hgsp_core.recipe import Recipe, describe
+
+    if as_json:
+        print_json(Recipe.model_json_schema())
+        return
+    console = output()
+    keys = list(describe(Recipe))
+    parts = {key.rpartition(".")[0] for key, _, _ in keys}
+    for key, description, default in keys:
+        console.print(f"{key}: {description}", markup=False)
+        if key not in parts:  # what a part defaults to stands at its keys
+            given = default if default == "required" else f"default {in_yaml(default)}"
+            console.print(f"    {given}", style="dim", markup=False)
+
+
+def in_yaml(value: object) -> str:
+    """A value on one line, as a recipe writes it."""
+    import yaml
+
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,67 @@
+"""`hgsp run`: prune a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hgsp_core.cli.options import Cache, Json, Output, Quiet, RecipeFile, Settings, open_store, read_recipe
+
+
+def run(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    output: Output = None,
+    cache: Cache = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Prune a model by recipe and measure it before and after.
+
+    Example: `hgsp run recipe.yaml --set allocate.with.ratio=0.3 --output results/try-30`
+
+    Reads the recipe, the model that it names (never changed) and the calibration text.
+
+    Writes the run directory, which must not exist yet: `model/` (the pruned model, ready for transformers),
+    `report.json`, `plan.json`, `recipe.yaml` (with every default), `global_group_table.csv`,
+    `pruning_summary_by_layer.txt`, `layers.png` and `run.log`. Tokens and statistics are kept in the store: another
+    ratio, temperature or normalizer does not measure again.
+    """
+    from hgsp_core.cli.console import terminal
+
+    read = read_recipe(recipe, settings, output)
+    with terminal(quiet) as monitor:
+        from hgsp_core.pipeline import run as prune
+
+        report = prune(read, monitor, open_store(cache))
+    show(report, Path(read.output), as_json)
+
+
+def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:
+    """The report: as it is in report.json, or what a person wants of it."""
+    from hgsp_core.cli.show import headline_table, print_json, print_lines, removed_line
+    from hgsp_core.cli.show import output as stdout
+
+    if as_json:
+        print_json(report)
+        return
+    console = stdout()
+    console.print(headline_table(report))
+    console.print(removed_line(report["before"], report["after"]))
+    print_lines(console, "Note", report["notes"])
+    print_lines(console, "Reused", report["reused"])
+    console.print(f"Result: {directory}", markup=False)
+    model = directory / "model"
+    if (model / "config.json").is_file():
+        console.print("Load it with:", *loading_lines(model), sep="\n  ", markup=False)
+
+
+def loading_lines(model: Path) -> tuple[str, str]:
+    """Python that loads the model; the flag only where its class comes with it."""
+    needs_code = "auto_map" in json.loads((model / "config.json").read_text(encoding="utf-8"))
+    flag = ", trust_remote_code=True" if needs_code else ""
+    return (
+        "from transformers import AutoModelForCausalLM",
+        f'model = AutoModelForCausalLM.from_pretrained("{model}"{flag})',
+    )

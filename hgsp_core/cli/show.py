@@ -1,0 +1,42 @@
+"""How results are printed: the headline table for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hgsp_core.report.tables import HEADER, headline
+
+
+def output() -> Console:
+    """stdout, without colours for numbers and paths, which would be noise here."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def headline_table(report: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for i, name in enumerate(HEADER):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row in headline(report):
+        table.add_row(*row.cells())
+    return table
+
+
+def removed_line(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    """Both meanings of the ratio: of the whole model, and of its decoder layers."""
+    gone = before["parameters"] - after["parameters"]
+    of_all, of_layers = gone / before["parameters"], gone / before["layer_parameters"]
+    return f"Removed {of_all:.1%} of all parameters, {of_layers:.1%} of the layers'."
+
+
+def print_lines(console: Console, label: str, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(f"{label}: {line}", markup=False)
