@@ -100,7 +100,7 @@ def reference(job: AllocateJob, ratio: float, of: str, temperature: float, tau: 
 @settings(max_examples=300, deadline=None)
 @given(
     jobs(),
-    st.floats(0.02, 0.7),
+    st.floats(0.02, 0.98),
     st.sampled_from(["total", "layers"]),
     st.sampled_from([0.0, 0.5, 1.0, 2.0]),
     st.sampled_from(["auto", 0.0, 0.4, math.inf]),
@@ -123,7 +123,9 @@ def test_gate_knapsack_and_collapse_equal_the_reference(job, ratio, of, temperat
 
 def test_gate_multiplies_by_layer_prior_below_tau_and_by_block_prior_from_tau_on():
     layout = small(layers=4)
-    scores = Scores.of(layout, [{name: np.ones(b.units) for name, b in l.blocks.items()} for l in layout.layers])
+    scores = Scores.of(
+        layout, [{name: np.ones(b.units) for name, b in layer.blocks.items()} for layer in layout.layers]
+    )
     scores = scores.with_score(np.ones(len(scores)))
     priors = Priors(
         np.array([0.1, 1.0, 2.0, 3.0]),
@@ -216,7 +218,7 @@ def test_the_inputs_are_left_as_they_were():
 def test_equal_scores_go_by_layer_then_axis_then_index():
     layout = small(layers=3, channels=32)
     scores = Scores.of(
-        layout, [{n: np.full(b.units, float(b.unit_cost)) for n, b in l.blocks.items()} for l in layout.layers]
+        layout, [{n: np.full(b.units, float(b.unit_cost)) for n, b in layer.blocks.items()} for layer in layout.layers]
     )
     layer = layout.layers[0]
     ratio = (layer.blocks["attention"].cost + 5 * channel_cost(layout) + 1) / layout.parameters
@@ -229,7 +231,7 @@ def test_the_last_unit_of_a_block_costs_what_the_block_owns_besides():
     layout = small(layers=2, channels=8, bias=True)
     mlp = layout.layers[0].blocks["mlp"]
     assert mlp.fixed_cost > 0
-    ones = [{n: np.ones(b.units) for n, b in l.blocks.items()} for l in layout.layers]
+    ones = [{n: np.ones(b.units) for n, b in layer.blocks.items()} for layer in layout.layers]
     ones[0]["mlp"] = np.zeros(8)
     task = AllocateJob(layout, Scores.of(layout, ones), None)
     enough = (mlp.cost + 0.5) / layout.parameters
@@ -244,15 +246,16 @@ def test_the_last_unit_of_a_block_costs_what_the_block_owns_besides():
 def test_collapse_takes_thin_layers_whole_and_gives_their_price_back_elsewhere():
     layout = small(layers=4)
     importance = [
-        {n: np.arange(1.0, b.units + 1) * (1 if l.index == 1 else 50) for n, b in l.blocks.items()}
-        for l in layout.layers
+        {n: np.arange(1.0, b.units + 1) * (1 if layer.index == 1 else 50) for n, b in layer.blocks.items()}
+        for layer in layout.layers
     ]
     importance[1]["mlp"][:-4] = 0.0  # 60 of 64 channels and 3 of 4 groups of layer 1 go first
     importance[1]["attention"][:-1] = 0.0
     task = AllocateJob(layout, Scores.of(layout, importance), None)
     plain = plan_of(task, ratio=0.25, temperature=0, epsilon=0)
     collapsed = plan_of(task, ratio=0.25, temperature=0, epsilon=0.2)
-    assert 0 < sum(sizes(plain)[1]) and sum(n / of for n, of in zip(sizes(plain)[1], (4, 64))) / 2 < 0.2
+    groups, channels = sizes(plain)[1]
+    assert 0 < (groups / 4 + channels / 64) / 2 < 0.2
     assert sizes(collapsed)[1] == (0, 0)
     elsewhere = [b for b in layout.blocks() if b.layer != 1]
     kept = [sum(b.kept_cost(len(plan.block(b).kept)) for b in elsewhere) for plan in (plain, collapsed)]
@@ -263,7 +266,7 @@ def test_collapse_takes_thin_layers_whole_and_gives_their_price_back_elsewhere()
 
 def test_a_collapse_that_the_budget_cannot_pay_is_not_done_and_noted():
     layout = small(layers=3)
-    importance = [{n: np.ones(b.units) * 1e6 for n, b in l.blocks.items()} for l in layout.layers]
+    importance = [{n: np.ones(b.units) * 1e6 for n, b in layer.blocks.items()} for layer in layout.layers]
     importance[1] = {n: np.arange(b.units) * 1.0 for n, b in layout.layers[1].blocks.items()}
     task = AllocateJob(layout, Scores.of(layout, importance), None)
     almost = (layout.layers[1].cost - 2 * channel_cost(layout)) / layout.parameters

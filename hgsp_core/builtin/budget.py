@@ -42,8 +42,8 @@ class Queue:
 
     A block's units go lowest first, so a state of the model is one number per block: `gone` [blocks], units removed.
 
-    Columns, each [bundles]: `block` (position in `layout.blocks()`), `after` (units of that block that are gone once this
-    bundle is), `cost` (parameters; the bundle that empties a block also costs the block's fixed parameters).
+    Columns, each [bundles]: `block` (position in `layout.blocks()`), `after` (units of that block that are gone once
+    this bundle is), `cost` (parameters; the bundle that empties a block also costs the block's fixed parameters).
     Columns, each [blocks]: `layer`, `attention` (bool), `units`, `unit_cost`, `fixed_cost`, `floor` (units that stay).
     `ranked` [units]: indices of the units, block after block, within a block in the order in which they go.
     """
@@ -73,10 +73,10 @@ class Queue:
             PlanError: a score is not finite.
         """
         blocks = layout.blocks()
-        layer, attention, units, unit_cost, fixed_cost = (
-            np.array(column)
-            for column in zip(*((b.layer, mixes_tokens(b), b.units, b.unit_cost, b.fixed_cost) for b in blocks))
-        )
+        units = np.array([block.units for block in blocks])
+        unit_cost = np.array([block.unit_cost for block in blocks])
+        fixed_cost = np.array([block.fixed_cost for block in blocks])
+        attention = np.array([mixes_tokens(block) for block in blocks])
         block_of = scores.layer * len(scores.axes) + scores.axis  # [units], position in layout.blocks()
         if not np.isfinite(scores.score).all():
             worst = int(np.flatnonzero(~np.isfinite(scores.score))[0])
@@ -106,9 +106,17 @@ class Queue:
             floor_of[best] = max(floor_of[best], 1)
         order = order[(units[block] - after >= floor_of[block])[order]]
         return cls(
-            block[order], after[order], cost[order],
-            layer, attention, units, unit_cost, fixed_cost, floor_of, scores.index[by_block],
-        )  # fmt: skip
+            block=block[order],
+            after=after[order],
+            cost=cost[order],
+            layer=np.array([block.layer for block in blocks]),
+            attention=attention,
+            units=units,
+            unit_cost=unit_cost,
+            fixed_cost=fixed_cost,
+            floor=floor_of,
+            ranked=scores.index[by_block],
+        )
 
     def spent(self, gone: np.ndarray) -> np.ndarray:
         """[blocks]: parameters that `gone` removes."""
@@ -122,11 +130,8 @@ class Queue:
 
     def kept(self, layout: Layout, gone: np.ndarray) -> dict[tuple[int, str], np.ndarray]:
         """`(layer, axis) -> units that stay`, as `Plan.of` takes it."""
-        ends = np.cumsum(self.units)
-        return {
-            (block.layer, block.axis.name): self.ranked[end - block.units + removed : end]
-            for block, end, removed in zip(layout.blocks(), ends, gone)
-        }
+        ranked = np.split(self.ranked, np.cumsum(self.units)[:-1])  # per block
+        return {(block.layer, block.axis.name): ranked[i][gone[i] :] for i, block in enumerate(layout.blocks())}
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,11 @@ def plan_within(
         largest = (budget - short) / params.denominator(layout)
         raise PlanError.ratio_impossible(params.ratio, params.of, largest, limits)
     if short >= queue.unit_cost.min():
-        because = f"limits: {', '.join(limits)}" if limits else "each unit left costs more"
-        notes = [*notes, f"{short:,} of {budget:,} parameters to remove ({short / budget:.2%}) stay ({because})."]
+        notes = [*notes, shortfall(short, budget, limits)]
     return Plan.of(layout, queue.kept(layout, gone), budget, notes)
+
+
+def shortfall(short: int, budget: int, limits: Sequence[str]) -> str:
+    """The note on a budget that is not used up."""
+    because = f"limits: {', '.join(limits)}" if limits else "each unit left costs more"
+    return f"{short:,} of {budget:,} parameters to remove ({short / budget:.2%}) stay ({because})."

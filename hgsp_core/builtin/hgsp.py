@@ -96,7 +96,7 @@ class Bounds:
 
 
 def knapsack(queue: Queue, bounds: Bounds, gone: np.ndarray) -> np.ndarray:
-    """Go on from `gone` [blocks]: first what the layers lose at the least, then attention's share, then all the rest."""
+    """Go on from `gone` [blocks]: first what the layers lose at the least, then attention's share, then the rest."""
     if bounds.layer_min.any():
         gone = fill(queue, gone, [*bounds.capacities, Capacity.layers(queue, bounds.layer_min)])
     if bounds.attention_first:

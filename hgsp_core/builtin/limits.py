@@ -44,18 +44,27 @@ class SizeLimits(Params):
     )
 
 
-class Limits(LayerLimits, SizeLimits):
-    """Every limit of a global allocation (R4.6)."""
+class RateLimits(LayerLimits, SizeLimits):
+    """How much of a layer may go."""
 
     layer_min_rate: float = Field(
         0.0, ge=0, le=1, description="share of its parameters, 0..1, that each layer loses at the least, to one unit"
     )
     layer_max_rate: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        description="share of its parameters, 0..1, that a layer loses at the most; 1 = it may go whole",
+        1.0, ge=0, le=1, description="share of its parameters, 0..1, that a layer loses at the most; 1 = all of it"
     )
+
+    @model_validator(mode="after")
+    def _ordered_rates(self) -> RateLimits:
+        low, high = self.layer_min_rate, self.layer_max_rate
+        if low > high:
+            raise ValueError(f"layer_min_rate ({low:g}) must not be above layer_max_rate ({high:g})")
+        return self
+
+
+class Limits(RateLimits):
+    """Every limit of a global allocation (R4.6)."""
+
     pruning_distribution: str | None = Field(
         None,
         pattern=r"^\d+(\.\d+)?:\d+(\.\d+)?$",
@@ -69,15 +78,12 @@ class Limits(LayerLimits, SizeLimits):
             raise ValueError('write it in quotes, such as "5:5"')
         return value
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Limits:
-        if self.layer_min_rate > self.layer_max_rate:
-            raise ValueError(
-                f"layer_min_rate ({self.layer_min_rate}) must not be above layer_max_rate ({self.layer_max_rate})"
-            )
-        if self.attention_share is None and self.pruning_distribution:
-            raise ValueError(f'pruning_distribution ("{self.pruning_distribution}") needs one share above 0')
-        return self
+    @field_validator("pruning_distribution")
+    @classmethod
+    def _not_nothing(cls, value: str | None) -> str | None:
+        if value is not None and not any(float(part) for part in value.split(":")):
+            raise ValueError("needs one share above 0")
+        return value
 
     @property
     def attention_share(self) -> float | None:
@@ -85,7 +91,7 @@ class Limits(LayerLimits, SizeLimits):
         if self.pruning_distribution is None:
             return None
         attention, mlp = (float(part) for part in self.pruning_distribution.split(":"))
-        return attention / (attention + mlp) if attention + mlp else None
+        return attention / (attention + mlp)
 
 
 def mixes_tokens(block: BlockLayout) -> bool:

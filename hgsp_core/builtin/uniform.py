@@ -81,11 +81,16 @@ def queue_by_rate(layout: Layout, scores: Scores, rates: np.ndarray, floor: np.n
 
 
 def same_rate(queue: Queue, budget: int) -> np.ndarray:
-    """Units gone [blocks]: attention's whole groups first, then channels; further groups only where no channel is left."""
-    gone = _groups(queue, budget)
-    attention = int(queue.spent(gone).sum())
-    gone = fill(queue, gone, [Capacity.total(queue, budget), Capacity.kinds(queue, attention, budget)])
-    return fill(queue, gone, [Capacity.total(queue, budget)])
+    """Units gone [blocks]: attention's whole groups, and channels for the rest."""
+    return fill_channels(queue, _groups(queue, budget), [Capacity.total(queue, budget)])
+
+
+def fill_channels(queue: Queue, gone: np.ndarray, capacities: list[Capacity]) -> np.ndarray:
+    """Go on from `gone` [blocks] with channels, and with groups only where no channel is left."""
+    attention = int(queue.spent(gone)[queue.attention].sum())
+    mlp = int(queue.spent(queue.units)[~queue.attention].sum())
+    gone = fill(queue, gone, [*capacities, Capacity.kinds(queue, attention, mlp)])
+    return fill(queue, gone, capacities)
 
 
 def same_sizes(queue: Queue, budget: int, multiple: int) -> np.ndarray:
