@@ -6,6 +6,8 @@ Importing this package never imports torch. The names here are what plugin autho
 from importlib import import_module
 from typing import Any
 
+from hgsp_core.checkpoint.register import register_on_import
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -36,3 +38,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+register_on_import()  # a pruned model then loads without trust_remote_code, whatever is imported first

@@ -6,10 +6,11 @@ object serves a loaded model, a safetensors header and a dry run. Every count of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Mapping
+from typing import Any
 
 from hgsp_core.errors import LayoutError
 from hgsp_core.types import Architecture, Axis

@@ -255,9 +255,9 @@ def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report:
     """The files of a run apart from the model itself."""
     source, plan = decision.source, decision.plan
     (directory / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    _write_json(directory / "plan.json", plan.to_json(source.layout, source.name, source.fingerprint))
+    write_json(directory / "plan.json", plan.to_json(source.layout, source.name, source.fingerprint))
     write_reports(directory, recipe, source.layout, plan, decision.scores, decision.priors, report)
-    _write_json(directory / "report.json", report)
+    write_json(directory / "report.json", report)
 
 
 def versions() -> dict[str, str]:
@@ -292,5 +292,12 @@ def _unpack(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     return [layers[index] for index in sorted(layers)]
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """JSON with one line for each entry of the top level, and for each item of its lists: to read and to diff."""
+    lines = []
+    for key, value in content.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and value:
+            text = "[\n  " + ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n ]"
+        lines.append(f" {json.dumps(key)}: {text}")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

@@ -7,11 +7,12 @@ name; `distribution/name` picks one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module, resources
 from importlib.metadata import Distribution, EntryPoint, distributions
-from typing import Any, Iterator
+from typing import Any
 
 import pluggy
 import yaml

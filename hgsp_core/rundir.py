@@ -32,7 +32,9 @@ def run_directory(output: Path) -> Iterator[Path]:
         raise OutputError.cannot_make(str(output), error) from None
     handler = logging.FileHandler(staging / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
     log.addHandler(handler)
+    log.setLevel(logging.INFO)
     try:
         yield staging
         handler.close()
@@ -48,5 +50,6 @@ def run_directory(output: Path) -> Iterator[Path]:
                 break
         raise
     finally:
+        log.setLevel(level)
         log.removeHandler(handler)
         handler.close()

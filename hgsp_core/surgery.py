@@ -6,7 +6,8 @@ shard by shard. Nothing here knows an architecture: `layout` tells which tensor 
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 

@@ -1,6 +1,6 @@
 """The methods that come with hgsp-core, registered through the same hooks as anybody's and through nothing else."""
 
-from hgsp_core.builtin.datasets import FileParams, HubParams
+from hgsp_core.builtin.datasets import C4Params, FileParams, HubParams, PTBParams, Wikitext2Params
 from hgsp_core.builtin.hgsp import HGSPParams
 from hgsp_core.builtin.huggingface import HuggingFaceParams
 from hgsp_core.builtin.normalizers import LevelParams
@@ -63,6 +63,9 @@ def hgsp_exporters():
 def hgsp_datasets():
     return [
         Method("pydoc", f"{_HERE}.datasets:Pydoc", Params, "Python's documentation, embedded"),
+        Method("wikitext2", f"{_HERE}.datasets:Hub", Wikitext2Params, "WikiText-2 (raw), from the hub"),
+        Method("c4", f"{_HERE}.datasets:Hub", C4Params, "C4 (English), from the hub, streamed"),
+        Method("ptb", f"{_HERE}.datasets:Hub", PTBParams, "Penn Treebank, from the hub"),
         Method("file", f"{_HERE}.datasets:File", FileParams, "local .txt, .json, .jsonl or .parquet"),
         Method("hub", f"{_HERE}.datasets:Hub", HubParams, "any dataset of the Hugging Face hub"),
     ]

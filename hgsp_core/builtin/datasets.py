@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Iterator
 
 from pydantic import Field
 
@@ -27,6 +27,22 @@ class HubParams(Params):
     calibration_split: str = Field("train", min_length=1, description="split that calibration text is taken from")
     evaluation_split: str = Field("test", min_length=1, description="split that perplexity is measured on")
     revision: str | None = Field(None, description="branch, tag or commit")
+
+
+class Wikitext2Params(HubParams):
+    path: str = "Salesforce/wikitext"
+    config: str | None = "wikitext-2-raw-v1"
+
+
+class C4Params(HubParams):
+    path: str = "allenai/c4"
+    config: str | None = "en"
+    evaluation_split: str = "validation"
+
+
+class PTBParams(HubParams):
+    path: str = "FALcon6/ptb_text_only"
+    column: str = "sentence"
 
 
 class Pydoc:

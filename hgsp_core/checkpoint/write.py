@@ -53,6 +53,8 @@ def write_checkpoint(
         destination.mkdir(parents=True)
         dtype = _write_tensors(tensors, destination, max_shard_size)
         _write_json(destination / "config.json", _with_dtype(config, dtype))
+        for shard in destination.glob("*.safetensors"):
+            shutil.copymode(destination / "config.json", shard)  # safetensors makes files that only their owner can read
         if config["model_type"] == MODEL_TYPE:
             shutil.copyfile(Path(__file__).with_name(MODELING_FILE), destination / MODELING_FILE)
         _copy_kept_files(Path(source), destination)

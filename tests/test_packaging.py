@@ -1,0 +1,173 @@
+"""What is installed is whole: wheels, entry points, a third party's plugin, and a checkpoint that needs none of it."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "models" / "pydoc-llama"
+SITE = sysconfig.get_paths()["purelib"]
+
+
+def python(*arguments, path=None, cwd=None, interpreter=sys.executable, **env):
+    """Run Python and return what it printed; `path` is searched before anything that is installed."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **env} | ({"PYTHONPATH": str(path)} if path else {})
+    done = subprocess.run(
+        [interpreter, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def pip_install(target, *what):
+    python("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", target, *what)
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory):
+    """Each distribution's wheel, built on its own."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for project in (ROOT, ROOT / "plugins" / "hgsp_llama"):
+        python("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, project)
+    return sorted(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_catalogue_the_text_and_the_modeling_file(wheels):
+    names = zipfile.ZipFile(next(w for w in wheels if w.name.startswith("hgsp_core"))).namelist()
+    for needed in (
+        "hgsp_core/registry.yaml",
+        "hgsp_core/data/pydoc/calibration.txt",
+        "hgsp_core/data/pydoc/evaluation.txt",
+        "hgsp_core/checkpoint/modeling_hgsp.py",
+        "hgsp_core/cli/template.yaml",
+    ):
+        assert needed in names
+    assert not [name for name in names if name.startswith(("tests", "models", "plugins"))]
+
+
+def test_installed_wheels_find_each_other(wheels, tmp_path):
+    pip_install(tmp_path / "site", *wheels)
+    code = "import hgsp_core; from hgsp_core import plugins; print(hgsp_core.__file__, plugins.architecture('llama').head)"
+    where, head = python("-c", code, path=tmp_path / "site", cwd=tmp_path).split()
+    assert Path(where).is_relative_to(tmp_path) and head == "lm_head"
+
+
+@pytest.fixture(scope="module")
+def third_party(tmp_path_factory):
+    """A plugin in a project of its own, installed with pip: a scorer that likes units with even numbers."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "pyproject.toml").write_text(
+        textwrap.dedent("""
+        [build-system]
+        requires = ["hatchling"]
+        build-backend = "hatchling.build"
+        [project]
+        name = "acme-pruning"
+        version = "1.0"
+        [project.entry-points.hgsp]
+        acme = "acme_pruning"
+        """)
+    )
+    package = project / "acme_pruning"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        textwrap.dedent("""
+        from pydantic import Field
+        from hgsp_core import Method, Params, hookimpl
+
+        class EvenParams(Params):
+            reward: float = Field(2.0, gt=1, description="how much more an even unit is worth")
+
+        @hookimpl
+        def hgsp_scorers():
+            return [Method("even", "acme_pruning.even:Even", EvenParams, "even units first class")]
+        """)
+    )
+    (package / "even.py").write_text(
+        textwrap.dedent("""
+        import numpy as np
+        from hgsp_core import Scores
+
+        class Even:
+            collectors = ()
+            def __init__(self, params):
+                self.reward = params.reward
+            def __call__(self, job):
+                return Scores.of(job.layout, [
+                    {name: np.where(np.arange(b.units) % 2 == 0, self.reward, 1.0) * b.unit_cost for name, b in l.blocks.items()}
+                    for l in job.layout.layers
+                ])
+        """)
+    )
+    site = tmp_path_factory.mktemp("site")
+    pip_install(site, project)
+    return site
+
+
+def test_a_third_partys_scorer_runs_in_a_recipe(third_party, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {{path: {MODEL}}}\nscore: {{use: even, with: {{reward: 3}}}}\n"
+        "allocate: {use: hgsp, with: {ratio: 0.1, temperature: 0}}\nexport: []\noutput: out\n"
+    )
+    python("-m", "hgsp_core", "run", recipe, "--quiet", "--cache", tmp_path / "cache", path=third_party, cwd=tmp_path)
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    gone = [set(range(layer["mlp"]["of"])) - set(layer["mlp"]["kept"]) for layer in plan["layers"]]
+    assert any(gone) and all(unit % 2 == 1 for units in gone for unit in units)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["versions"]["acme-pruning"] == "1.0"
+    listed = python("-m", "hgsp_core", "plugins", path=third_party)
+    assert "even" in listed and "acme-pruning" in listed
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A virtual environment that has the libraries but not hgsp: their folder is a path, so editable installs do not count."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    return folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+
+@pytest.mark.parametrize("ratio, shape", [(0.2, "non-uniform"), (0.2, "uniform")])
+def test_the_result_loads_without_hgsp_and_is_the_same(ratio, shape, bare, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    allocate = {"non-uniform": "{use: hgsp, with: {ratio: %s}}", "uniform": "{use: uniform, with: {ratio: %s, same_sizes: true}}"}
+    recipe.write_text(
+        f"model: {{path: {MODEL}}}\ncalibrate: {{dataset: pydoc, samples: 16}}\nallocate: {allocate[shape] % ratio}\noutput: out\n"
+    )
+    python("-m", "hgsp_core", "run", recipe, "--quiet", "--cache", tmp_path / "cache", cwd=tmp_path)
+    look = tmp_path / "look.py"
+    look.write_text(
+        textwrap.dedent("""
+        import importlib.util, sys, torch
+        from safetensors.torch import save_file
+        with_hgsp = sys.argv[2] == "with"
+        if with_hgsp:
+            import hgsp_core
+        else:
+            assert importlib.util.find_spec("hgsp_core") is None
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        flag = {} if with_hgsp else {"trust_remote_code": True}
+        model = AutoModelForCausalLM.from_pretrained("out/model", **flag).eval()
+        ids = AutoTokenizer.from_pretrained("out/model")("Return a new list", return_tensors="pt").input_ids
+        cached = model.generate(ids, max_new_tokens=12, do_sample=False, use_cache=True)
+        assert torch.equal(cached, model.generate(ids, max_new_tokens=12, do_sample=False, use_cache=False))
+        save_file({"logits": model(cached, use_cache=False).logits.contiguous(), "ids": cached}, sys.argv[1])
+        print(model.config.model_type)
+        """)
+    )
+    modules = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
+    kind = python(look, "bare.safetensors", "without", interpreter=bare, path=SITE, cwd=tmp_path, **modules)
+    python(look, "ours.safetensors", "with", cwd=tmp_path, **modules)
+    from safetensors.torch import load_file
+
+    bare_result, ours = load_file(tmp_path / "bare.safetensors"), load_file(tmp_path / "ours.safetensors")
+    assert (bare_result["logits"] - ours["logits"]).abs().max() == 0
+    assert (bare_result["ids"] == ours["ids"]).all()
+    assert kind.strip() == {"non-uniform": "hgsp", "uniform": "llama"}[shape]
