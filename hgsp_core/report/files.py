@@ -13,6 +13,7 @@ from hgsp_core.artifacts import Plan, Priors, Scores
 from hgsp_core.layout import Layout
 from hgsp_core.recipe import Recipe
 from hgsp_core.report.picture import draw_layers
+from hgsp_core.report.tables import HEADER, headline
 
 
 def write_reports(
@@ -26,7 +27,8 @@ def write_reports(
 ) -> None:
     """Write `global_group_table.csv`, `pruning_summary_by_layer.txt` and `layers.png` into the run directory."""
     write_unit_table(directory / "global_group_table.csv", layout, plan, scores)
-    (directory / "pruning_summary_by_layer.txt").write_text(summary(recipe, layout, plan, priors), encoding="utf-8")
+    text = summary(recipe, layout, plan, priors, report)
+    (directory / "pruning_summary_by_layer.txt").write_text(text, encoding="utf-8")
     draw_layers(directory / "layers.png", layout, plan, title=_title(recipe, layout, plan))
 
 
@@ -59,8 +61,8 @@ def _title(recipe: Recipe, layout: Layout, plan: Plan) -> str:
     return f"{Path(recipe.model.path).name}: {total:.1%} of the parameters removed ({layers:.1%} of the layers')"
 
 
-def summary(recipe: Recipe, layout: Layout, plan: Plan, priors: Priors | None) -> str:
-    """The plan layer by layer, as text."""
+def summary(recipe: Recipe, layout: Layout, plan: Plan, priors: Priors | None, report: Mapping[str, Any]) -> str:
+    """The plan layer by layer, and the headline of the report, as text."""
     axes = [axis.name for axis in layout.architecture.axes]
     header = ["layer", *(f"{axis} kept" for axis in axes), "before", "after", "removed"]
     header += ["prior", *(f"prior {axis}" for axis in axes)] if priors else []
@@ -75,17 +77,17 @@ def summary(recipe: Recipe, layout: Layout, plan: Plan, priors: Priors | None) -
             row += [_number(priors.blocks[axis][layer.index]) if axis in priors.blocks else "-" for axis in axes]
         rows.append(row)
     total, of_layers = rates(layout, plan)
-    after = plan.parameters_after(layout)
     lines = [
         f"Model {recipe.model.path}, allocated by {recipe.allocate.use}, scored by {recipe.score.use}",
         "",
         *_aligned(rows),
         "",
-        f"parameters   {layout.parameters:,} before, {after:,} after",
-        f"budget       {plan.before - plan.target:,} parameters, {layout.parameters - after:,} removed",
-        f"removed      {total:.2%} of all parameters, {of_layers:.2%} of the layers' parameters",
-        f"layers       {len(layout.layers)} before, {len(plan.kept_layers())} after",
-        *(f"note         {note}" for note in plan.notes),
+        *_aligned([list(HEADER), *(list(row.cells()) for row in headline(report))]),
+        "",
+        f"Removed {plan.removed(layout):,} of the {plan.before - plan.target:,} parameters that were to go:",
+        f"{total:.2%} of all parameters, {of_layers:.2%} of the layers' parameters.",
+        f"Layers: {len(layout.layers)} before, {len(plan.kept_layers())} after.",
+        *(f"Note: {note}" for note in plan.notes),
     ]
     return "\n".join(lines) + "\n"
 

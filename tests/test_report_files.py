@@ -1,0 +1,117 @@
+"""The files of a run that people read say what the plan says."""
+
+import csv
+import time
+
+import numpy as np
+import pytest
+from allocate_models import llama
+
+from hgsp_core.artifacts import Plan, Priors, Scores
+from hgsp_core.recipe import Recipe
+from hgsp_core.report.files import summary, write_reports, write_unit_table
+from hgsp_core.report.tables import headline
+
+RECIPE = Recipe(model={"path": "models/tiny"}, output="results/tiny")
+REPORT = {"before": {"perplexity": {"pydoc": 20.0}}, "after": {"perplexity": {"pydoc": 25.0}}}
+
+
+def measured(layout, seed=0):
+    """Scores of random importance, and a plan that keeps the better three quarters of each block but two."""
+    rng = np.random.default_rng(seed)
+    importance = [{n: rng.lognormal(size=b.units) for n, b in layer.blocks.items()} for layer in layout.layers]
+    scores = Scores.of(layout, importance)
+    kept = {}
+    for block in layout.blocks():
+        units = scores.units_of(block.layer, block.axis.name)
+        kept[block.layer, block.axis.name] = np.sort(np.argsort(scores.score[units])[block.units // 4 :])
+    kept[1, "attention"] = kept[1, "mlp"] = ()
+    return scores, Plan.of(layout, kept, layout.layer_parameters, notes=("Layer 1 was removed whole.",))
+
+
+@pytest.fixture
+def small():
+    return llama(layers=4, hidden=32, heads=8, kv_heads=4, channels=24, vocab=50, head_dim=4, bias=True)
+
+
+def test_the_unit_table_lists_every_unit_once_with_what_became_of_it(small, tmp_path):
+    scores, plan = measured(small)
+    write_unit_table(tmp_path / "table.csv", small, plan, scores)
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["layer", "kind", "index", "importance", "cost", "score", "kept"]
+    assert len(rows) == len({(r["layer"], r["kind"], r["index"]) for r in rows}) == sum(b.units for b in small.blocks())
+    for block in small.blocks():
+        own = [r for r in rows if (r["layer"], r["kind"]) == (str(block.layer), block.axis.name)]
+        assert tuple(int(r["index"]) for r in own if r["kept"] == "1") == plan.block(block).kept
+        assert {r["kept"] for r in own} <= {"0", "1"}
+        assert {int(r["cost"]) for r in own} == {block.unit_cost}
+    assert [float(r["score"]) for r in rows] == scores.score.tolist()  # nothing is lost in print
+    assert [float(r["importance"]) for r in rows] == scores.importance.tolist()
+
+
+def test_the_unit_table_of_an_8b_model_takes_seconds(tmp_path):
+    layout = llama(layers=32, hidden=4096, heads=32, kv_heads=8, channels=14336, vocab=128256, head_dim=128)
+    scores, plan = measured(layout)
+    start = time.process_time()
+    write_unit_table(tmp_path / "table.csv", layout, plan, scores)
+    assert time.process_time() - start < 5
+    assert sum(1 for _ in (tmp_path / "table.csv").open()) == 1 + 32 * (8 + 14336)
+
+
+def test_the_summary_adds_up(small):
+    _, plan = measured(small)
+    priors = Priors(np.array([0.5, 0.25, 0.125, np.nan]), {"attention": np.full(4, 0.75)})
+    lines = summary(RECIPE, small, plan, priors, REPORT).splitlines()
+    table = [line.split("  ") for line in lines if line.strip()[:1].isdigit()]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in table]
+    assert [row[0] for row in cells] == ["0", "1", "2", "3"]
+    assert cells[0][1:3] == ["3 / 4", "18 / 24"] and cells[1][1:3] == ["0 / 4", "0 / 24"]
+    assert [int(row[3].replace(",", "")) for row in cells] == [layer.cost for layer in small.layers]
+    after = [int(row[4].replace(",", "")) for row in cells]
+    outside = small.parameters - small.layer_parameters
+    assert sum(after) + outside == plan.parameters_after(small)
+    assert cells[1][5] == "100.0%"
+    assert [row[6] for row in cells] == ["0.5", "0.25", "0.125", "-"]
+    assert f"Removed {plan.removed(small):,} of the {small.layer_parameters:,} parameters that were to go:" in lines
+    assert any(line.split() == ["perplexity,", "pydoc", "20.00", "25.00", "+25.0%"] for line in lines)
+    assert lines[-1].endswith("Layer 1 was removed whole.")
+    assert not any(line != line.rstrip() for line in lines)
+
+
+def test_the_three_files_are_written_and_the_picture_shows_both_kinds_of_block(small, tmp_path):
+    from matplotlib.image import imread
+
+    scores, plan = measured(small)
+    write_reports(tmp_path, RECIPE, small, plan, scores, None, REPORT)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "global_group_table.csv",
+        "pruning_summary_by_layer.txt",
+        "layers.png",
+    }
+    pixels = (imread(tmp_path / "layers.png")[..., :3] * 255).round().astype(int)
+    height = len(pixels)
+
+    def area(colour, part):
+        return (np.abs(part - np.array(colour)).max(axis=-1) <= 2).mean()
+
+    blue, orange, grey = (0, 114, 178), (230, 159, 0), (228, 228, 228)
+    top, bottom = pixels[: height // 2], pixels[height // 2 :]
+    assert area(blue, top) > 0.2 and area(orange, top) == 0
+    assert area(orange, bottom) > 0.2 and area(blue, bottom) == 0
+    # a quarter of three layers and all of the fourth are gone: grey is 7/9 of what is coloured
+    assert area(grey, top) / area(blue, top) == pytest.approx(7 / 9, rel=0.15)
+
+
+def test_the_headline_has_a_row_for_each_cost_and_each_measurement():
+    before = {"parameters": 2_000_000, "macs": 3e9, "bytes": 8_000_000, "perplexity": {"pydoc": 20.0, "own": 1e7}}
+    after = {"parameters": 1_500_000, "macs": 1.5e9, "bytes": 6_000_000, "perplexity": {"pydoc": 25.0, "own": 3e7}}
+    before["tokens_per_second"], after["tokens_per_second"] = 0.5, 0.75
+    assert [row.cells() for row in headline({"before": before, "after": after})] == [
+        ("parameters", "2,000,000", "1,500,000", "-25.0%"),
+        ("MACs per token", "3.000 billion", "1.500 billion", "-50.0%"),
+        ("size on disk", "8.00 MB", "6.00 MB", "-25.0%"),
+        ("perplexity, pydoc", "20.00", "25.00", "+25.0%"),
+        ("perplexity, own", "1.00e+07", "3.00e+07", "×3.0"),
+        ("tokens_per_second", "0.5", "0.75", "+50.0%"),
+    ]
