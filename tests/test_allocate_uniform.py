@@ -37,7 +37,9 @@ def test_layers_differ_by_at_most_one_bundle_of_channels_and_the_budget_holds(jo
     assert max(channels) - min(channels) <= multiple
     assert min(min(layer) for layer in sizes(plan)) >= 1
     groups = [a for a, _ in sizes(plan)]
-    assert max(groups) == min(groups) or min(channels) < 1 + multiple  # further groups only where the channels are used up
+    assert (
+        max(groups) == min(groups) or min(channels) < 1 + multiple
+    )  # further groups only where the channels are used up
 
 
 @settings(max_examples=100, deadline=None)
