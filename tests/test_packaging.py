@@ -155,7 +155,7 @@ def test_the_result_loads_without_hgsp_and_is_the_same(ratio, shape, bare, tmp_p
         from transformers import AutoModelForCausalLM, AutoTokenizer
         flag = {} if with_hgsp else {"trust_remote_code": True}
         model = AutoModelForCausalLM.from_pretrained("out/model", **flag).eval()
-        ids = AutoTokenizer.from_pretrained("out/model")("Return a new list", return_tensors="pt").input_ids
+        ids = AutoTokenizer.from_pretrained("out/model", **flag)("Return a new list", return_tensors="pt").input_ids
         cached = model.generate(ids, max_new_tokens=12, do_sample=False, use_cache=True)
         assert torch.equal(cached, model.generate(ids, max_new_tokens=12, do_sample=False, use_cache=False))
         save_file({"logits": model(cached, use_cache=False).logits.contiguous(), "ids": cached}, sys.argv[1])
