@@ -1,0 +1,55 @@
+"""registry.yaml tells the truth about the plugins of this repository.
+
+hgsp-core's own methods are not in it: its one reader is the message that says what to install, and whoever reads that has
+hgsp-core. Plugins of third parties that happen to be installed are no matter of this test.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hgsp_core import plugins
+from hgsp_core.types import HOOKS
+
+ROOT = Path(__file__).parents[1]
+PROJECTS = {
+    re.search(r'^name = "(.+)"$', path.read_text(encoding="utf-8"), re.MULTILINE)[1]: path
+    for path in sorted((ROOT / "plugins").glob("*/pyproject.toml"))
+}
+
+
+@pytest.fixture
+def catalogue():
+    return {known["distribution"]: known for known in plugins.catalogue()}
+
+
+def test_the_catalogue_knows_every_plugin_of_the_repository_and_no_other(catalogue):
+    assert sorted(catalogue) == sorted(PROJECTS)
+    assert len(catalogue) == len(plugins.catalogue())
+
+
+@pytest.mark.parametrize("distribution", PROJECTS)
+def test_the_catalogue_equals_what_the_plugin_reports(distribution, catalogue):
+    reported: dict[str, list[str]] = {}
+    for entry in plugins.registry().entries:
+        if entry.distribution == distribution:
+            reported.setdefault(entry.kind, []).append(entry.name)
+    assert reported, f"{distribution} is not installed, or broken: {plugins.registry().broken}"
+    listed = catalogue[distribution]["provides"]
+    assert {kind: sorted(names) for kind, names in listed.items()} == {kind: sorted(n) for kind, n in reported.items()}
+    assert set(listed) <= set(HOOKS)
+
+
+def test_a_recipe_that_needs_a_known_plugin_is_told_its_name():
+    nothing_installed = plugins.Registry()
+    for known in plugins.catalogue():
+        for kind, names in known["provides"].items():
+            for name in names:
+                with pytest.raises(plugins.PluginError, match=f"pip install {known['distribution']}$"):
+                    nothing_installed.find(kind, name)
+
+
+def test_every_entry_says_what_it_is(catalogue):
+    for known in catalogue.values():
+        assert known["summary"] and known["status"] in ("stable", "experimental")
