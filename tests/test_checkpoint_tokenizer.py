@@ -1,0 +1,39 @@
+"""The tokenizer of a checkpoint is the one in its tokenizer.json, whatever the model type."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from hgsp_core.checkpoint.load import load_tokenizer
+from hgsp_core.errors import CheckpointError
+
+MODEL = Path(__file__).parents[1] / "models" / "pydoc-llama"
+TEXT = "Return the number of items (x_1 == 10) in a container.\n\n    def f(): ...  \tÄ 北"
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "mistral", "hgsp"])
+def test_token_ids_are_those_of_tokenizer_json(tmp_path, model_type):
+    shutil.copytree(MODEL, tmp_path / "model")
+    config = json.loads((MODEL / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "model_type": model_type}))
+    (tmp_path / "model" / "chat_template.jinja").write_text("{% for m in messages %}<{{ m['content'] }}>{% endfor %}")
+    tokenizer = load_tokenizer(tmp_path / "model")
+    reference = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+    assert tokenizer(TEXT)["input_ids"] == reference.encode(TEXT).ids
+    assert tokenizer.decode(tokenizer(TEXT)["input_ids"], skip_special_tokens=True) == TEXT
+    special = json.loads((MODEL / "tokenizer_config.json").read_text())
+    assert tokenizer.eos_token == special["eos_token"]
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "<hi>"
+
+
+def test_no_tokenizer_or_a_damaged_one_is_refused_with_place_and_fix(tmp_path):
+    with pytest.raises(CheckpointError, match="has no tokenizer that can be read"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="has no tokenizer that can be read"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(CheckpointError, match="There is no model directory"):
+        load_tokenizer(tmp_path / "nowhere")
