@@ -1,9 +1,11 @@
 """The methods that come with hgsp-core, registered through the same hooks as anybody's and through nothing else."""
 
 from hgsp_core.builtin.datasets import C4Params, FileParams, HubParams, PTBParams, Wikitext2Params
+from hgsp_core.builtin.depth import DepthParams
 from hgsp_core.builtin.hgsp import HGSPParams
 from hgsp_core.builtin.huggingface import HuggingFaceParams
-from hgsp_core.builtin.normalizers import LevelParams
+from hgsp_core.builtin.layerwise import LayerwiseParams
+from hgsp_core.builtin.normalizers import ClipParams, LevelParams
 from hgsp_core.builtin.perplexity import PerplexityParams
 from hgsp_core.builtin.uniform import UniformParams
 from hgsp_core.hookspecs import hookimpl
@@ -31,6 +33,10 @@ def hgsp_normalizers():
     return [
         Method("none", f"{_HERE}.normalizers:Keep", Params, "scores as they are"),
         Method("log", f"{_HERE}.normalizers:Log", LevelParams, "ln(score - min + 1) per block or layer"),
+        Method("minmax", f"{_HERE}.normalizers:MinMax", LevelParams, "to 0..1 per block or layer"),
+        Method("zscore", f"{_HERE}.normalizers:ZScore", LevelParams, "to mean 0, deviation 1 per block or layer"),
+        Method("sqrt", f"{_HERE}.normalizers:Sqrt", LevelParams, "square root of the score above the smallest one"),
+        Method("clip", f"{_HERE}.normalizers:Clip", ClipParams, "cut off outside two percentiles of all units"),
     ]
 
 
@@ -39,6 +45,8 @@ def hgsp_allocators():
     return [
         Method("hgsp", f"{_HERE}.hgsp:HGSP", HGSPParams, "gated global knapsack: layer and block priors times unit scores"),
         Method("uniform", f"{_HERE}.uniform:Uniform", UniformParams, "the same rate in every layer of a range"),
+        Method("layerwise", f"{_HERE}.layerwise:Layerwise", LayerwiseParams, "the rate of a layer from its prior"),
+        Method("depth", f"{_HERE}.depth:Depth", DepthParams, "whole layers of least prior"),
     ]
 
 

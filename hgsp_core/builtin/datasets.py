@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from hgsp_core.errors import DataError
 from hgsp_core.types import DatasetJob, Params
@@ -29,20 +29,16 @@ class HubParams(Params):
     revision: str | None = Field(None, description="branch, tag or commit")
 
 
-class Wikitext2Params(HubParams):
-    path: str = "Salesforce/wikitext"
-    config: str | None = "wikitext-2-raw-v1"
+def _preset(name: str, **defaults: str) -> type[HubParams]:
+    """HubParams with other defaults and the same descriptions."""
+    fields = HubParams.model_fields
+    changed = {key: (fields[key].annotation, Field(value, description=fields[key].description)) for key, value in defaults.items()}
+    return create_model(name, __base__=HubParams, **changed)
 
 
-class C4Params(HubParams):
-    path: str = "allenai/c4"
-    config: str | None = "en"
-    evaluation_split: str = "validation"
-
-
-class PTBParams(HubParams):
-    path: str = "FALcon6/ptb_text_only"
-    column: str = "sentence"
+Wikitext2Params = _preset("Wikitext2Params", path="Salesforce/wikitext", config="wikitext-2-raw-v1")
+C4Params = _preset("C4Params", path="allenai/c4", config="en", evaluation_split="validation")
+PTBParams = _preset("PTBParams", path="FALcon6/ptb_text_only", column="sentence")
 
 
 class Pydoc:
