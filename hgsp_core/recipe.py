@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hgsp_core import plugins
 from hgsp_core.errors import PluginError, RecipeError, did_you_mean
@@ -64,6 +64,20 @@ class Recipe(_Part):
     export: tuple[Use, ...] = Field((Use(use="huggingface"),), description="forms of the result")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     output: str = Field(min_length=1, description="directory of the run; must not exist")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_methods(cls, data: Any) -> Any:
+        """`allocate: {with: {ratio: 0.3}}` means the default method with that parameter."""
+        if not isinstance(data, dict):
+            return data
+        defaults = {key: f.default.use for key, f in cls.model_fields.items() if isinstance(f.default, Use)}
+        filled = {
+            key: {"use": use, **data[key]}
+            for key, use in defaults.items()
+            if isinstance(data.get(key), dict) and "use" not in data[key]
+        }
+        return {**data, **filled}
 
     def to_yaml(self) -> str:
         """The recipe with every default written out."""

@@ -1,0 +1,67 @@
+"""Recipes are data: every key is known, defaults are written out, overrides reach any depth."""
+
+import pytest
+import yaml
+
+from hgsp_core.errors import HgspError
+from hgsp_core.recipe import Recipe, load_recipe, parse_recipe
+
+BASE = "model: {path: some/model}\noutput: out\n"
+
+
+def test_left_out_stages_take_the_defaults_and_are_written_out():
+    recipe = parse_recipe(BASE, "r.yaml")
+    again = parse_recipe(recipe.to_yaml(), "again")
+    assert again == recipe
+    written = yaml.safe_load(recipe.to_yaml())
+    assert written["score"] == {"use": "taylor", "with": {}} and written["calibrate"]["samples"] == 128
+    assert written.keys() == Recipe.model_fields.keys()
+
+
+def test_overrides_reach_defaults_lists_and_nested_keys():
+    recipe = parse_recipe(
+        BASE + "evaluate: [{use: perplexity}]\n",
+        "r.yaml",
+        ["allocate.with.ratio=0.3", "allocate.with.limits.freeze_first=1", "evaluate.0.with.seq_len=64", "normalize=[{use: log}]"],
+    )
+    assert recipe.allocate.use == "hgsp" and recipe.allocate.with_ == {"ratio": 0.3, "limits": {"freeze_first": 1}}
+    assert recipe.evaluate[0].with_ == {"seq_len": 64} and recipe.normalize[0].use == "log"
+
+
+@pytest.mark.parametrize(
+    "text, overrides, words",
+    [
+        (BASE + "alocate: {use: hgsp}", [], ["r.yaml", "alocate", "unknown key", "'allocate'"]),
+        (BASE + "calibrate: {sample: 3}", [], ["calibrate.sample", "'samples'"]),
+        (BASE + "calibrate: {seq_len: 0}", [], ["calibrate.seq_len", "greater than or equal to 2", "given: 0"]),
+        (BASE + "calibrate: {samples: many}", [], ["calibrate.samples", "integer", "'many'"]),
+        (BASE + "allocate: {with: {ratio: 1.2}}", [], ["allocate.with.ratio", "less than 1", "1.2"]),
+        (BASE + "allocate: {with: {ratoi: 0.2}}", [], ["allocate.with.ratoi", "'ratio'"]),
+        (BASE + "allocate: {with: {limits: {freeze_frist: 1}}}", [], ["allocate.with.limits.freeze_frist", "'freeze_first'"]),
+        (BASE + "score: {use: tailor}", [], ["score.use", "no scorer 'tailor'", "'taylor'"]),
+        (BASE + "score: taylor", [], ["score", "given: 'taylor'"]),
+        (BASE + "evaluate: [{use: perplexity}, {use: perplexty}]", [], ["evaluate.1.use", "'perplexity'"]),
+        ("output: out", [], ["model", "required"]),
+        ("model: [", [], ["line 1", "not valid YAML"]),
+        ("model: {path: a}\noutput: b\n  c: d", [], ["line 3", "not valid YAML"]),
+        ("- a", [], ["mapping", "hgsp recipe init"]),
+        (BASE + "version: 2", [], ["version", "1"]),
+        (BASE, ["calibrate.samples"], ["--set", "key.key=value"]),
+        (BASE, ["output.x=1"], ["--set", "'output' is a single value"]),
+        (BASE + "export: [{use: huggingface}]", ["export.3.use=x"], ["--set", "list of 1"]),
+        (BASE, ["device=gpu"], ["device", "given: 'gpu'"]),
+        ("model: !!python/object/apply:os.system [true]\noutput: b", [], ["not valid YAML"]),
+    ],
+    ids=lambda v: str(v)[-40:],
+)
+def test_what_is_wrong_is_named_with_its_place_and_the_fix(text, overrides, words):
+    with pytest.raises(HgspError) as caught:
+        parse_recipe(text, "r.yaml", overrides)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+def test_a_missing_recipe_names_its_neighbours(tmp_path):
+    (tmp_path / "demo.yaml").write_text(BASE)
+    with pytest.raises(HgspError, match="Did you mean 'demo.yaml'"):
+        load_recipe(tmp_path / "dmo.yaml")
