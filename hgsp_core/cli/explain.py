@@ -31,8 +31,12 @@ class Parameter:
     description: str
 
 
-def explain(entry: Entry) -> Iterator[str]:
-    """Lines that tell what the entry is, what it takes and how a recipe names it."""
+def explain(entry: Entry, alone: bool) -> Iterator[str]:
+    """Lines that tell what the entry is, what it takes and how a recipe names it.
+
+    Args:
+        alone: nobody else has a method of that name and kind, so the bare name will do.
+    """
     yield f"{entry.name}: {entry.kind} of {entry.distribution}"
     yield f"  {entry.method.summary}"
     if isinstance(entry.method, Architecture):
@@ -48,7 +52,8 @@ def explain(entry: Entry) -> Iterator[str]:
             yield f"      {p.description}"
     yield ""
     yield "in a recipe"
-    yield from (f"  {line}" for line in example(entry, found).splitlines())
+    name = entry.name if alone else f"{entry.distribution}/{entry.name}"
+    yield from (f"  {line}" for line in example(entry.kind, name, found).splitlines())
 
 
 def _axes(architecture: Architecture) -> Iterator[str]:
@@ -99,19 +104,16 @@ def _scalar(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 
-def example(entry: Entry, found: list[Parameter]) -> str:
+def example(kind: str, name: str, found: list[Parameter]) -> str:
     """Recipe lines that use the method, with the parameters that have a plain default written out."""
     with_ = {
         p.key: "..." if p.default == _REQUIRED else p.default
         for p in found
         if "." not in p.key and p.default is not None and not isinstance(p.default, Mapping)
     }
-    if entry.kind == "dataset":
-        lines: Any = {"calibrate": {"dataset": entry.name}}
-        if with_:
-            lines["calibrate"]["with"] = with_
-    else:
-        use = {"use": entry.name, **({"with": with_} if with_ else {})}
-        stage = next(stage for stage, kind in STAGES.items() if kind == entry.kind)
-        lines = {stage: [use] if entry.kind in _LISTS else use}
-    return yaml.safe_dump(lines, sort_keys=False)
+    given = {"with": with_} if with_ else {}
+    if kind == "dataset":
+        return yaml.safe_dump({"calibrate": {"dataset": name, **given}}, sort_keys=False)
+    use = {"use": name, **given}
+    stage = next(stage for stage, there in STAGES.items() if there == kind)
+    return yaml.safe_dump({stage: [use] if kind in _LISTS else use}, sort_keys=False)

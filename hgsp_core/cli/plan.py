@@ -39,7 +39,7 @@ def plan(
 
 def show(result: Forecast, as_json: bool) -> None:
     """The forecast: as JSON, or the headline and what stays of each layer."""
-    from hgsp_core.cli.show import headline_table, print_json, print_lines, removed_line
+    from hgsp_core.cli.show import headline_table, print_json, print_lines, print_reused, removed_line
     from hgsp_core.cli.show import output as stdout
 
     if as_json:
@@ -51,7 +51,7 @@ def show(result: Forecast, as_json: bool) -> None:
     console.print(headline_table({"before": result.before, "after": result.after}))
     console.print(removed_line(result.before, result.after))
     print_lines(console, "Note", result.decision.plan.notes)
-    print_lines(console, "Reused", result.decision.reused)
+    print_reused(console, result.decision.reused)
 
 
 def as_data(result: Forecast) -> dict[str, Any]:

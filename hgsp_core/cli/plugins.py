@@ -65,12 +65,14 @@ def show(
     """
     from hgsp_core.cli.explain import explain
     from hgsp_core.cli.show import output
+    from hgsp_core.plugins import registry
 
     console = output()
     for i, entry in enumerate(_named(name)):
         if i:
             console.print()
-        console.print("\n".join(explain(entry)), markup=False)
+        alone = [e.name for e in registry().of_kind(entry.kind)].count(entry.name) == 1
+        console.print("\n".join(explain(entry, alone)), markup=False)
 
 
 def _named(name: str) -> list[Entry]:

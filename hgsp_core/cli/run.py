@@ -40,7 +40,7 @@ def run(
 
 def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:
     """The report: as it is in report.json, or what a person wants of it."""
-    from hgsp_core.cli.show import headline_table, print_json, print_lines, removed_line
+    from hgsp_core.cli.show import headline_table, print_json, print_lines, print_reused, removed_line
     from hgsp_core.cli.show import output as stdout
 
     if as_json:
@@ -50,7 +50,7 @@ def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:
     console.print(headline_table(report))
     console.print(removed_line(report["before"], report["after"]))
     print_lines(console, "Note", report["notes"])
-    print_lines(console, "Reused", report["reused"])
+    print_reused(console, report["reused"])
     console.print(f"Result: {directory}", markup=False)
     model = directory / "model"
     if (model / "config.json").is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,10 +12,13 @@ from rich.table import Table
 
 from hgsp_core.report.tables import HEADER, headline
 
+#: columns of a file or pipe, which nobody needs folded
+_WIDE = 160
+
 
 def output() -> Console:
     """stdout, without colours for numbers and paths, which would be noise here."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def print_json(value: Any) -> None:
@@ -40,3 +44,9 @@ def removed_line(before: Mapping[str, int], after: Mapping[str, int]) -> str:
 def print_lines(console: Console, label: str, lines: Iterable[str]) -> None:
     for line in lines:
         console.print(f"{label}: {line}", markup=False)
+
+
+def print_reused(console: Console, names: Iterable[str]) -> None:
+    """What came from the store and was not measured again."""
+    if names:
+        console.print(f"Reused: {', '.join(names)}", markup=False)

@@ -1,0 +1,3 @@
+"""A plugin whose own dependency is not there."""
+
+import a_package_that_nobody_has  # noqa: F401
