@@ -1,0 +1,429 @@
+"""What an architecture must hold. Its data is checked first, then what follows from it, each against something independent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from hgsp_core.artifacts import Plan
+from hgsp_core.checkpoint.config import pruned_config
+from hgsp_core.checkpoint.load import load_model
+from hgsp_core.checkpoint.rehouse import housed_tensors
+from hgsp_core.checkpoint.verify import verify_reload
+from hgsp_core.checkpoint.write import write_checkpoint
+from hgsp_core.errors import did_you_mean
+from hgsp_core.layout import BlockLayout, Layout
+from hgsp_core.surgery import mask_tensors, prune_tensors
+from hgsp_core.sweep import Resident, run_sweep
+from hgsp_core.sweep.collectors import TaylorAbs
+from hgsp_core.testing.check import Check, checks_of, require
+from hgsp_core.testing.model import layout_of, random_model, tiny_config
+from hgsp_core.testing.plans import same_sizes, thinned, without
+from hgsp_core.types import Architecture, Axis
+
+#: largest difference of logits, relative to the largest logit, that fp32 rounding is granted
+TOLERANCE = 1e-5
+#: what a cut must change at the least: a comparison of two models that are both the original proves nothing
+EFFECT = 1e-3
+#: samples and tokens that the models are run on
+INPUT = (2, 12)
+
+
+def architecture_checks(
+    architecture: Architecture, model: PreTrainedConfig | Callable[[], PreTrainedModel] | None = None
+) -> list[Check]:
+    """The conformance checks of an architecture, to call one by one.
+
+    Args:
+        model: the config of a tiny random model, or a function that returns a (trained) model in fp32; it is called when the
+            first check runs. None: a tiny config is made from the family's own.
+    """
+    if model is None:
+        make = lambda: random_model(tiny_config(architecture))  # noqa: E731
+    elif isinstance(model, PreTrainedConfig):
+        make = lambda: random_model(model)  # noqa: E731
+    else:
+        make = model
+    return checks_of(CHECKS, Case(architecture, make))
+
+
+@dataclass(frozen=True)
+class Case:
+    """An architecture and the model it is tried on."""
+
+    architecture: Architecture
+    make_model: Callable[[], PreTrainedModel]
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        return self.make_model().eval()
+
+    @cached_property
+    def layout(self) -> Layout:
+        return layout_of(self.architecture, self.model)
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """[samples, tokens]"""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(self.model.config.vocab_size, INPUT, generator=generator)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return logits_of(self.model, self.tokens)
+
+    def layers(self) -> nn.ModuleList:
+        return self.model.get_submodule(self.architecture.layers)
+
+    @contextmanager
+    def written(self, plan: Plan) -> Iterator[Path]:
+        """The model pruned by a plan, as a checkpoint directory."""
+        with TemporaryDirectory(prefix="hgsp-check-") as work:
+            nothing, directory = Path(work, "no-tokenizer"), Path(work, "pruned")
+            nothing.mkdir()
+            config = pruned_config(self.layout, plan)
+            tensors = prune_tensors(self.model.state_dict().items(), self.layout, plan)
+            write_checkpoint(housed_tensors(tensors, self.layout, config), config, nothing, directory)
+            yield directory
+
+    def pruned(self, plan: Plan) -> PreTrainedModel:
+        """The model pruned by a plan, as a user would load it."""
+        with self.written(plan) as directory:
+            return load_model(directory)[0]
+
+    @torch.no_grad()
+    def masked_logits(self, plan: Plan) -> Tensor:
+        """Of the model at its old size, with what the plan removes set to zero."""
+        masked = dict(mask_tensors(self.model.state_dict().items(), self.layout, plan))
+        arguments = {"input_ids": self.tokens, "use_cache": False}
+        return torch.func.functional_call(self.model, masked, (), arguments, tie_weights=False).logits
+
+    def require_equal_to_masked(self, plan: Plan, what: str, hint: str) -> None:
+        expected = self.masked_logits(plan)
+        size = max(1.0, expected.abs().max().item())
+        changed = (expected - self.logits).abs().max().item() / size
+        require(changed > EFFECT, f"{what}: the logits change by {changed:.1g} only, so the check tells nothing. {hint}")
+        difference = (logits_of(self.pruned(plan), self.tokens) - expected).abs().max().item() / size
+        require(
+            difference <= TOLERANCE,
+            f"{what}: logits of the pruned model differ by {difference:.2g} (relative, {TOLERANCE:g} allowed) from those of "
+            f"the original with the same units set to zero. {hint}",
+        )
+
+
+@torch.no_grad()
+def logits_of(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    return model(input_ids=tokens, use_cache=False).logits
+
+
+def is_documented(case: Case) -> None:
+    """It says which models it is for, and transformers knows the model type."""
+    architecture = case.architecture
+    require(
+        architecture.summary.strip(),
+        f"Architecture '{architecture.model_type}': `summary` is empty; name the models it is for ('hgsp plugins' shows it).",
+    )
+    model_type = case.model.config.model_type
+    require(
+        model_type == architecture.model_type,
+        f"The architecture is for model type '{architecture.model_type}', the model is a '{model_type}': "
+        "`model_type` must be that of config.json.",
+    )
+
+
+def modules_exist(case: Case) -> None:
+    """Every module that the architecture names is there."""
+    architecture = case.architecture
+    for key in ("layers", "embed", "norm", "head"):
+        _require_module(case.model, getattr(architecture, key), f"`{key}`", "the model")
+    for index, layer in enumerate(case.layers()):
+        for axis in architecture.axes:
+            named = [(axis.block, "`block`"), *((name, "`fixed`") for name in axis.fixed)]
+            named += [(s.module, "`slices`") for s in axis.slices]
+            for name, place in named:
+                _require_module(layer, name, f"axis '{axis.name}', {place}", f"layer {index}")
+            for name in axis.cache:
+                require(
+                    name in [s.module for s in axis.slices],
+                    f"axis '{axis.name}', `cache`: '{name}' is not among the axis's `slices`.",
+                )
+
+
+def _require_module(root: nn.Module, name: str, place: str, where: str) -> None:
+    names = [known for known, _ in root.named_modules() if known]
+    require(name in names, f"{place}: {where} has no module '{name}'.{did_you_mean(name, names)}")
+
+
+def sizes_divide(case: Case) -> None:
+    """The config counts the units of each axis, and the weights divide into as many."""
+    config = case.model.config.to_dict()
+    for axis in case.architecture.axes:
+        for key in (axis.units, *axis.scales):
+            require(
+                isinstance(config.get(key), int),
+                f"axis '{axis.name}': config.json has no number '{key}'.{did_you_mean(key, config)}",
+            )
+        units = config[axis.units]
+        for key in axis.scales:
+            require(
+                config[key] % units == 0,
+                f"axis '{axis.name}', `scales`: {key} = {config[key]} is no multiple of {axis.units} = {units}, so it cannot "
+                "shrink in proportion.",
+            )
+        for index, layer in enumerate(case.layers()):
+            for s in axis.slices:
+                require(s.dim in (0, 1), f"axis '{axis.name}': Slice('{s.module}', {s.dim}): dim is 0 (rows) or 1 (columns).")
+                shape = tuple(layer.get_submodule(s.module).weight.shape)
+                require(
+                    shape[s.dim] % units == 0,
+                    f"axis '{axis.name}': layer {index}, '{s.module}' has shape {shape}; its dimension {s.dim} does not divide "
+                    f"into {axis.units} = {units} units. Check `units` and the slice's dim.",
+                )
+
+
+def every_parameter_is_accounted_for(case: Case) -> None:
+    """Each tensor belongs to a unit, to a block's fixed part, or to no layer; and all are counted once."""
+    there = sum(parameter.numel() for parameter in case.model.parameters())
+    require(
+        case.layout.parameters == there,
+        f"The layout counts {case.layout.parameters} parameters, the model has {there}: a module is named twice.",
+    )
+
+
+def axes_are_cut_on_both_sides(case: Case) -> None:
+    """An axis cuts what writes its units (rows) and what reads them (columns), and the attention is known by its name."""
+    for axis in case.architecture.axes:
+        for dim, side in ((0, "rows of what writes the units"), (1, "columns of what reads them")):
+            require(
+                any(s.dim == dim for s in axis.slices),
+                f"axis '{axis.name}' has no slice with dim {dim}, the {side}: a unit would be cut on one side only. "
+                f"Its slices: {', '.join(f'{s.module} {s.dim}' for s in axis.slices)}.",
+            )
+    cached = [axis.name for axis in case.architecture.axes if axis.cache]
+    require(
+        cached == ["attention"],
+        f"`cache` must be given for one axis, named 'attention', as checkpoints rely on it; it is given for: {cached}.",
+    )
+
+
+def biases_follow_the_rows(case: Case) -> None:
+    """A bias is as long as its weight has rows, so it is cut with them."""
+    for layer in case.layers():
+        for axis in case.architecture.axes:
+            for s in axis.slices:
+                linear = layer.get_submodule(s.module)
+                bias, rows = getattr(linear, "bias", None), linear.weight.shape[0]
+                require(
+                    bias is None or tuple(bias.shape) == (rows,),
+                    f"axis '{axis.name}': '{s.module}' ({type(linear).__name__}) has a weight of {rows} rows and a bias of "
+                    f"shape {() if bias is None else tuple(bias.shape)}: its weight is transposed, and only linears "
+                    "that store [out, in] can be cut.",
+                )
+
+
+@torch.no_grad()
+def blocks_add_to_the_residual_stream(case: Case) -> None:
+    """A layer's output is its input plus what its blocks return: so a removed block adds nothing."""
+    added: dict[str, Tensor] = {}
+    streams: list[Tensor] = []
+
+    def first(output):
+        return output[0] if isinstance(output, tuple) else output
+
+    def keep(axis: Axis):
+        return lambda module, arguments, output: added.__setitem__(axis.name, first(output))
+
+    def enter(module, arguments, keywords):
+        streams.append(arguments[0] if arguments else keywords["hidden_states"])
+
+    def leave(module, arguments, keywords, output):
+        streams.append(first(output))
+
+    for index, layer in enumerate(case.layers()):
+        added.clear()
+        streams.clear()
+        with ExitStack() as hooks:
+            for axis in case.architecture.axes:
+                hooks.enter_context(layer.get_submodule(axis.block).register_forward_hook(keep(axis)))
+            hooks.enter_context(layer.register_forward_pre_hook(enter, with_kwargs=True))
+            hooks.enter_context(layer.register_forward_hook(leave, with_kwargs=True))
+            logits_of(case.model, case.tokens)
+        before, after = streams
+        names = " + ".join(axis.block for axis in case.architecture.axes)
+        for axis in case.architecture.axes:
+            require(
+                axis.name in added and added[axis.name].shape == after.shape,
+                f"axis '{axis.name}', `block`: '{axis.block}' of layer {index} does not return something to add to the residual "
+                "stream; name the whole residual branch.",
+            )
+        difference = (before + sum(added.values()) - after).abs().max().item() / max(1.0, after.abs().max().item())
+        require(
+            difference <= TOLERANCE,
+            f"layer {index}: input + {names} differs from the layer's output by {difference:.2g}. Either a `block` is not the "
+            "residual branch, or the family scales or normalises what its blocks return, which pruning does not support.",
+        )
+
+
+def keep_all_is_the_identity(case: Case) -> None:
+    """A plan that keeps everything leaves every tensor and every logit as it was."""
+    plan, before = Plan.keep_all(case.layout), case.model.state_dict()
+    kept = dict(prune_tensors(before.items(), case.layout, plan))
+    changed = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
+    require(not changed, f"Keeping everything changes the tensors {changed[:3]}.")
+    difference = (logits_of(case.pruned(plan), case.tokens) - case.logits).abs().max().item()
+    require(
+        difference == 0,
+        f"Written and loaded whole, the model's logits differ by {difference:.2g} and must not differ at all: something that the "
+        "model computes with is neither in its config nor in its weights.",
+    )
+
+
+def config_keys_shrink(case: Case) -> None:
+    """The config of a pruned model builds exactly the tensors that the cut leaves, axis by axis."""
+    for axis in case.architecture.axes:
+        plan = same_sizes(case.layout, {axis.name})
+        cut = {
+            name: tuple(tensor.shape)
+            for name, tensor in prune_tensors(case.model.state_dict().items(), case.layout, plan)
+        }
+        built = _built_shapes(pruned_config(case.layout, plan))
+        for name, shape in cut.items():
+            require(
+                built.get(name) == shape,
+                f"axis '{axis.name}': '{name}' is cut to {shape}, the pruned config.json makes it {built.get(name)}. "
+                f"Check `units` ('{axis.units}') and `scales` {axis.scales}: they must name every config key that counts the "
+                "axis's units or heads.",
+            )
+
+
+def _built_shapes(config: dict) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape of the model that transformers makes of a config; no memory is taken."""
+    values = {key: value for key, value in config.items() if key not in ("model_type", "auto_map")}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **values))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def pruned_equals_masked(case: Case) -> None:
+    """With other units gone in every layer, the loaded checkpoint computes what the masked original does."""
+    case.require_equal_to_masked(
+        thinned(case.layout),
+        "A third of the units gone, layers of different sizes",
+        "Check the dims of the slices and that a unit's rows lie together; a family whose model does more than embed, run "
+        "layers, norm and head (multipliers, extra norms) is not supported.",
+    )
+
+
+def uniformly_pruned_equals_masked(case: Case) -> None:
+    """With the same sizes in every layer, where the family's stock class is used, too."""
+    axes = {axis.name for axis in case.architecture.axes}
+    case.require_equal_to_masked(
+        same_sizes(case.layout, axes),
+        "A third of the units gone, the same sizes in every layer",
+        "The stock class of the pruned config computes something else: check which config keys it uses besides "
+        "`units` and `scales`.",
+    )
+
+
+def blocks_and_layers_can_go(case: Case) -> None:
+    """Without a block, and without a whole layer, the loaded checkpoint computes what the masked original does."""
+    middle = len(case.layout.layers) // 2
+    for axis in case.architecture.axes:
+        hint = f"Check `block` ('{axis.block}') and `fixed` {axis.fixed}: the norm in front of the block belongs to it."
+        for layer in (0, middle):
+            case.require_equal_to_masked(
+                without(case.layout, {(layer, axis.name)}), f"The {axis.name} of layer {layer} gone", hint
+            )
+    whole = {(middle, axis.name) for axis in case.architecture.axes}
+    case.require_equal_to_masked(without(case.layout, whole), f"Layer {middle} gone", "Check `layers` and `fixed`.")
+
+
+def _mixed(case: Case) -> Plan:
+    """Thinned layers, one without attention and one without MLP (the same one where there are no two)."""
+    axes = [axis.name for axis in case.architecture.axes]
+    last = len(case.layout.layers) - 1
+    return thinned(case.layout, {(min(i + 1, last), axis) for i, axis in enumerate(axes)})
+
+
+def generates(case: Case) -> None:
+    """A pruned model generates the same tokens with a cache and without."""
+    model = case.pruned(_mixed(case))
+    prompt = case.tokens[:, :5]
+    settings = dict(attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0)
+    plain = model.generate(prompt, use_cache=False, **settings)
+    cached = model.generate(prompt, use_cache=True, **settings)
+    require(plain.shape == (len(prompt), 13), f"generate() returned shape {tuple(plain.shape)} instead of (2, 13).")
+    require(
+        torch.equal(plain, cached),
+        "Generated with the KV cache, the tokens differ from those without it: the family's attention does not use "
+        f"the cache as transformers' own do. With: {cached[:, 5:].tolist()}, without: {plain[:, 5:].tolist()}.",
+    )
+
+
+def export_reloads(case: Case) -> None:
+    """A fresh process with nothing but transformers loads the pruned model and computes the same, bit for bit."""
+    plan = _mixed(case)
+    with case.written(plan) as directory:
+        verify_reload(directory, case.tokens, logits_of(load_model(directory)[0], case.tokens))
+
+
+def sweep_equals_autograd(case: Case) -> None:
+    """Taylor importances measured layer by layer equal those of one plain backward pass over the model."""
+    names, parameters = zip(*case.model.named_parameters())
+    logits = case.model(input_ids=case.tokens, use_cache=False).logits[:, :-1]
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1), case.tokens[:, 1:].flatten())
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    product = {n: (p.detach() * g).abs() for n, p, g in zip(names, parameters, gradients) if g is not None}
+
+    source = Resident(case.model, case.layout)
+    found = run_sweep(source, case.layout, case.tokens.numpy(), [TaylorAbs()])[TaylorAbs()]
+    for block in case.layout.blocks():
+        expected = _per_unit(product, block)
+        measured = torch.as_tensor(found[block.layer][block.axis.name])
+        difference = ((measured - expected).abs() / expected.abs().max()).max().item()
+        require(
+            difference <= 1e-4,
+            f"layer {block.layer}, axis '{block.axis.name}': Taylor importances of the sweep differ from plain autograd by "
+            f"{difference:.2g} (relative). The sweep runs `embed`, the `layers`, `norm` and `head` in this order: check that "
+            "they name the right modules and that the model does nothing else with its logits.",
+        )
+
+
+def _per_unit(entries: dict[str, Tensor], block: BlockLayout) -> Tensor:
+    """[units]: sum over each unit's rows, columns and entries of biases."""
+    total = torch.zeros(block.units, dtype=torch.float64)
+    for s in block.slices:
+        total += entries[s.weight].movedim(s.dim, 0).reshape(block.units, -1).double().sum(1)
+        if s.has_bias and s.dim == 0:
+            total += entries[s.bias].reshape(block.units, -1).double().sum(1)
+    return total
+
+
+_DATA = (modules_exist, sizes_divide, every_parameter_is_accounted_for, axes_are_cut_on_both_sides, biases_follow_the_rows)
+_CUT = (*_DATA, blocks_add_to_the_residual_stream, keep_all_is_the_identity, config_keys_shrink)
+
+CHECKS = {
+    is_documented: (),
+    modules_exist: (),
+    sizes_divide: (modules_exist,),
+    every_parameter_is_accounted_for: (modules_exist, sizes_divide),
+    axes_are_cut_on_both_sides: (),
+    biases_follow_the_rows: (modules_exist,),
+    blocks_add_to_the_residual_stream: (modules_exist,),
+    sweep_equals_autograd: (*_DATA, blocks_add_to_the_residual_stream),
+    keep_all_is_the_identity: _DATA,
+    config_keys_shrink: _DATA,
+    pruned_equals_masked: _CUT,
+    uniformly_pruned_equals_masked: _CUT,
+    blocks_and_layers_can_go: (*_CUT, pruned_equals_masked),
+    generates: (*_CUT, pruned_equals_masked, blocks_and_layers_can_go),
+    export_reloads: (*_CUT, pruned_equals_masked, generates),
+}

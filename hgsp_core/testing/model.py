@@ -1,0 +1,103 @@
+"""Tiny random models: of an architecture's own family, and a built-in one for methods, so that the kit needs no plugin."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from hgsp_core.layout import Layout, read_layout
+from hgsp_core.types import Architecture, Axis, Slice
+
+LAYERS, VOCABULARY = 4, 61
+#: groups and channels of the random models: GQA with two query heads to a group
+GROUPS, CHANNELS, HEAD_DIM = 3, 24, 8
+
+#: what methods are tried on; they see its layout and statistics, and must not care which family it is
+SAMPLE = Architecture(
+    model_type="llama",
+    layers="model.layers",
+    embed="model.embed_tokens",
+    norm="model.norm",
+    head="lm_head",
+    axes=(
+        Axis(
+            name="attention",
+            units="num_key_value_heads",
+            scales=("num_attention_heads",),
+            block="self_attn",
+            fixed=("input_layernorm",),
+            cache=("self_attn.k_proj", "self_attn.v_proj"),
+            slices=(
+                Slice("self_attn.q_proj", 0),
+                Slice("self_attn.k_proj", 0),
+                Slice("self_attn.v_proj", 0),
+                Slice("self_attn.o_proj", 1),
+            ),
+        ),
+        Axis(
+            name="mlp",
+            units="intermediate_size",
+            block="mlp",
+            fixed=("post_attention_layernorm",),
+            slices=(Slice("mlp.gate_proj", 0), Slice("mlp.up_proj", 0), Slice("mlp.down_proj", 1)),
+        ),
+    ),
+)
+
+
+def random_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of the config whose every parameter matters: transformers starts biases at 0 and norms at 1."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            else:
+                parameter.mul_(4)  # far enough from the linear regime for attention and gates to matter
+    return model
+
+
+def tiny_config(architecture: Architecture, biases: bool = False) -> PreTrainedConfig:
+    """The family's own config with a few layers, heads and channels; `biases` switches on all that it can have.
+
+    Raises:
+        KeyError: transformers does not know the model type.
+    """
+    config = CONFIG_MAPPING[architecture.model_type]
+    heads = 2 * GROUPS
+    values: dict[str, Any] = dict(
+        vocab_size=VOCABULARY,
+        hidden_size=heads * HEAD_DIM,
+        num_hidden_layers=LAYERS,
+        max_position_embeddings=64,
+        head_dim=HEAD_DIM,
+        tie_word_embeddings=False,
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    for axis in architecture.axes:
+        values[axis.units] = GROUPS if axis.cache else CHANNELS
+        values |= dict.fromkeys(axis.scales, heads if axis.cache else CHANNELS)
+    if biases:
+        values |= {key: True for key, value in vars(config()).items() if key.endswith("_bias") and value is False}
+    return config(**values)
+
+
+def layout_of(architecture: Architecture, model: PreTrainedModel) -> Layout:
+    return read_layout(architecture, model.config.to_dict(), {n: tuple(t.shape) for n, t in model.state_dict().items()})
+
+
+@cache
+def sample_model() -> PreTrainedModel:
+    """The model that methods are tried on: GQA, with a bias on every linear, untied."""
+    return random_model(tiny_config(SAMPLE, biases=True))
+
+
+@cache
+def sample_layout() -> Layout:
+    return layout_of(SAMPLE, sample_model())

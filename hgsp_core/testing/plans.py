@@ -1,0 +1,45 @@
+"""Plans that bring out what an architecture may have wrong; made for a layout of any family."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from hgsp_core.artifacts import Plan
+from hgsp_core.layout import BlockLayout, Layout
+
+Block = tuple[int, str]
+
+
+def thinned(layout: Layout, gone: Container[Block] = ()) -> Plan:
+    """About a third of the units of every block, others in each layer; the last layer stays whole.
+
+    The blocks in `gone` go whole.
+    """
+    last = len(layout.layers) - 1
+
+    def kept(block: BlockLayout) -> list[int]:
+        stay = [u for u in range(block.units) if (u + block.layer) % 3 or block.layer == last]
+        return stay or [0]
+
+    return _plan(layout, lambda block: [] if (block.layer, block.axis.name) in gone else kept(block))
+
+
+def without(layout: Layout, gone: Container[Block]) -> Plan:
+    """Only these blocks go, whole."""
+    return _plan(layout, lambda block: [] if (block.layer, block.axis.name) in gone else range(block.units))
+
+
+def same_sizes(layout: Layout, axes: Container[str]) -> Plan:
+    """As many units of every block of these axes, two thirds (but one at the least) and others in each layer."""
+
+    def kept(block: BlockLayout) -> list[int]:
+        if block.axis.name not in axes:
+            return list(range(block.units))
+        return [(u + block.layer) % block.units for u in range(max(1, 2 * block.units // 3))]
+
+    return _plan(layout, kept)
+
+
+def _plan(layout: Layout, kept) -> Plan:
+    plan = Plan.of(layout, {(b.layer, b.axis.name): kept(b) for b in layout.blocks()}, 0)
+    return Plan(plan.layers, plan.before, plan.parameters_after(layout))

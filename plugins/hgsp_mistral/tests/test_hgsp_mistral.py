@@ -1,0 +1,72 @@
+"""The Mistral plugin passes the conformance kit: on random models of real shapes, scaled, and on trained weights.
+
+No trained Mistral is small enough to ship. The trained model here is models/pydoc-llama in Mistral's class, which without a
+sliding window is the same network: its logits are equal, so it is a trained Mistral in all but its history.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hgsp_mistral import MISTRAL
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+
+from hgsp_core.testing import architecture_checks
+
+TRAINED = Path(__file__).parents[3] / "models" / "pydoc-llama"
+
+MISTRAL_7B_V03 = dict(
+    vocab_size=80,
+    hidden_size=128,
+    intermediate_size=448,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    num_hidden_layers=3,
+    max_position_embeddings=64,
+    sliding_window=None,
+)
+SHAPES = {
+    "mistral-7b-v0.3": MistralConfig(**MISTRAL_7B_V03),
+    "mistral-7b-v0.1 (window)": MistralConfig(**MISTRAL_7B_V03 | {"sliding_window": 5}),
+    "mistral-nemo (head_dim of its own)": MistralConfig(**MISTRAL_7B_V03 | {"head_dim": 2}),
+}
+
+
+@cache
+def llama():
+    return AutoModelForCausalLM.from_pretrained(TRAINED, dtype=torch.float32).eval()
+
+
+@cache
+def rehoused():
+    config = llama().config.to_dict() | {"sliding_window": None, "architectures": None}
+    model = MistralForCausalLM(MistralConfig(**config)).eval()
+    model.load_state_dict(llama().state_dict())
+    return model
+
+
+@torch.no_grad()
+def test_the_trained_weights_compute_the_same_as_a_mistral():
+    tokens = torch.randint(1024, (2, 32), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(rehoused()(tokens).logits, llama()(tokens).logits)
+
+
+MODELS = {**SHAPES, "pydoc-llama as mistral": rehoused}
+
+
+def marks(shape, check):
+    """A fresh process takes seconds to start; one of them is enough for every day."""
+    return [pytest.mark.slow] if check.name == "export_reloads" and shape != "mistral-7b-v0.1 (window)" else []
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, id=f"{shape}-{check}", marks=marks(shape, check))
+        for shape, model in MODELS.items()
+        for check in architecture_checks(MISTRAL, model)
+    ],
+)
+def test_mistral(check):
+    check()
