@@ -275,6 +275,33 @@ def test_a_collapse_that_the_budget_cannot_pay_is_not_done_and_noted():
     assert any(note.startswith("Layer 1 keeps") and "budget" in note for note in plan.notes)
 
 
+def test_the_thinnest_layer_collapses_first_where_the_budget_pays_for_one():
+    layout = small(layers=4)
+    importance = [{n: np.ones(b.units) * 1e6 for n, b in layer.blocks.items()} for layer in layout.layers]
+    importance[1]["attention"][:3] = importance[1]["mlp"][:50] = 0.0  # keeps 23 %
+    importance[2]["attention"][:4] = importance[2]["mlp"][:58] = 0.0  # keeps 5 %
+    attention, mlp = layout.layers[1].blocks["attention"], layout.layers[1].blocks["mlp"]
+    zeros = 7 * attention.unit_cost + attention.fixed_cost + 108 * mlp.unit_cost
+    task = AllocateJob(layout, Scores.of(layout, importance), None)
+    plan = plan_of(task, ratio=(zeros + 0.5) / layout.parameters, temperature=0, epsilon=0.3)
+    assert sizes(plan)[2] == (0, 0) and 0 not in sizes(plan)[1]
+    assert len(plan.notes) == 1 and plan.notes[0].startswith("Layer 1 keeps")
+
+
+def test_a_collapse_leaves_the_other_layers_their_least_rate_to_lose():
+    layout = small(layers=4)
+    importance = [{n: np.ones(b.units) * 1e6 for n, b in layer.blocks.items()} for layer in layout.layers]
+    importance[1] = {n: np.ones(b.units) for n, b in layout.layers[1].blocks.items()}
+    task = AllocateJob(layout, Scores.of(layout, importance), None)
+    cost, least = layout.layers[0].cost, 0.15
+    budget = cost + 3 * least * cost - 2 * channel_cost(layout)  # two channels short of a collapse
+    plan = plan_of(task, ratio=budget / layout.parameters, temperature=0, epsilon=0.3, limits={"layer_min_rate": least})
+    assert sizes(plan)[1] != (0, 0)
+    for layer in layout.layers:
+        removed = layer.cost - sum(b.kept_cost(len(plan.block(b).kept)) for b in layer.blocks.values())
+        assert removed > least * cost - channel_cost(layout)
+
+
 def test_some_attention_and_some_mlp_stay_whatever_the_scores():
     layout = small()
     scores = spread_scores(layout)
