@@ -108,6 +108,15 @@ class Priors:
     layer: np.ndarray
     blocks: Mapping[str, np.ndarray]
 
+    @classmethod
+    def of(cls, layout: Layout, importance: Sequence[LayerStatistics]) -> Priors:
+        """Priors from one number per layer under "layer" and one per block under its axis; a missing one is NaN."""
+
+        def column(name: str) -> np.ndarray:
+            return np.array([layer.get(name, np.nan) for layer in importance], dtype=np.float64)
+
+        return cls(column("layer"), {axis.name: column(axis.name) for axis in layout.architecture.axes})
+
 
 @dataclass(frozen=True)
 class BlockPlan:
@@ -144,6 +153,14 @@ class Plan:
 
     def block(self, block: BlockLayout) -> BlockPlan:
         return self.layers[block.layer][block.axis.name]
+
+    def with_kept(self, layer: int, axis: str, kept: Sequence[int]) -> Plan:
+        """The plan with other units kept in one block, as many as before."""
+        block = self.layers[layer][axis]
+        if len(set(kept)) != len(block.kept) or not set(kept) <= set(range(block.of)):
+            raise PlanError.other_count(layer, axis, len(block.kept), kept)
+        changed = {**self.layers[layer], axis: BlockPlan(block.of, tuple(sorted(int(i) for i in kept)))}
+        return replace(self, layers=(*self.layers[:layer], changed, *self.layers[layer + 1 :]))
 
     def kept_layers(self) -> list[int]:
         """Indices of the layers of which something stays; these are renumbered 0.. in the pruned model."""

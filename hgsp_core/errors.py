@@ -79,6 +79,13 @@ class PlanError(HgspError):
         )
 
     @classmethod
+    def other_count(cls, layer: int, axis: str, planned: int, kept: Sequence[int]) -> PlanError:
+        return cls(
+            f"The reconstructor kept {len(set(kept))} units in layer {layer}, {axis}; the plan keeps {planned}. "
+            "This is a fault of the reconstructor's plugin."
+        )
+
+    @classmethod
     def score_shape(cls, layer: int, axis: str, units: int, shape: tuple) -> PlanError:
         return cls(
             f"The scorer returned an array of shape {shape} for layer {layer}, {axis}; it needs one number for each of {units} units. "
@@ -287,6 +294,34 @@ class SweepError(HgspError):
     @classmethod
     def no_tokens(cls) -> SweepError:
         return cls("The calibration set holds no sample. Raise calibrate.samples to at least 1.")
+
+    @classmethod
+    def too_many_processes(cls, processes: int, parts: int) -> SweepError:
+        return cls(
+            f"{processes} processes share a calibration set that has only {parts} part(s) to share. "
+            f"Start at most {parts} (--nproc-per-node), or raise calibrate.samples."
+        )
+
+    @classmethod
+    def graphs_streamed(cls) -> SweepError:
+        return cls("memory: graphs needs the whole model in memory, and its weights are streamed. Use memory: auto, cpu or disk.")
+
+    @classmethod
+    def no_room(cls, memory: str, needed: str, free: str, share: float) -> SweepError:
+        helps = {"graphs": "memory: device", "device": "memory: cpu or disk", "cpu": "memory: disk"}.get(
+            memory, "a larger disk for temporary files (TMPDIR)"
+        )
+        return cls(
+            f"memory: {memory}: the sweep would keep {needed}, and {free} are free (it takes {share:.0%} of that at the most). "
+            f"Use {helps}, or lower calibrate.samples."
+        )
+
+    @classmethod
+    def out_of_memory(cls, free: str, error: Exception) -> SweepError:
+        return cls(
+            f"The sweep ran out of memory with {free} free: {str(error).splitlines()[0]} "
+            "Lower calibrate.batch_size, use memory: cpu or disk, or stream the weights."
+        )
 
 
 class CheckpointError(HgspError):

@@ -1,5 +1,8 @@
 """The sweep against plain autograd and plain forwards over the whole calibration set."""
 
+import gc
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +10,37 @@ from architectures import CONFIGS, layout_of, tiny_model
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from hgsp_core.artifacts import Statistics
-from hgsp_core.errors import NumericError, SweepError
-from hgsp_core.sweep import Collector, Depth, Resident, run_sweep
-from hgsp_core.sweep.collectors import ResidualCosine, TaylorAbs, WeightAbs
+from hgsp_core.errors import CheckpointError, NumericError, SweepError
+from hgsp_core.sweep import Collector, Depth, Resident, Streamed, run_sweep
+from hgsp_core.sweep.collectors import (
+    Gram,
+    InputMoments,
+    InputNorm,
+    OutputNorm,
+    RemovalLoss,
+    ResidualCosine,
+    TaylorAbs,
+    TaylorCurvature,
+    WandaAbs,
+    WeightAbs,
+    WeightSquare,
+)
 
-SAMPLES, SEQ_LEN = 7, 11
-ALL = [WeightAbs(), TaylorAbs(), ResidualCosine()]
+SAMPLES, SEQ_LEN, LAYERS = 7, 11, 3
+AXES = ("attention", "mlp")
+ALL = [
+    WeightAbs(),
+    WeightSquare(),
+    TaylorAbs(),
+    TaylorCurvature(batch=2),
+    ResidualCosine(),
+    OutputNorm(),
+    InputNorm(),
+    InputMoments(),
+    WandaAbs(),
+    Gram(),
+    RemovalLoss(samples=5),
+]
 
 
 @pytest.fixture(params=CONFIGS)
@@ -25,9 +53,25 @@ def tokens():
     return np.random.default_rng(0).integers(0, 97, (SAMPLES, SEQ_LEN))
 
 
+@pytest.fixture(params=["resident", "streamed"])
+def source_of(request, tmp_path):
+    """Makes the weight source of a model: the model itself, or a directory of small shards."""
+
+    def source(model):
+        if request.param == "resident":
+            return Resident(model, layout_of(model))
+        model.save_pretrained(tmp_path, max_shard_size="40KB")
+        return Streamed(tmp_path, layout_of(model), model.dtype)
+
+    return source
+
+
 def sweep(model, tokens, collectors=ALL, batch_size=3, **settings) -> Statistics:
-    layout = layout_of(model)
-    return run_sweep(Resident(model, layout), layout, tokens, collectors, batch_size=batch_size, **settings)
+    return sweep_of(Resident(model, layout_of(model)), tokens, collectors, batch_size, **settings)
+
+
+def sweep_of(source, tokens, collectors, batch_size=3, **settings) -> Statistics:
+    return run_sweep(source, source.layout, tokens, collectors, batch_size, **settings)
 
 
 def plain_loss(model, tokens):
@@ -60,45 +104,180 @@ def units_by_hand(model, entries, layer, axis):
     return np.array(totals)
 
 
-def test_taylor_equals_one_plain_backward_over_the_whole_set(model, tokens):
-    found = sweep(model, tokens)[TaylorAbs()]
+def activations(model, tokens):
+    """One plain forward over the whole set: layer -> {name: fp64}, the stream at three places and the linears' inputs."""
+    seen = [{} for _ in model.model.layers]
+
+    def keep(place, name):
+        return lambda module, arguments: place.__setitem__(name, arguments[0].double())
+
+    def keep_output(place, name):
+        def hook(module, arguments, output):
+            place[name] = (output[0] if isinstance(output, tuple) else output).double()
+
+        return hook
+
+    hooks = []
+    for place, layer in zip(seen, model.model.layers):
+        hooks.append(layer.register_forward_pre_hook(keep(place, "before")))
+        hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(keep(place, "middle")))
+        hooks.append(layer.register_forward_hook(keep_output(place, "after")))
+        for name, module in layer.named_modules():
+            if name.endswith("_proj"):
+                hooks.append(module.register_forward_pre_hook(keep(place, name)))
+            elif name in ("self_attn", "mlp"):
+                hooks.append(module.register_forward_hook(keep_output(place, name)))
+    with torch.no_grad():
+        model(input_ids=torch.from_numpy(tokens))
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_taylor_equals_one_plain_backward_over_the_whole_set(model, tokens, source_of):
+    found = sweep_of(source_of(model), tokens, [TaylorAbs()])[TaylorAbs()]
     plain_loss(model, tokens).backward()
-    for layer in range(3):
-        for axis in ("attention", "mlp"):
+    for layer in range(LAYERS):
+        for axis in AXES:
             expected = units_by_hand(model, lambda w: (w * w.grad).abs(), layer, axis)
             np.testing.assert_allclose(found[layer][axis], expected, rtol=2e-5)
 
 
-def test_magnitude_is_the_sum_of_absolute_weights(model):
-    found = sweep(model, None, [WeightAbs()])[WeightAbs()]
-    for layer in range(3):
-        for axis in ("attention", "mlp"):
-            np.testing.assert_allclose(found[layer][axis], units_by_hand(model, torch.abs, layer, axis), rtol=1e-6)
+def test_curvature_equals_one_plain_backward_for_each_batch(model, tokens, source_of):
+    collector = TaylorCurvature(batch=2)
+    found = sweep_of(source_of(model), tokens, [collector])[collector]
+    squares = {parameter: 0 for parameter in model.parameters()}
+    starts = range(0, SAMPLES, 2)  # the last batch has one sample
+    for start in starts:
+        model.zero_grad()
+        plain_loss(model, tokens[start : start + 2]).backward()
+        squares = {parameter: square + parameter.grad**2 for parameter, square in squares.items()}
+    for layer in range(LAYERS):
+        for axis in AXES:
+            expected = units_by_hand(model, lambda w: w**2 * squares[w] / len(starts) / 2, layer, axis)
+            np.testing.assert_allclose(found[layer][axis], expected, rtol=5e-5)
 
 
-def test_residual_cosine_equals_one_plain_forward(model, tokens):
-    found = sweep(model, tokens)[ResidualCosine()]
-    ids = torch.from_numpy(tokens)
-    before, middle, after = [], [], []
-    for layer in model.model.layers:
-        layer.register_forward_pre_hook(lambda module, arguments: before.append(arguments[0].double()))
-        middle_norm = layer.post_attention_layernorm
-        middle_norm.register_forward_pre_hook(lambda module, arguments: middle.append(arguments[0].double()))
-        layer.register_forward_hook(lambda module, arguments, output: after.append(output.double()))
+@pytest.mark.parametrize("collector, entry", [(WeightAbs(), torch.abs), (WeightSquare(), torch.square)])
+def test_sums_of_weights_need_no_tokens(model, source_of, collector, entry):
+    found = sweep_of(source_of(model), None, [collector])[collector]
+    for layer in range(LAYERS):
+        for axis in AXES:
+            np.testing.assert_allclose(found[layer][axis], units_by_hand(model, entry, layer, axis), rtol=1e-6)
+
+
+def test_activation_statistics_equal_one_plain_forward(model, tokens, source_of):
+    linears_of_gram = ("mlp.down_proj", "self_attn.q_proj")
+    collectors = [ResidualCosine(), OutputNorm(), InputNorm(), InputMoments(), Gram(linears_of_gram)]
+    statistics = sweep_of(source_of(model), tokens, collectors)
+    cosine, norm, inputs, moments, gram = (statistics[collector] for collector in collectors)
+    for i, seen in enumerate(activations(model, tokens)):
+        stream = {"layer": ("before", "after"), "attention": ("before", "middle"), "mlp": ("middle", "after")}
+        for name, (before, after) in stream.items():
+            expected = 1 - cosine_similarity(seen[before], seen[after], dim=-1).mean()
+            np.testing.assert_allclose(cosine[i][name], expected, rtol=1e-5, atol=1e-7)
+        for name, output in {"layer": "after", "attention": "self_attn", "mlp": "mlp"}.items():
+            np.testing.assert_allclose(norm[i][name], seen[output].norm(dim=-1).mean(), rtol=1e-5)
+        linears = [name for name in seen if name.endswith("_proj")]
+        assert set(inputs[i]) == set(linears) and len(linears) == 7
+        for linear in linears:
+            x = seen[linear].flatten(0, 1)
+            np.testing.assert_allclose(inputs[i][linear], x.norm(dim=0), rtol=1e-5)
+            np.testing.assert_allclose(moments[i][f"{linear}.mean"], x.mean(0), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(moments[i][f"{linear}.variance"], x.var(0, correction=0), rtol=1e-4)
+        for linear in gram[i]:
+            x = seen[linear].flatten(0, 1)
+            np.testing.assert_allclose(gram[i][linear], x.T @ x, rtol=1e-4, atol=1e-5 * x.square().sum(0).max())
+        assert set(gram[i]) == set(linears_of_gram)
+
+
+def test_wanda_weighs_each_weight_with_the_norm_of_its_input(model, tokens, source_of):
+    found = sweep_of(source_of(model), tokens, [WandaAbs()])[WandaAbs()]
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for i, seen in enumerate(activations(model, tokens)):
+
+        def entries(w):
+            if w.dim() == 1:
+                return torch.zeros_like(w)  # a bias has no input
+            linear = re.sub(r"model\.layers\.\d+\.|\.weight", "", names[w])
+            return w.abs() * seen[linear].flatten(0, 1).norm(dim=0)
+
+        for axis in AXES:
+            np.testing.assert_allclose(found[i][axis], units_by_hand(model, entries, i, axis), rtol=1e-5)
+
+
+def test_removal_losses_equal_those_of_models_without_the_block_or_layer(model, tokens, source_of):
+    collector = RemovalLoss(samples=5)
+    found = sweep_of(source_of(model), tokens, [collector], batch_size=2)[collector]
+    some = tokens[:5]
+
+    class Nothing(torch.nn.Module):
+        def __init__(self, is_attention):
+            super().__init__()
+            self.is_attention = is_attention
+
+        def forward(self, hidden_states, **kwargs):
+            zero = torch.zeros_like(hidden_states)
+            return (zero, None) if self.is_attention else zero
+
     with torch.no_grad():
-        model(input_ids=ids)
-    for a, m, b, layer in zip(before, middle, after, found):
-        for name, x, y in (("layer", a, b), ("attention", a, m), ("mlp", m, b)):
-            expected = 1 - cosine_similarity(x, y, dim=-1).mean()
-            np.testing.assert_allclose(layer[name], expected, rtol=1e-5, atol=1e-7)
+        base = plain_loss(model, some)
+        for i, layer in enumerate(model.model.layers):
+            for axis, attribute in (("attention", "self_attn"), ("mlp", "mlp")):
+                block = getattr(layer, attribute)
+                setattr(layer, attribute, Nothing(axis == "attention"))
+                np.testing.assert_allclose(found[i][axis], plain_loss(model, some) - base, rtol=1e-4, atol=2e-6)
+                setattr(layer, attribute, block)
+            forward = layer.forward
+            layer.forward = lambda hidden_states, *args, **kwargs: hidden_states
+            np.testing.assert_allclose(found[i]["layer"], plain_loss(model, some) - base, rtol=1e-4, atol=2e-6)
+            layer.forward = forward
+
+
+def equal(a: Statistics, b: Statistics, collectors=ALL, rtol=1e-5):
+    for collector in collectors:
+        for x, y in zip(a[collector], b[collector]):
+            assert x.keys() == y.keys() and x
+            for name in x:
+                # a removal loss is a difference of losses, and as exact as they are
+                scale = np.log(97) if isinstance(collector, RemovalLoss) else np.abs(x[name]).max()
+                place = f"{collector} {name}"
+                np.testing.assert_allclose(x[name], y[name], rtol=rtol, atol=rtol * scale, err_msg=place)
 
 
 def test_the_size_of_micro_batches_changes_nothing(model, tokens):
-    once, by_two = sweep(model, tokens, batch_size=SAMPLES), sweep(model, tokens, batch_size=2)
-    for collector in ALL:
-        for a, b in zip(once[collector], by_two[collector]):
-            for name in a:
-                np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-7)
+    equal(sweep(model, tokens, batch_size=SAMPLES), sweep(model, tokens, batch_size=2))
+
+
+@pytest.mark.parametrize("memory", ["graphs", "device", "cpu", "disk"])
+def test_where_the_sweep_keeps_its_streams_changes_nothing(memory, tokens):
+    model, said = tiny_model("qwen2"), []
+    found = sweep(model, tokens, memory=memory, say=said.append)
+    equal(found, sweep(model, tokens, batch_size=SAMPLES))
+    assert len(said) == 1 and "GiB" in said[0]
+
+
+def test_each_layer_is_run_once_where_graphs_are_kept_and_twice_where_not(tokens):
+    for memory, runs in (("graphs", 1), ("device", 2)):
+        model, ran = tiny_model("llama"), []
+        model.model.layers[1].mlp.register_forward_hook(lambda *_: ran.append(1))
+        sweep(model, tokens, [TaylorAbs()], batch_size=SAMPLES, memory=memory)
+        assert len(ran) == runs
+
+
+def test_the_gradients_of_one_layer_exist_at_a_time(tokens):
+    class Alive(Collector):
+        depth = Depth.BACKWARD
+
+        def reduce(self, layer, sums):
+            gc.collect()
+            shape = layer.gradients[f"{layer.layout.module}.mlp.up_proj.weight"].shape
+            alive = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.shape == shape]
+            return {"layer": np.array(len({t.untyped_storage().data_ptr() for t in alive}))}
+
+    model = tiny_model("llama", num_hidden_layers=6)
+    alive = [int(layer["layer"]) for layer in sweep(model, tokens, [Alive()], memory="device")[Alive()]]
+    assert max(alive) <= 6  # gate and up of one layer: weights, summed gradients, the last micro-batch's gradients
 
 
 def test_a_sweep_leaves_the_model_as_it_was(model, tokens):
@@ -122,17 +301,17 @@ def test_a_sweep_goes_no_deeper_than_its_collectors_need(tokens):
     sweep(model, tokens, [ResidualCosine()], batch_size=SAMPLES)
     assert ran.count("model.layers.1.mlp") == 1 and "lm_head" not in ran
     ran.clear()
-    sweep(model, tokens, [TaylorAbs()], batch_size=SAMPLES)
-    assert "lm_head" in ran and ran.count("model.layers.1.mlp") <= 2
+    sweep(model, tokens, [TaylorAbs()], batch_size=SAMPLES, memory="device")
+    assert "lm_head" in ran and ran.count("model.layers.1.mlp") == 2
 
 
 def test_logits_of_the_whole_set_never_exist_at_once(tokens, monkeypatch):
     rows = 4
     monkeypatch.setattr("hgsp_core.sweep.loss.CHUNK_BYTES", rows * 4 * 97)
     model, seen = tiny_model("llama"), []
-    expected = sweep(model, tokens, batch_size=SAMPLES)
+    expected = sweep(model, tokens, [TaylorAbs()], batch_size=SAMPLES)
     model.lm_head.register_forward_hook(lambda module, arguments, output: seen.append(output.shape))
-    found = sweep(model, tokens, batch_size=SAMPLES)
+    found = sweep(model, tokens, [TaylorAbs()], batch_size=SAMPLES)
     assert max(shape[0] for shape in seen) == rows and sum(shape[0] for shape in seen) == SAMPLES * (SEQ_LEN - 1)
     np.testing.assert_allclose(found[TaylorAbs()][0]["mlp"], expected[TaylorAbs()][0]["mlp"], rtol=1e-5)
 
@@ -160,7 +339,8 @@ def test_a_plugin_brings_its_own_collector(tokens):
 def test_progress_counts_every_layer_to_the_end(tokens):
     steps = []
     sweep(tiny_model("llama"), tokens, progress=lambda done, total: steps.append((done, total)))
-    assert steps == [(i, 6) for i in range(1, 7)]
+    total = 3 + 3 + 3 * 2  # forward, backward, removals of 5 samples in 2 micro-batches
+    assert steps == [(i, total) for i in range(1, total + 1)]
 
 
 @pytest.mark.parametrize("collectors", [[WeightAbs()], [ResidualCosine()], [TaylorAbs()]])
@@ -192,3 +372,59 @@ def test_samples_too_short_for_a_loss_are_refused():
         sweep(model, np.zeros((4, 1), dtype=np.int64))
     with pytest.raises(SweepError, match="no sample"):
         sweep(model, np.zeros((0, 8), dtype=np.int64))
+
+
+def test_a_setting_that_does_not_fit_says_what_was_needed_and_what_helps(tokens, monkeypatch, tmp_path):
+    model = tiny_model("llama")
+    monkeypatch.setattr("hgsp_core.sweep.memory.free_bytes", lambda device: 2000)
+    for memory, help in (("graphs", "memory: device"), ("device", "memory: cpu or disk"), ("cpu", "memory: disk")):
+        with pytest.raises(SweepError, match=f"{memory}: .*GiB.*GiB are free.*Use {help}"):
+            sweep(model, tokens, [TaylorAbs()], memory=memory)
+    said = []
+    sweep(model, tokens, [TaylorAbs()], say=said.append)
+    assert len(said) == 1 and "on disk" in said[0]
+    model.save_pretrained(tmp_path)
+    with pytest.raises(SweepError, match="streamed"):
+        sweep_of(Streamed(tmp_path, layout_of(model), torch.float32), tokens, [TaylorAbs()], memory="graphs")
+
+
+@pytest.mark.parametrize("memory", ["graphs", "device"])
+@pytest.mark.parametrize("dtype, least", [(torch.bfloat16, 0.99), (torch.float16, 0.999)])
+def test_half_precision_ranks_units_as_fp32_does(dtype, least, memory, tokens):
+    exact, half = (sweep(tiny_model("llama", dtype=d), tokens, memory=memory) for d in (torch.float32, dtype))
+    for collector in (TaylorAbs(), TaylorCurvature(batch=2), WandaAbs(), WeightAbs()):
+        for a, b in zip(exact[collector], half[collector]):
+            for axis in AXES:
+                assert np.corrcoef(a[axis], b[axis])[0, 1] > least or len(a[axis]) == 2
+                np.testing.assert_allclose(a[axis], b[axis], rtol=0.25)
+
+
+def test_fp16_gradients_that_would_underflow_are_scaled(tokens):
+    def with_faint_gradients(dtype):
+        model = tiny_model("llama", dtype=dtype)
+        with torch.no_grad():
+            model.lm_head.weight.mul_(2.0**-14)  # slopes of about 1e-6, in fp16 a handful of values apart
+        return model
+
+    exact, half = (
+        sweep(with_faint_gradients(dtype), tokens, [TaylorAbs()])[TaylorAbs()]
+        for dtype in (torch.float32, torch.float16)
+    )
+    for a, b in zip(exact, half):
+        np.testing.assert_allclose(a["mlp"], b["mlp"], rtol=0.1)
+
+
+def test_many_micro_batches_in_bf16_are_added_up_in_fp32(tokens):
+    model = tiny_model("llama", dtype=torch.bfloat16)
+    many = np.tile(tokens, (16, 1))
+    once = sweep(model, tokens, [TaylorAbs()], batch_size=1)
+    equal(once, sweep(model, many, [TaylorAbs()], batch_size=1), [TaylorAbs()], rtol=1e-5)
+
+
+def test_a_shard_that_is_cut_off_is_named(tokens, tmp_path):
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4000])
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        sweep_of(Streamed(tmp_path, layout_of(model), torch.float32), tokens, [TaylorAbs()])

@@ -6,30 +6,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 from hgsp_core.artifacts import Statistics
+from hgsp_core.errors import SweepError
 from hgsp_core.layout import Layout
 from hgsp_core.sweep.backward import backward, loss_slopes
-from hgsp_core.sweep.batches import Boundaries, embed
+from hgsp_core.sweep.batches import NO_BATCHES, embed
 from hgsp_core.sweep.collectors import Collector, Depth, Sums
 from hgsp_core.sweep.findings import Findings
 from hgsp_core.sweep.forward import forward
 from hgsp_core.sweep.layer import Layer, Passage
-from hgsp_core.sweep.weights import Resident
+from hgsp_core.sweep.memory import choose_trail, free_bytes
+from hgsp_core.sweep.removal import removal_losses, visits
+from hgsp_core.sweep.weights import Resident, Streamed
 
-__all__ = ["Collector", "Depth", "Layer", "Passage", "Resident", "Sums", "run_sweep"]
+__all__ = ["Collector", "Depth", "Layer", "Passage", "Resident", "Streamed", "Sums", "run_sweep"]
+
+log = logging.getLogger("hgsp")
 
 
 def run_sweep(
-    source: Resident,
+    source: Resident | Streamed,
     layout: Layout,
     tokens: np.ndarray | None,
     collectors: Iterable[Collector],
     batch_size: int = 4,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    memory: str = "auto",
+    say: Callable[[str], None] = log.info,
 ) -> Statistics:
     """Run the union of the collectors, no deeper than they need.
 
@@ -37,25 +47,49 @@ def run_sweep(
         tokens: [samples, seq_len] int64; not looked at, and may be None, where all collectors see weights only.
         batch_size: samples of a micro-batch; changes cost, not results.
         progress: called with the layers visited and to visit.
+        memory: "auto", "graphs", "device", "cpu" or "disk": where a backward half's needs are kept (`memory.py`).
+        say: told which of them "auto" took.
     Raises:
         NumericError: weights, activations, loss or statistics are not finite; names layer and tensor.
-        SweepError: no samples, or samples too short for a loss.
+        SweepError: no samples, samples too short for a loss, or not enough memory.
     """
     collectors = list({collector.key: collector for collector in collectors}.values())
-    depth = max((collector.depth for collector in collectors), default=Depth.WEIGHTS)
-    shallow = [collector for collector in collectors if collector.depth < Depth.BACKWARD]
-    deep = [collector for collector in collectors if collector.depth == Depth.BACKWARD]
+    shallow = [c for c in collectors if c.depth <= Depth.FORWARD]
+    deep = [c for c in collectors if c.depth == Depth.BACKWARD]
+    removals = [c for c in collectors if c.depth == Depth.REMOVAL]
     findings = Findings(collectors, len(layout.layers))
-    total = len(layout.layers) * (2 if deep else 1)
-    done = iter(range(1, total + 1))
 
-    def step():
-        progress(next(done), total)
+    with _memory_errors(source):
+        entering = {c: embed(source, tokens[: c.samples], batch_size) for c in removals}
+        batches, streams = NO_BATCHES, []
+        if deep or any(c.needs_tokens for c in shallow):
+            sizes = [c.gradient_batch for c in deep if c.gradient_batch]
+            batches, streams = embed(source, tokens, batch_size, sizes)
+        trail = choose_trail(source, batches, streams, memory, say) if deep else None
 
-    batches, streams = embed(source, tokens, batch_size) if depth > Depth.WEIGHTS else ([], [])
-    boundaries = Boundaries() if deep else None
-    streams = forward(source, batches, streams, shallow, findings, boundaries, step)
-    if deep:
-        _, slopes = loss_slopes(source, batches, streams)
-        backward(source, batches, boundaries, slopes, deep, findings, step)
+        passes = bool(shallow or deep) + bool(deep)
+        total = passes * len(layout.layers) + sum(visits(source, streams) for _, streams in entering.values())
+        done = iter(range(1, total + 1))
+
+        def step():
+            progress(next(done), total)
+
+        if shallow or deep:
+            streams = forward(source, batches, streams, shallow, findings, trail, step)
+        if deep:
+            scale, slopes = loss_slopes(source, batches, streams)
+            del streams
+            backward(source, batches, trail, scale, slopes, deep, findings, step)
+        for collector, (batches, streams) in entering.items():
+            removal_losses(source, batches, streams, collector, findings, step)
     return findings.statistics()
+
+
+@contextmanager
+def _memory_errors(source: Resident | Streamed) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        raise SweepError.out_of_memory(f"{free_bytes(source.device) / 2**30:.2f} GiB", error) from error

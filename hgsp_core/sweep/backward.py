@@ -1,48 +1,53 @@
-"""The backward half of a sweep: the layers last to first, each rerun with gradients that are reduced and freed at once.
+"""The backward half of a sweep: the layers last to first, each one's weight gradients reduced and freed at once.
 
-One layer's weight gradients exist at a time, in fp32 and summed over the whole set; they equal those of one plain
-`loss.backward()`.
+They exist for one layer at a time, in fp32 and summed over the whole set, and equal those of one `loss.backward()`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hgsp_core.errors import NumericError
-from hgsp_core.sweep.batches import Batch, Boundaries
+from hgsp_core.sweep.batches import Batches
 from hgsp_core.sweep.collectors import Collector, Sums
 from hgsp_core.sweep.findings import Findings, is_finite
-from hgsp_core.sweep.forward import layer_of
+from hgsp_core.sweep.layer import Layer, differentiable
 from hgsp_core.sweep.loss import loss_gradient
+from hgsp_core.sweep.parallel import add_up
+from hgsp_core.sweep.trail import Trail
+
+#: gradients by logits lie in [-1, 1]; in fp16 most of them would be below its smallest number
+FP16_HEAD_SCALE = 2.0**8
 
 
-def loss_slopes(source, batches: Sequence[Batch], streams: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
-    """The mean loss over the set, and the gradient of the *summed* loss by each stream after the last layer.
+def loss_slopes(source, batches: Batches, streams: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+    """The gradient of the *summed* loss by each stream after the last layer, times the first number.
 
     Raises:
         NumericError: the loss is not finite.
     """
     architecture = source.layout.architecture
+    scale = FP16_HEAD_SCALE if source.dtype == torch.float16 else 1.0
     with source.outside(architecture.norm, architecture.head) as (norm, head):
-        losses, slopes = zip(*(loss_gradient(norm, head, x, batch.ids, 1.0) for batch, x in zip(batches, streams)))
-        loss = float(sum(losses)) / predicted_tokens(batches)
-        if not is_finite(torch.tensor(loss)):
+        losses, slopes = zip(*(loss_gradient(norm, head, x, batch.ids, scale) for batch, x in zip(batches, streams)))
+        loss = sum(losses)
+        if not is_finite(loss):
             for name, module in ((architecture.norm, norm), (architecture.head, head)):
                 if not is_finite(module.weight):
                     raise NumericError.weight(f"{name}.weight")
-            raise NumericError.loss(loss, str(source.dtype).removeprefix("torch."))
-    return loss, list(slopes)
+            raise NumericError.loss(float(loss), str(source.dtype).removeprefix("torch."))
+    return scale, list(slopes)
 
 
 def backward(
     source,
-    batches: Sequence[Batch],
-    boundaries: Boundaries,
+    batches: Batches,
+    trail: Trail,
+    scale: float,
     slopes: list[Tensor],
     collectors: Sequence[Collector],
     findings: Findings,
@@ -51,55 +56,78 @@ def backward(
     """Bring the slopes back through every layer and collect on the way.
 
     Args:
-        boundaries: the stream that entered each layer; consumed.
-        slopes: per micro-batch [batch, seq_len, hidden], the gradient of the summed loss by what leaves the last layer.
+        trail: what the forward half left; consumed.
+        slopes: per micro-batch [batch, seq_len, hidden], `scale` times the gradient of the summed loss by what leaves
+            the last layer.
         step: called after each layer.
     """
     slopes = list(slopes)
-    samples = sum(batch.ids.numel() for batch in batches)
     for index, module in source.layers(reversed(range(len(source.layout.layers)))):
-        layer = layer_of(source.layout.layers[index], module, samples)
+        layer = Layer.of(source.layout.layers[index], module, batches.tokens)
+        scale *= _rescale(slopes)
         gradients = Sums()
-        with differentiable(layer, module) as parameters, torch.enable_grad():
+        sums = {collector: Sums() for collector in collectors}
+        open_batches = {size: _GradientBatch(size) for c in collectors if (size := c.gradient_batch)}
+        with differentiable(layer.layout, module) as parameters, torch.enable_grad():
             for b, batch in enumerate(batches):
-                x = boundaries.take(index, b).detach().requires_grad_(index > 0)
-                y = batch.calls[index](module, x)
+                x, y = trail.take(index, b, lambda x: batch.calls[index](module, x))
                 wanted = [*parameters.values(), x] if index else list(parameters.values())
                 found = torch.autograd.grad(y, wanted, slopes[b])
+                slopes[b] = found[-1]
                 for name, gradient in zip(parameters, found):
                     gradients.add(name, gradient)
-                slopes[b] = found[-1]
-        for gradient in gradients.values():
-            gradient /= predicted_tokens(batches)
-        layer = replace(layer, gradients=gradients)
-        check_gradients(layer)
+                for size, part in open_batches.items():
+                    part.add(batch, dict(zip(parameters, found)))
+                    if part.samples == size or b == len(batches) - 1:
+                        seen = replace(layer, gradients=part.mean(scale))
+                        for collector in collectors:
+                            if collector.gradient_batch == size:
+                                collector.observe_gradient(seen, sums[collector])
+                        open_batches[size] = _GradientBatch(size)
+        add_up(gradients.values())
+        layer = replace(layer, gradients=_divided(gradients, scale * batches.predicted))
+        _check_gradients(layer)
         for collector in collectors:
-            findings.add(collector, layer, Sums())
+            findings.add(collector, layer, sums[collector])
         step()
 
 
-def predicted_tokens(batches: Sequence[Batch]) -> int:
-    """Every token but the first of each sample."""
-    return sum(batch.ids.numel() - batch.ids.shape[0] for batch in batches)
+class _GradientBatch:
+    """The gradient of one batch of samples, as it comes together from micro-batches."""
+
+    def __init__(self, size: int):
+        self.size, self.samples, self._predicted, self._sums = size, 0, 0, Sums()
+
+    def add(self, batch, gradients: Mapping[str, Tensor]) -> None:
+        self.samples += batch.ids.shape[0]
+        self._predicted += batch.predicted
+        for name, gradient in gradients.items():
+            self._sums.add(name, gradient)
+
+    def mean(self, scale: float) -> Mapping[str, Tensor]:
+        return _divided(self._sums, scale * self._predicted)
 
 
-@contextmanager
-def differentiable(layer, module: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Full name -> parameter, for the tensors of the layer's units; within the context only these ask for gradients."""
-    before = {parameter: parameter.requires_grad for parameter in module.parameters()}
-    module.requires_grad_(False)
-    prefix = f"{layer.layout.module}."
-    parameters = {name: module.get_parameter(name.removeprefix(prefix)) for name in layer.unit_names()}
-    try:
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        yield parameters
-    finally:
-        for parameter, required in before.items():
-            parameter.requires_grad_(required)
+def _divided(sums: Sums, by: float) -> Sums:
+    for tensor in sums.values():
+        tensor /= by
+    return sums
 
 
-def check_gradients(layer) -> None:
+def _rescale(slopes: list[Tensor]) -> float:
+    """In fp16, bring the largest slope near 1 by a power of two, which loses no digit; returns that power."""
+    if slopes[0].dtype != torch.float16:
+        return 1.0
+    largest = float(torch.stack([slope.abs().max() for slope in slopes]).max())
+    if not 0 < largest < float("inf"):
+        return 1.0
+    factor = 2.0 ** -round(float(torch.log2(torch.tensor(largest))))
+    for slope in slopes:
+        slope *= factor
+    return factor
+
+
+def _check_gradients(layer: Layer) -> None:
     for name, gradient in layer.gradients.items():
         if not is_finite(gradient):
             dtype = str(layer.weights[name].dtype).removeprefix("torch.")

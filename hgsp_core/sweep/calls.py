@@ -1,7 +1,7 @@
 """How a model calls its decoder layers, learned from the model itself.
 
-Masks, position embeddings and sliding windows differ between families and layers. The model's own forward is run for each
-micro-batch with recorders in place of the layers, so no architecture needs code for them.
+Masks, position embeddings and sliding windows differ between families and layers. The model's own forward is run for
+each micro-batch with recorders in place of the layers, so no architecture needs code for them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Collectors: what a sweep measures. A method lists the ones it needs; the sweep runs the union of all, once.
 
-A collector is a small frozen dataclass. It adds up over tokens, then turns the sums into numbers per unit or per layer, so
-micro-batches and parallel processes change nothing but the order of additions. A plugin's own is written alike:
+A collector is a small frozen dataclass. It adds up over tokens, then turns the sums into numbers per unit or per layer;
+so micro-batches and parallel processes change nothing but the order of additions. A plugin's own is written alike:
 
     @dataclass(frozen=True)
     class MeanOutput(Collector):
@@ -12,6 +12,9 @@ micro-batches and parallel processes change nothing but the order of additions. 
 
         def reduce(self, layer, sums):
             return {"layer": sums.numpy("layer") / layer.tokens}
+
+`W` is a weight [out, in], `X` the input of its linear over all tokens of the set [tokens, in], `g` = dL/dW of the mean
+loss over the predicted tokens of the set. Units own their weights, and the biases that follow their rows.
 """
 
 from __future__ import annotations
@@ -30,15 +33,16 @@ from hgsp_core.sweep.layer import Layer, Passage
 
 
 class Depth(IntEnum):
-    """How far a sweep must go for a collector; the deepest one decides."""
+    """How far a sweep must go for a collector."""
 
     WEIGHTS = 0  # no calibration data
     FORWARD = 1  # activations
     BACKWARD = 2  # gradients of the causal-LM loss
+    REMOVAL = 3  # losses of the model without a block or layer (RemovalLoss only)
 
 
 class Sums(dict[str, Tensor]):
-    """Name -> what a collector has added up so far in one layer: matrices in fp32, vectors and numbers in fp64."""
+    """Name -> what has been added up so far in one layer: matrices in fp32, vectors and numbers in fp64."""
 
     def add(self, name: str, value: Tensor) -> None:
         value = value.detach()
@@ -60,7 +64,7 @@ class Sums(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class Collector(ABC):
-    """One measurement. `version` goes up when the same input would give other numbers; old results are then not reused."""
+    """One measurement. `version` goes up when the same input would give other numbers: old results are not reused."""
 
     depth: ClassVar[Depth]
     version: ClassVar[int] = 1
@@ -75,8 +79,16 @@ class Collector(ABC):
     def needs_tokens(self) -> bool:
         return self.depth > Depth.WEIGHTS
 
+    @property
+    def gradient_batch(self) -> int | None:
+        """Samples of one gradient, for a collector of BACKWARD that wants to see the gradient of each batch."""
+        return None
+
     def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:
         """Add one micro-batch's share (FORWARD)."""
+
+    def observe_gradient(self, layer: Layer, sums: Sums) -> None:
+        """Add one gradient batch's share; `layer.gradients` are of the mean loss over that batch (`gradient_batch`)."""
 
     @abstractmethod
     def reduce(self, layer: Layer, sums: Sums) -> LayerStatistics:
@@ -85,30 +97,61 @@ class Collector(ABC):
 
 @dataclass(frozen=True)
 class WeightAbs(Collector):
-    """Axis -> Σ |W| over each unit's weights (and biases)."""
+    """Axis -> Σ |W| of each unit."""
 
     depth = Depth.WEIGHTS
 
     def reduce(self, layer, sums):
-        return layer.per_unit(lambda name: layer.weights[name].abs())
+        return layer.per_unit(lambda name: layer.weights[name].float().abs())
+
+
+@dataclass(frozen=True)
+class WeightSquare(Collector):
+    """Axis -> Σ W² of each unit."""
+
+    depth = Depth.WEIGHTS
+
+    def reduce(self, layer, sums):
+        return layer.per_unit(lambda name: layer.weights[name].float().square())
 
 
 @dataclass(frozen=True)
 class TaylorAbs(Collector):
-    """Axis -> Σ |W·g| over each unit's weights (and biases), g = dL/dW of the mean loss over the whole set.
-
-    The gradient is summed over the set before the absolute value (Molchanov et al. 2019, eq. 8, per weight).
-    """
+    """Axis -> Σ |W·g| of each unit (Molchanov et al. 2019, eq. 7 per weight); g is summed before the absolute value."""
 
     depth = Depth.BACKWARD
 
     def reduce(self, layer, sums):
-        return layer.per_unit(lambda name: (layer.weights[name].float() * layer.gradients[name]).abs_())
+        return layer.per_unit(lambda name: (layer.weights[name] * layer.gradients[name]).abs_())
+
+
+@dataclass(frozen=True)
+class TaylorCurvature(Collector):
+    """Axis -> Σ ½ W²·H of each unit, H the mean over batches of g_b², g_b the gradient of one batch's mean loss (R2).
+
+    batch: samples of one gradient. It belongs to the result, and is not the micro-batch, which only changes cost.
+    """
+
+    batch: int = 4
+
+    depth = Depth.BACKWARD
+
+    @property
+    def gradient_batch(self):
+        return self.batch
+
+    def observe_gradient(self, layer, sums):
+        for name, gradient in layer.gradients.items():
+            sums.add(name, gradient.square())
+        sums.add("batches", torch.ones(()))
+
+    def reduce(self, layer, sums):
+        return layer.per_unit(lambda name: layer.weights[name].float().square() * sums[name] / (2 * sums["batches"]))
 
 
 @dataclass(frozen=True)
 class ResidualCosine(Collector):
-    """"layer" and axis -> 1 - mean over tokens of cos(residual stream before, after): ShortGPT's Block Influence, eq. 1."""
+    """Layer and axis -> 1 - mean over tokens of cos(stream before, after): ShortGPT's Block Influence, eq. 1."""
 
     depth = Depth.FORWARD
 
@@ -121,6 +164,115 @@ class ResidualCosine(Collector):
         return {name: 1 - sums.numpy(name) / layer.tokens for name in sums}
 
 
+@dataclass(frozen=True)
+class OutputNorm(Collector):
+    """Layer and axis -> mean over tokens of ‖·‖₂: of the stream that leaves the layer; of what a block adds to it."""
+
+    depth = Depth.FORWARD
+
+    def observe(self, layer, passage, sums):
+        for name, output in {"layer": passage.after, **passage.added}.items():
+            sums.add(name, torch.linalg.vector_norm(output, dim=-1, dtype=torch.float32).double().sum())
+
+    def reduce(self, layer, sums):
+        return {name: sums.numpy(name) / layer.tokens for name in sums}
+
+
+@dataclass(frozen=True)
+class InputNorm(Collector):
+    """Linear -> ‖X_j‖₂ over all tokens, [in]: the square root of the sum of squares over everything."""
+
+    depth = Depth.FORWARD
+
+    def observe(self, layer, passage, sums):
+        for linears, x in passage.distinct_inputs():
+            sums.add(" ".join(linears), _squares(x))
+
+    def reduce(self, layer, sums):
+        return {linear: np.sqrt(sums.numpy(name)) for name in sums for linear in name.split()}
+
+
+@dataclass(frozen=True)
+class WandaAbs(Collector):
+    """Axis -> Σ |W_ij|·‖X_j‖₂ over each unit's weights; biases have no input and count nothing (Wanda, eq. 1; R2)."""
+
+    depth = Depth.FORWARD
+
+    def observe(self, layer, passage, sums):
+        InputNorm.observe(self, layer, passage, sums)
+
+    def reduce(self, layer, sums):
+        prefix = layer.layout.module
+        norms = {f"{prefix}.{linear}.weight": sums[name].sqrt().float() for name in sums for linear in name.split()}
+        return layer.per_unit(lambda name: layer.weights[name].abs() * norms[name], biases=False)
+
+
+@dataclass(frozen=True)
+class InputMoments(Collector):
+    """`LINEAR.mean` and `LINEAR.variance` -> moments of X_j over all tokens, [in]."""
+
+    depth = Depth.FORWARD
+
+    def observe(self, layer, passage, sums):
+        for linears, x in passage.distinct_inputs():
+            sums.add(" ".join(linears) + " mean", x.sum(0, dtype=torch.float32))
+            sums.add(" ".join(linears) + " square", _squares(x))
+
+    def reduce(self, layer, sums):
+        found = {}
+        for name in sums:
+            *linears, moment = name.split()
+            if moment == "mean":
+                mean = sums.numpy(name) / layer.tokens
+                square = sums.numpy(" ".join(linears) + " square") / layer.tokens
+                for linear in linears:
+                    found[f"{linear}.mean"], found[f"{linear}.variance"] = mean, np.maximum(square - mean**2, 0)
+        return found
+
+
+@dataclass(frozen=True)
+class Gram(Collector):
+    """Linear -> XᵀX [in, in] in fp32, for the linears named (relative to the layer), or all whose inputs are units.
+
+    in² numbers a linear and 2·in² operations a token: as much as a layer's forward. Ask for what you need.
+    """
+
+    linears: tuple[str, ...] = ()
+
+    depth = Depth.FORWARD
+
+    def observe(self, layer, passage, sums):
+        wanted = self.linears or [
+            s.module for block in layer.layout.blocks.values() for s in block.axis.slices if s.dim == 1
+        ]
+        for linear in wanted:
+            sums.add_gram(linear, passage.inputs[linear].flatten(0, -2))
+
+    def reduce(self, layer, sums):
+        return {linear: sums.numpy(linear) for linear in sums}
+
+
+@dataclass(frozen=True)
+class RemovalLoss(Collector):
+    """Layer and axis -> loss of the model with that layer (or only that block) skipped - its loss as it is (R3).
+
+    samples: of the calibration set, from its beginning; a skipped block adds nothing to the residual stream.
+    """
+
+    samples: int = 50
+
+    depth = Depth.REMOVAL
+
+    def reduce(self, layer, sums):
+        """From the summed losses of "layer", of each axis, and of "", the whole model; `layer.tokens` are predicted."""
+        return {name: (sums.numpy(name) - sums.numpy("")) / layer.tokens for name in sums if name}
+
+
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
     """Sum over tokens of cos(a, b), of a, b [batch, seq_len, hidden]."""
     return torch.cosine_similarity(a.float(), b.float(), dim=-1).double().sum()
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Σ over tokens of x² [tokens, features], in fp32."""
+    return x.float().square().sum(0)

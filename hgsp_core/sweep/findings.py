@@ -12,6 +12,7 @@ from hgsp_core.artifacts import LayerStatistics, Statistics
 from hgsp_core.errors import NumericError
 from hgsp_core.sweep.collectors import Collector, Sums
 from hgsp_core.sweep.layer import Layer
+from hgsp_core.sweep.parallel import add_up
 
 
 class Findings:
@@ -21,11 +22,12 @@ class Findings:
         self._values: dict[str, list[LayerStatistics]] = {c.key: [{}] * layers for c in collectors}
 
     def add(self, collector: Collector, layer: Layer, sums: Sums) -> None:
-        """Reduce one layer's sums and keep the result.
+        """Reduce one layer's sums, over all processes, and keep the result.
 
         Raises:
             NumericError: naming the layer and the tensor at fault.
         """
+        add_up(sums.values())
         found = {name: np.asarray(array) for name, array in collector.reduce(layer, sums).items()}
         for name, array in found.items():
             if not np.isfinite(array).all():

@@ -10,58 +10,59 @@ from torch import Tensor, nn
 
 from hgsp_core.errors import NumericError
 from hgsp_core.layout import LayerLayout
-from hgsp_core.sweep.batches import Batch, Boundaries
+from hgsp_core.sweep.batches import Batches
 from hgsp_core.sweep.calls import Call
 from hgsp_core.sweep.collectors import Collector, Sums
 from hgsp_core.sweep.findings import Findings, check_weights
-from hgsp_core.sweep.layer import Layer, Passage
+from hgsp_core.sweep.layer import Layer, Passage, differentiable
+from hgsp_core.sweep.trail import Trail
 
 
 def forward(
     source,
-    batches: Sequence[Batch],
-    streams: list[Tensor],
+    batches: Batches,
+    streams: Sequence[Tensor],
     collectors: Sequence[Collector],
     findings: Findings,
-    boundaries: Boundaries | None,
+    trail: Trail | None,
     step: Callable[[], None],
 ) -> list[Tensor]:
     """Send the streams through every layer and collect on the way; without batches, only weights are seen.
 
     Args:
         streams: what enters the first layer, per micro-batch [batch, seq_len, hidden].
-        boundaries: where the stream that enters each layer is kept, if a backward half follows.
+        trail: filled for the backward half, where one follows.
         step: called after each layer.
     Returns:
         the streams after the last layer.
     Raises:
         NumericError: a weight, activation or statistic is not finite.
     """
-    samples = sum(batch.ids.numel() for batch in batches)
     streams = list(streams)
+    keeps_graphs = trail is not None and trail.keeps_graphs
     for index, module in source.layers(range(len(source.layout.layers))):
-        layer = layer_of(source.layout.layers[index], module, samples)
+        layer = Layer.of(source.layout.layers[index], module, batches.tokens)
         sums = {collector: Sums() for collector in collectors}
         totals = []
-        with torch.no_grad(), watched(layer.layout, module) as run:
+        with ExitStack() as stack:
+            if keeps_graphs:
+                stack.enter_context(differentiable(layer.layout, module))
+            stack.enter_context(torch.set_grad_enabled(keeps_graphs))
+            run = stack.enter_context(watched(layer.layout, module)) if collectors else _unwatched(module)
             for b, batch in enumerate(batches):
-                passage = run(batch.calls[index], streams[b])
+                x = streams[b].requires_grad_(keeps_graphs and index > 0)
+                passage = run(batch.calls[index], x)
+                if trail is not None:
+                    trail.put(index, b, x, passage.after)
+                streams[b] = passage.after.detach()
                 for collector in collectors:
-                    collector.observe(layer, passage, sums[collector])
-                if boundaries is not None:
-                    boundaries.put(index, b, streams[b])
-                streams[b] = passage.after
-                totals.append(passage.after.sum(dtype=torch.float32))
-        check_stream(layer, streams, totals)
+                    collector.observe(layer, passage.detached(), sums[collector])
+                totals.append(streams[b].sum(dtype=torch.float32))
+        check_streams(layer, streams, totals)
         for collector in collectors:
             findings.add(collector, layer, sums[collector])
         step()
     return streams
-
-
-def layer_of(layout: LayerLayout, module: nn.Module, tokens: int) -> Layer:
-    weights = {f"{layout.module}.{name}": parameter.detach() for name, parameter in module.named_parameters()}
-    return Layer(layout, weights, tokens)
 
 
 @contextmanager
@@ -83,8 +84,7 @@ def watched(layout: LayerLayout, module: nn.Module) -> Iterator[Callable[[Call, 
         return hook
 
     def run(call: Call, x: Tensor) -> Passage:
-        after = call(module, x)
-        passage = Passage(x, after, dict(added), dict(inputs))
+        passage = Passage(x, call(module, x), dict(added), dict(inputs))
         added.clear()
         inputs.clear()
         return passage
@@ -98,8 +98,12 @@ def watched(layout: LayerLayout, module: nn.Module) -> Iterator[Callable[[Call, 
         yield run
 
 
-def check_stream(layer: Layer, streams: Sequence[Tensor], totals: Sequence[Tensor]) -> None:
-    """Raise NumericError if a stream that left the layer is not finite; `totals` are their sums, one look at which suffices."""
+def _unwatched(module: nn.Module) -> Callable[[Call, Tensor], Passage]:
+    return lambda call, x: Passage(x, call(module, x), {}, {})
+
+
+def check_streams(layer: Layer, streams: Sequence[Tensor], totals: Sequence[Tensor]) -> None:
+    """Raise NumericError if a stream that left the layer is not finite; `totals` are their sums: one look suffices."""
     if not totals or torch.stack(list(totals)).isfinite().all() or all(stream.isfinite().all() for stream in streams):
         return
     check_weights(layer)

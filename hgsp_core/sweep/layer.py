@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hgsp_core.layout import BlockLayout, LayerLayout, SliceLayout
 
@@ -23,7 +24,7 @@ def unit_sums(tensor: Tensor, s: SliceLayout) -> Tensor:
 
 
 def unit_tensors(block: BlockLayout) -> Iterator[tuple[str, SliceLayout]]:
-    """Full names of the tensors that the block's units are made of. A bias is among them only where it follows their rows."""
+    """Full names of the tensors that the block's units are made of; a bias only where it follows their rows."""
     for s in block.slices:
         yield s.weight, s
         if s.has_bias and s.dim == 0:
@@ -37,8 +38,8 @@ class Layer:
     layout     its blocks and their slices
     weights    full tensor name -> weight, in the dtype of the model
     tokens     tokens of the whole calibration set, samples * seq_len
-    gradients  full name -> dL/dW in fp32, for the tensors of units, where L is the mean loss over the predicted tokens of the
-               whole set; empty where no backward pass was run
+    gradients  full name -> dL/dW in fp32, for the tensors of units. L is the mean loss over the predicted tokens of the
+               whole set (in `Collector.reduce`) or of one gradient batch (in `Collector.observe_gradient`).
     """
 
     layout: LayerLayout
@@ -46,16 +47,17 @@ class Layer:
     tokens: int = 0
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def unit_names(self) -> list[str]:
-        """Full names of all tensors that units are made of."""
-        return [name for block in self.layout.blocks.values() for name, _ in unit_tensors(block)]
+    @classmethod
+    def of(cls, layout: LayerLayout, module: nn.Module, tokens: int) -> Layer:
+        return cls(layout, {f"{layout.module}.{name}": p.detach() for name, p in module.named_parameters()}, tokens)
 
-    def per_unit(self, measure: Callable[[str], Tensor]) -> dict[str, np.ndarray]:
+    def per_unit(self, measure: Callable[[str], Tensor], biases: bool = True) -> dict[str, np.ndarray]:
         """Axis -> [units]: `measure(tensor name)`, an array shaped like the tensor, summed over each unit's entries."""
-        return {
-            axis: sum(unit_sums(measure(name), s) for name, s in unit_tensors(block)).cpu().numpy()
-            for axis, block in self.layout.blocks.items()
-        }
+        found = {}
+        for axis, block in self.layout.blocks.items():
+            parts = [unit_sums(measure(name), s) for name, s in unit_tensors(block) if biases or name == s.weight]
+            found[axis] = sum(parts).cpu().numpy()
+        return found
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ class Passage:
     added: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor]
 
+    def detached(self) -> Passage:
+        return replace(self, before=self.before.detach(), after=self.after.detach())
+
     def residuals(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(axis, stream before, stream after) of each block."""
         before = self.before
@@ -84,6 +89,22 @@ class Passage:
         """Each input once as [tokens, features], with the names of all linears that read it."""
         readers: dict[int, tuple[list[str], Tensor]] = {}
         for linear, x in self.inputs.items():
-            readers.setdefault(id(x), ([], x))[0].append(linear)
+            readers.setdefault(x.data_ptr(), ([], x))[0].append(linear)
         for linears, x in readers.values():
             yield linears, x.flatten(0, -2)
+
+
+@contextmanager
+def differentiable(layout: LayerLayout, module: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Full name -> parameter, for the tensors of the layer's units; within the context only these ask for gradients."""
+    before = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.requires_grad_(False)
+    names = [name for block in layout.blocks.values() for name, _ in unit_tensors(block)]
+    parameters = {name: module.get_parameter(name.removeprefix(f"{layout.module}.")) for name in names}
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        yield parameters
+    finally:
+        for parameter, required in before.items():
+            parameter.requires_grad_(required)

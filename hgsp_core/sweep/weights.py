@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from math import prod
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hgsp_core.layout import Layout
+from hgsp_core.sweep.shards import Shards
 
 
 class Resident:
     """A transformers model that is loaded whole. It is put in evaluation mode; nothing else of it changes."""
 
+    #: every layer's weights stay where they are, so graphs over them may be kept
+    stays = True
+
     def __init__(self, model: nn.Module, layout: Layout):
         self.model = model.eval()
         self.layout = layout
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.get_submodule(self.layout.architecture.embed).weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.get_submodule(self.layout.architecture.embed).weight.dtype
+        weight = model.get_submodule(layout.architecture.embed).weight
+        self.device, self.dtype = weight.device, weight.dtype
 
     def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
         """(index, module) in the given order; a module's weights are there until the next one is asked for."""
@@ -35,3 +36,99 @@ class Resident:
     def outside(self, *names: str) -> Iterator[list[nn.Module]]:
         """Modules that no layer owns (embedding, final norm, head), with their weights within the context."""
         yield [self.model.get_submodule(name) for name in names]
+
+
+class Streamed:
+    """A checkpoint directory of which one layer is in memory, and the next one being read.
+
+    The model is a skeleton on the meta device. Layers take turns in two buffers that are allocated once.
+    """
+
+    stays = False
+
+    def __init__(self, directory: Path | str, layout: Layout, dtype: torch.dtype, device: str | torch.device = "cpu"):
+        """
+        Args:
+            dtype: of the weights in memory; they are converted while read.
+        Raises:
+            CheckpointError: a file that is missing or damaged.
+        """
+        self.layout, self.dtype, self.device = layout, dtype, torch.device(device)
+        self.shards = Shards(directory)
+        self.model = _skeleton(directory, dtype, self.device)
+        self._names = [[n for block in layer.blocks.values() for n in block.tensors()] for layer in layout.layers]
+        size = max(sum(prod(self.shards.shape(name)) for name in names) for names in self._names)
+        pinned = self.device.type == "cuda"
+        self._buffers = [torch.empty(size, dtype=dtype, pin_memory=pinned) for _ in range(2)]
+
+    def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
+        """(index, module) in the given order; a module's weights are there until the next one is asked for."""
+        order = list(order)
+        with ThreadPoolExecutor(1) as reader:
+
+            def read(turn: int):
+                return reader.submit(self._read, self._names[order[turn]], self._buffers[turn % 2])
+
+            coming = read(0)
+            for turn, index in enumerate(order):
+                tensors = coming.result()
+                if turn + 1 < len(order):
+                    coming = read(turn + 1)
+                prefix = self.layout.layers[index].module
+                module = self.model.get_submodule(prefix)
+                with _filled(prefix, module, tensors):
+                    yield index, module
+
+    @contextmanager
+    def outside(self, *names: str) -> Iterator[list[nn.Module]]:
+        """Modules that no layer owns (embedding, final norm, head), with their weights within the context."""
+        with ExitStack() as stack:
+            modules = [self.model.get_submodule(name) for name in names]
+            for name, module in zip(names, modules):
+                tensors = self._read(f"{name}.{own}" for own, _ in module.named_parameters())
+                stack.enter_context(_filled(name, module, tensors))
+            yield modules
+
+    def _read(self, names: Iterable[str], buffer: Tensor | None = None) -> dict[str, Tensor]:
+        """The named tensors on the device, as parts of `buffer` where one is given."""
+        tensors, start = {}, 0
+        for name in names:
+            stored = self._stored_name(name)
+            shape = self.shards.shape(stored)
+            if buffer is None:
+                target = torch.empty(shape, dtype=self.dtype)
+            else:
+                target = buffer[start : start + prod(shape)].view(shape)
+                start += prod(shape)
+            self.shards.read_into(stored, target)
+            tensors[name] = target.to(self.device)
+        return tensors
+
+    def _stored_name(self, name: str) -> str:
+        """A tied head is stored as the embedding."""
+        architecture = self.layout.architecture
+        tied = name.startswith(f"{architecture.head}.") and name not in self.shards
+        return f"{architecture.embed}{name.removeprefix(architecture.head)}" if tied else name
+
+
+def _skeleton(directory: Path | str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The model of a checkpoint with all parameters on the meta device and its buffers (rotary tables) real."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), dtype=dtype)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    return model.eval()
+
+
+@contextmanager
+def _filled(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
+    """Within the context the module's parameters are the tensors, by full name; afterwards they are on meta again."""
+    module.load_state_dict({name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items()}, assign=True)
+    try:
+        yield
+    finally:
+        module.load_state_dict({name: p.to("meta") for name, p in module.named_parameters()}, assign=True)

@@ -1,0 +1,47 @@
+"""Several processes on one calibration set: each sweeps its share of the samples, and the sums are added over all.
+
+Start them with `torchrun --nproc-per-node=N -m hgsp_core run …` or `accelerate launch`; gloo on CPU, nccl on GPU. A
+single process goes through the same lines and finds nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import lcm
+
+import numpy as np
+import torch.distributed as dist
+from torch import Tensor
+
+from hgsp_core.errors import SweepError
+
+
+def processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def share(tokens: np.ndarray, gradient_batches: Iterable[int] = ()) -> np.ndarray:
+    """This process's samples of tokens [samples, seq_len]: one run of neighbours, cut where gradient batches end.
+
+    Raises:
+        SweepError: fewer samples (or gradient batches) than processes.
+    """
+    if processes() == 1:
+        return tokens
+    size = lcm(*gradient_batches)
+    groups = -(-len(tokens) // size)
+    if groups < processes():
+        raise SweepError.too_many_processes(processes(), groups)
+    first, last = (groups * r // processes() for r in (rank(), rank() + 1))
+    return tokens[first * size : last * size]
+
+
+def add_up(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor, in place, by its sum over all processes."""
+    if processes() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)

@@ -1,0 +1,90 @@
+"""Reading single tensors of a safetensors checkpoint into memory that is already there.
+
+`safetensors.safe_open` maps whole shards, which counts against a process's memory and reads page by page as a
+tensor is touched. A streamed sweep wants each tensor read once, whole, ahead of its use, into a buffer of its own.
+Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON header, data).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hgsp_core.checkpoint.read import INDEX, WEIGHTS
+from hgsp_core.errors import CheckpointError
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class _Place:
+    file: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Shards:
+    """The tensors of a checkpoint directory by name. `bytes_read` counts what has come from its files."""
+
+    def __init__(self, directory: Path | str):
+        self._places = _places(Path(directory))
+        self.bytes_read = 0
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._places[name].shape
+
+    def read_into(self, name: str, target: Tensor) -> None:
+        """Fill `target` (contiguous, on the CPU) with a tensor, converted to the target's dtype.
+
+        Raises:
+            CheckpointError: the file ends before the tensor does.
+        """
+        place = self._places[name]
+        stored = target if target.dtype == place.dtype else torch.empty(place.shape, dtype=place.dtype)
+        raw = memoryview(stored.view(-1).view(torch.uint8).numpy())
+        with open(place.file, "rb", buffering=0) as file:
+            done = 0
+            while done < len(raw):  # one system call reads 2 GiB at the most
+                count = os.preadv(file.fileno(), [raw[done:]], place.offset + done)
+                if count == 0:
+                    raise CheckpointError.damaged(place.file, EOFError(f"'{name}' is cut off"))
+                done += count
+        self.bytes_read += done
+        if stored is not target:
+            target.copy_(stored)
+
+
+def _places(directory: Path) -> Mapping[str, _Place]:
+    files = [directory / WEIGHTS]
+    if (directory / INDEX).is_file():
+        names = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        files = [directory / name for name in sorted(set(names))]
+    return {name: place for file in files for name, place in _header(file).items()}
+
+
+def _header(path: Path) -> dict[str, _Place]:
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            places = {}
+            for name, entry in header.items():
+                if name != "__metadata__":
+                    begin, end = entry["data_offsets"]
+                    place = _Place(path, 8 + length + begin, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
+                    assert end - begin == prod(place.shape) * place.dtype.itemsize
+                    places[name] = place
+            return places
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        raise CheckpointError.damaged(path, error) from error

@@ -1,0 +1,90 @@
+"""What the forward half leaves behind for the backward half: graphs, or the streams to rebuild them from."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Run = Callable[[Tensor], Tensor]
+
+
+class Trail(Protocol):
+    #: whether the forward half must run with gradients
+    keeps_graphs: bool
+
+    def put(self, layer: int, batch: int, x: Tensor, y: Tensor) -> None:
+        """Keep the stream x [batch, seq_len, hidden] that enters a layer, or its graph that ends in y."""
+
+    def take(self, layer: int, batch: int, run: Run) -> tuple[Tensor, Tensor]:
+        """(x, y) with y = run(x) in the graph of x; kept no longer."""
+
+
+class Graphs:
+    """The graphs themselves: nothing is run twice, and every activation of the set is in memory."""
+
+    keeps_graphs = True
+
+    def __init__(self):
+        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def put(self, layer, batch, x, y):
+        self._kept[layer, batch] = x, y
+
+    def take(self, layer, batch, run):
+        return self._kept.pop((layer, batch))
+
+
+class Boundaries:
+    """The streams that enter the layers, on a device of choice; each layer is run again."""
+
+    keeps_graphs = False
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._kept: dict[tuple[int, int], tuple[Tensor, torch.device]] = {}
+
+    def put(self, layer, batch, x, y):
+        self._kept[layer, batch] = x.detach().to(self._device), x.device
+
+    def take(self, layer, batch, run):
+        stream, home = self._kept.pop((layer, batch))
+        return _rerun(stream.to(home), layer, run)
+
+
+class DiskBoundaries:
+    """The streams that enter the layers, in one temporary file that goes with the process; each layer is run again."""
+
+    keeps_graphs = False
+
+    def __init__(self, directory: str | None = None):
+        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)
+        self._end = 0
+        self._kept: dict[tuple[int, int], tuple[int, torch.Size, torch.dtype, torch.device]] = {}
+
+    def put(self, layer, batch, x, y):
+        raw = memoryview(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        self._kept[layer, batch] = self._end, x.shape, x.dtype, x.device
+        while raw:
+            written = os.pwrite(self._file.fileno(), raw, self._end)
+            self._end += written
+            raw = raw[written:]
+
+    def take(self, layer, batch, run):
+        offset, shape, dtype, home = self._kept.pop((layer, batch))
+        stream = torch.empty(shape, dtype=dtype)
+        raw = memoryview(stream.view(-1).view(torch.uint8).numpy())
+        while raw:
+            read = os.preadv(self._file.fileno(), [raw], offset)
+            offset += read
+            raw = raw[read:]
+        return _rerun(stream.to(home), layer, run)
+
+
+def _rerun(stream: Tensor, layer: int, run: Run) -> tuple[Tensor, Tensor]:
+    x = stream.detach().requires_grad_(layer > 0)  # nothing lies before the first layer
+    return x, run(x)
