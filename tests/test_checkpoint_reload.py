@@ -69,10 +69,10 @@ def test_reloads_bit_for_bit_where_hgsp_core_cannot_be_imported(tmp_path):
         assert torch.equal(results[f"{pruned.directory}/generated"], pruned.reference.generate(tokens(), **greedy))
 
 
-def test_verification_passes_what_was_written_and_catches_one_changed_weight(tmp_path):
+def test_verification_catches_one_changed_weight(tmp_path):
+    """That it passes what was written right, every test of an export shows."""
     directory = prune(tmp_path, "llama", PLANS["sizes differ"]).directory
     model, _ = load_model(directory)
-    assert verify_reload(directory, tokens(), logits(model)) == 0.0
     tensors = load_file(directory / "model.safetensors")
     tensors["model.layers.2.mlp.up_proj.weight"][0, 0] += 1e-2
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
