@@ -18,5 +18,7 @@ anything before another one holds is skipped. `check_distribution("my-plugin")` 
 
 from hgsp_core.testing.architecture import architecture_checks
 from hgsp_core.testing.check import Check
+from hgsp_core.testing.distribution import Result, check_distribution
+from hgsp_core.testing.method import method_checks
 
-__all__ = ["Check", "architecture_checks"]
+__all__ = ["Check", "Result", "architecture_checks", "check_distribution", "method_checks"]

@@ -1,0 +1,108 @@
+"""A job of each kind for a method to be tried on: made fresh each time, from a tiny model with GQA and a bias on every linear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from hgsp_core.artifacts import Priors, Scores, Statistics
+from hgsp_core.sweep import Resident, run_sweep
+from hgsp_core.testing.check import require
+from hgsp_core.testing.model import VOCABULARY, sample_layout, sample_model
+from hgsp_core.types import AllocateJob, BlockJob, DatasetJob, Moments, NormalizeJob, PriorJob, ScoreJob
+
+SEED = 5
+#: samples and tokens of the calibration set
+CALIBRATION = (6, 10)
+
+
+def score_job(scorer: Any) -> ScoreJob:
+    return ScoreJob(sample_layout(), statistics(scorer.collectors), SEED)
+
+
+def prior_job(prior: Any) -> PriorJob:
+    return PriorJob(sample_layout(), statistics(prior.collectors))
+
+
+def normalize_job(normalizer: Any) -> NormalizeJob:
+    return NormalizeJob(sample_layout(), scores())
+
+
+def allocate_job(allocator: Any) -> AllocateJob:
+    return AllocateJob(sample_layout(), scores(), priors() if allocator.needs_priors else None)
+
+
+def block_job(reconstructor: Any) -> BlockJob:
+    """The MLP of a layer, half of it to go, with moments of random inputs that depend on each other a little."""
+    block = sample_layout().layers[1].blocks["mlp"]
+    (writer,) = (s for s in block.slices if s.dim == 1)
+    model = sample_model()
+    weight, bias = model.get_parameter(writer.weight).detach(), model.get_parameter(writer.bias).detach()
+    fit, held_out = (_moments(seed, weight, bias, reconstructor.targets) for seed in (0, 1))
+    return BlockJob(block, tuple(range(0, block.units, 2)), writer, weight.clone(), bias.clone(), fit, held_out)
+
+
+def dataset_job(dataset: Any) -> DatasetJob:
+    return DatasetJob("calibration")
+
+
+JOBS = {
+    "scorer": score_job,
+    "prior": prior_job,
+    "normalizer": normalize_job,
+    "allocator": allocate_job,
+    "reconstructor": block_job,
+    "dataset": dataset_job,
+}
+
+
+def statistics(collectors: Any) -> Statistics:
+    """What a real sweep measures for these collectors, and nothing else: another key raises an AssertionError."""
+    values = {c.key: [{name: a.copy() for name, a in layer.items()} for layer in _measured(c)] for c in collectors}
+    return Statistics(_Declared(values))
+
+
+class _Declared(dict):
+    def __missing__(self, key):
+        require(False, f"It reads the statistic {key}, which it does not declare: put that collector into `collectors`.")
+
+
+@cache
+def _measured(collector: Any) -> tuple[Mapping[str, np.ndarray], ...]:
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, CALIBRATION)
+    source = Resident(sample_model(), sample_layout())
+    return tuple(run_sweep(source, sample_layout(), tokens, [collector])[collector])
+
+
+def scores() -> Scores:
+    """Importances whose scale differs by decades between layers, as gradients' do."""
+    generator = np.random.default_rng(0)
+    return Scores.of(
+        sample_layout(),
+        [
+            {axis: generator.lognormal(size=block.units) * 10.0 ** -layer.index for axis, block in layer.blocks.items()}
+            for layer in sample_layout().layers
+        ],
+    )
+
+
+def priors() -> Priors:
+    generator, layers = np.random.default_rng(1), len(sample_layout().layers)
+    axes = [axis.name for axis in sample_layout().architecture.axes]
+    return Priors(generator.lognormal(size=layers), {axis: generator.lognormal(size=layers) for axis in axes})
+
+
+def _moments(seed: int, weight: torch.Tensor, bias: torch.Tensor, targets: Any) -> Moments:
+    """Of inputs x [tokens, in], where every target is the writer's own output."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens, features = 400, weight.shape[1]
+    mixing = torch.eye(features) + 0.3 * torch.randn(features, features, generator=torch.Generator().manual_seed(9))
+    x = torch.randn(tokens, features, generator=generator) @ mixing
+    y = x @ weight.T + bias
+    return Moments(
+        tokens, x.sum(0), x.T @ x, {name: y.T @ x for name in targets}, {name: float((y**2).sum()) for name in targets}
+    )

@@ -1,0 +1,215 @@
+"""What the result of a method must be, kind by kind. A trial is a method with its params (`method.py`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from unittest import SkipTest
+
+import numpy as np
+import torch
+
+from hgsp_core.artifacts import Plan, Priors, Scores
+from hgsp_core.errors import HgspError
+from hgsp_core.layout import Layout
+from hgsp_core.testing import jobs
+from hgsp_core.testing.check import fail, require
+from hgsp_core.testing.model import sample_layout
+from hgsp_core.types import DatasetJob, NormalizeJob, Repair
+
+if TYPE_CHECKING:
+    from hgsp_core.testing.method import Trial
+
+#: shares of the parameters that an allocator is asked to remove
+RATIOS = (0.2, 0.35, 0.5)
+
+
+def _require_type(result: Any, wanted: type) -> None:
+    require(isinstance(result, wanted), f"It returned a {type(result).__name__}; a {wanted.__name__} is needed.")
+
+
+def declared_collectors_suffice(trial: Trial) -> None:
+    """It reads only the statistics of the collectors that it declares."""
+    trial.run()
+
+
+def scores_fit_the_model(trial: Trial) -> None:
+    """One score for each unit, in the order of the layout, with the units' exact costs: `Scores.of` makes them so."""
+    result, expected = trial.run(), jobs.scores()
+    _require_type(result, Scores)
+    require(result.axes == expected.axes, f"The axes are {result.axes}, the model's are {expected.axes}.")
+    for column in ("layer", "axis", "index", "cost"):
+        found = np.asarray(getattr(result, column))
+        require(
+            np.array_equal(found, getattr(expected, column)),
+            f"Column '{column}' of the scores, {len(found)} long, is not that of the model's {len(expected)} units; "
+            "make them with `Scores.of(job.layout, importance)`.",
+        )
+    for column in ("importance", "score"):
+        shape = np.shape(getattr(result, column))
+        require(shape == (len(expected),), f"Column '{column}' has shape {shape}, {(len(expected),)} is needed.")
+
+
+def scores_are_finite(trial: Trial) -> None:
+    """No score is NaN or infinite."""
+    result = trial.run()
+    for column in ("importance", "score"):
+        bad = np.flatnonzero(~np.isfinite(getattr(result, column)))
+        if len(bad):
+            unit = bad[0]
+            fail(
+                f"{len(bad)} values of '{column}' are not finite, the first for layer {result.layer[unit]}, "
+                f"{result.axes[result.axis[unit]]}, unit {result.index[unit]}. Look for a division by 0 or a logarithm of it."
+            )
+
+
+def priors_fit_the_model(trial: Trial) -> None:
+    """One finite number for each layer; one for each block of an axis, or NaN where it was not measured."""
+    result, layout = trial.run(), sample_layout()
+    _require_type(result, Priors)
+    layers, axes = len(layout.layers), [axis.name for axis in layout.architecture.axes]
+    shape = np.shape(result.layer)
+    require(shape == (layers,), f"`layer` has shape {shape}; one number for each of {layers} layers is needed.")
+    require(np.isfinite(result.layer).all(), f"`layer` holds NaN or infinity: {result.layer}.")
+    for axis, values in result.blocks.items():
+        require(axis in axes, f"`blocks` has an axis '{axis}', the model's are {axes}: take the names from the layout.")
+        require(np.shape(values) == (layers,), f"`blocks['{axis}']` has shape {np.shape(values)}, not ({layers},).")
+        require(not np.isinf(values).any(), f"`blocks['{axis}']` holds infinity: {values}.")
+
+
+def only_scores_change(trial: Trial) -> None:
+    """The table stays as it was but for its column `score`."""
+    before = jobs.scores()
+    result = trial.run()
+    _require_type(result, Scores)
+    for column in ("layer", "axis", "index", "importance", "cost"):
+        require(
+            np.array_equal(getattr(result, column), getattr(before, column)),
+            f"Column '{column}' changed; return `job.scores.with_score(new)`.",
+        )
+    require(result.score.shape == before.score.shape, f"`score` has shape {result.score.shape}, not {before.score.shape}.")
+
+
+def normal_scores_are_finite(trial: Trial) -> None:
+    """Equal, zero, negative and very unequal scores all become finite ones."""
+    table = jobs.scores()
+    cases = {
+        "lognormal": table.score,
+        "all equal": np.ones(len(table)),
+        "all zero": np.zeros(len(table)),
+        "negative": -table.score,
+        "from 1e-12 to 1e6": np.logspace(-12, 6, len(table)),
+    }
+    for name, score in cases.items():
+        result = trial.run(NormalizeJob(sample_layout(), table.with_score(score)))
+        require(np.isfinite(result.score).all(), f"With {name} scores the result holds NaN or infinity.")
+
+
+def order_inside_a_block_is_kept(trial: Trial) -> None:
+    """What scored lower than another unit of its block still does (or equally): only the balance between blocks changes."""
+    table = jobs.scores()
+    result = trial.run()
+    for block in sample_layout().blocks():
+        rows = table.units_of(block.layer, block.axis.name)
+        after = result.score[rows][np.argsort(table.score[rows])]
+        require(
+            (np.diff(after) >= 0).all(),
+            f"Layer {block.layer}, {block.axis.name}: the order of the units changed. A normalizer brings blocks to one scale; "
+            "what ranks units is a scorer.",
+        )
+
+
+def needed_priors_are_declared(trial: Trial) -> None:
+    """Where `needs_priors` is False it gets none and asks for none."""
+    implementation = trial.build()
+    try:
+        trial.run()
+    except (AttributeError, TypeError) as error:
+        if implementation.needs_priors:
+            raise
+        fail(f"`needs_priors` is False, so job.priors is None; yet it seems to read them ({error}). Set it to True.")
+
+
+def plans_fit_the_model(trial: Trial) -> None:
+    """Every block has a plan with ascending units that it has, and at least one layer stays."""
+    layout = sample_layout()
+    for plan in _plans(trial).values():
+        _require_type(plan, Plan)
+        Plan.from_json(plan.to_json(layout, "", ""), layout)
+        require(plan.before == layout.parameters, f"`before` is {plan.before}, the model has {layout.parameters} parameters.")
+        require(plan.kept_layers(), "The plan removes every layer.")
+
+
+def the_budget_is_met(trial: Trial) -> None:
+    """It removes something, and never more parameters than the ratio, or the plan's own target, allows."""
+    layout = sample_layout()
+    removed = {}
+    for ratio, plan in _plans(trial).items():
+        removed[ratio] = plan.removed(layout)
+        budgets = {"the plan's own target": plan.before - plan.target}
+        if ratio is not None:
+            whole = _denominator(trial, layout)
+            budgets[f"ratio {ratio} of {whole}"] = math.floor(ratio * whole)
+        for what, budget in budgets.items():
+            require(
+                removed[ratio] <= budget,
+                f"It removes {removed[ratio]} parameters, {removed[ratio] - budget} more than {what} allows ({budget}). "
+                "Count with `plan.removed(layout)`, which includes norms and biases of blocks that go whole.",
+            )
+    require(any(removed.values()), f"It removes nothing at any ratio of {RATIOS}.")
+
+
+def _denominator(trial: Trial, layout: Layout) -> int:
+    return layout.layer_parameters if getattr(trial.params, "of", "total") == "layers" else layout.parameters
+
+
+def _plans(trial: Trial) -> dict[float | None, Plan]:
+    """Ratio -> plan; without a parameter `ratio` one plan, under None."""
+    if "ratio" not in type(trial.params).model_fields:
+        return {None: trial.run()}
+    return {ratio: trial.having(ratio=ratio).run() for ratio in RATIOS}
+
+
+def repairs_fit_the_block(trial: Trial) -> None:
+    """As many units stay as planned; weight and bias have their old size and number type, and are finite."""
+    if not trial.build().targets:
+        raise SkipTest("it has no targets, so it is never called")
+    job = jobs.block_job(trial.build())
+    repair = trial.run(job)
+    _require_type(repair, Repair)
+    units = set(repair.kept)
+    require(
+        len(units) == len(repair.kept) == len(job.kept) and units <= set(range(job.block.units)),
+        f"It keeps units {repair.kept}; {len(job.kept)} different ones of {job.block.units} are needed.",
+    )
+    for name, before, after in (("weight", job.weight, repair.weight), ("bias", job.bias, repair.bias)):
+        require(
+            torch.is_tensor(after) and after.shape == before.shape and after.dtype == before.dtype,
+            f"`{name}` must stay a tensor of shape {tuple(before.shape)} and {before.dtype}: it is "
+            f"{(tuple(after.shape), after.dtype) if torch.is_tensor(after) else after!r}.",
+        )
+        require(after.isfinite().all(), f"`{name}` holds NaN or infinity.")
+
+
+def a_place_without_bias_gets_none(trial: Trial) -> None:
+    """Where the model has no place for a bias, the repair has none."""
+    implementation = trial.build()
+    if not implementation.targets:
+        raise SkipTest("it has no targets, so it is never called")
+    repair = trial.run(replace(jobs.block_job(implementation), bias=None))
+    require(repair.bias is None, "The job's bias is None, so the model cannot hold one; the repair must not bring one.")
+
+
+def documents_are_text(trial: Trial) -> None:
+    """Both splits give at least one document, each a str that is not empty."""
+    implementation = trial.build()
+    for split in ("calibration", "evaluation"):
+        try:
+            documents = list(implementation(DatasetJob(split)))
+        except HgspError as error:
+            raise SkipTest(f"it cannot give its text here: {error}") from error
+        require(documents, f"The split '{split}' has no document.")
+        for document in documents:
+            require(isinstance(document, str), f"The split '{split}' holds a {type(document).__name__}, not a str.")
+        require(any(document.strip() for document in documents), f"The split '{split}' holds only blank documents.")
