@@ -274,10 +274,16 @@ def test_a_ratio_that_the_limits_make_impossible(refused, here, command):
 # --- the command line itself
 
 
-def test_an_unknown_option_or_command_is_a_users_mistake(here):
-    for arguments in (["run"], ["run", "recipe.yaml", "--ratio", "0.2"], ["prun"]):
-        done = hgsp(*arguments, cwd=here)
-        assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [(["run"], "RECIPE"), (["run", "recipe.yaml", "--ratio", "0.2"], "--ratio"), (["prun"], "prun")],
+)
+def test_an_unknown_option_or_command_is_a_users_mistake(here, monkeypatch, capsys, arguments, fault):
+    monkeypatch.setattr(sys, "argv", ["hgsp", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "") and fault in err and "Traceback" not in err
 
 
 # --- plugins, which are found anew in each process

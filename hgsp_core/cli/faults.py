@@ -21,6 +21,7 @@ def readable_faults() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may pass it unexplained
         if os.environ.get(DEBUG):
