@@ -368,6 +368,15 @@ def test_every_limit_holds_and_the_budget_with_it(job, ratio, limits):
         assert mlp or not lost["mlp"]
 
 
+def test_the_most_important_layers_stay_whole_though_their_scores_are_the_lowest():
+    layout = small()
+    importance = [{n: np.full(b.units, 1e3) for n, b in layer.blocks.items()} for layer in layout.layers]
+    importance[1] = importance[4] = {n: np.zeros(b.units) for n, b in layout.layers[1].blocks.items()}
+    task = AllocateJob(layout, Scores.of(layout, importance), Priors(np.array([1, 9, 2, 3, 8, 4.0]), {}))
+    plan = plan_of(task, ratio=0.3, temperature=0, limits={"freeze_most_important": 2})
+    assert sizes(plan)[1] == sizes(plan)[4] == (4, 64) and plan.removed(layout) > 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 99), st.sampled_from([0.05, 0.1, 0.15]))
 def test_every_layer_loses_its_least_rate_to_within_one_channel(seed, least):
