@@ -15,6 +15,7 @@ _PUBLIC = {
     "Axis": "types",
     "Method": "types",
     "Params": "types",
+    "Repair": "types",
     "Slice": "types",
     "Calibration": "artifacts",
     "Plan": "artifacts",

@@ -109,19 +109,21 @@ def hgsp_allocators() -> list[Method]:
 
 @hookspec
 def hgsp_reconstructors() -> list[Method]:
-    """Repair of what stays, layer by layer: `LayerJob -> {full tensor name: tensor of the original size}`.
+    """Repair of what stays, block by block: `BlockJob -> Repair`, each block seeing the pruned model before it.
+
+    `targets` names the outputs that the moments are measured against ("own", "dense", "residual"; see
+    `sweep/sequential.py`). Empty: nothing is measured and the class is not called.
 
     Example:
         @hookimpl
         def hgsp_reconstructors():
-            return [Method("louder", "my_plugin.louder:Louder", summary="scales down_proj by what was lost")]
+            return [Method("louder", "my_plugin.louder:Louder", summary="scales what stays by what was lost")]
 
         class Louder:
-            collectors = ()
+            targets = ("own",)
             def __init__(self, params): ...
             def __call__(self, job):
-                down = job.blocks["mlp"].slice_of("mlp.down_proj").weight
-                return {down: job.tensors[down] * job.blocks["mlp"].units / max(1, len(job.kept["mlp"]))}
+                return Repair(job.kept, job.weight * job.block.units / len(job.kept), job.bias)
     """
 
 

@@ -82,6 +82,11 @@ class BlockLayout:
             names += [s.weight, s.bias] if s.has_bias else [s.weight]
         return names
 
+    @property
+    def writer(self) -> SliceLayout:
+        """The slice whose columns are the units: the linear that writes to the residual stream."""
+        return next(s for s in self.slices if s.dim == 1)
+
     def slice_of(self, module: str) -> SliceLayout:
         """The slice whose name, relative to the layer, is `module`."""
         return next(s for s in self.slices if s.module.endswith(f".{module}"))

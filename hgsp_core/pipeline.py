@@ -14,7 +14,7 @@ import platform
 import resource
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from hgsp_core.report.files import write_reports
 from hgsp_core.rundir import run_directory
 from hgsp_core.source import Source, open_model
 from hgsp_core.store import Store
-from hgsp_core.types import AllocateJob, EvaluateJob, ExportJob, LayerJob, NormalizeJob, PriorJob, ScoreJob
+from hgsp_core.types import AllocateJob, EvaluateJob, ExportJob, NormalizeJob, PriorJob, ScoreJob
 
 #: windows and tokens of the input that exporters compare logits on
 PROBE = (2, 16)
@@ -66,11 +66,13 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
     with run_directory(Path(recipe.output)) as directory:
         expected = forecast(recipe, monitor, store)
         decision, before, after = expected.decision, expected.before, expected.after
-        source, plan = decision.source, decision.plan
+        source = decision.source
 
         before |= evaluate(evaluators, source.directory, source.dtype, recipe, "Evaluate original", monitor)
+        plan, repaired = repair(recipe, decision, monitor)
+        decision = replace(decision, plan=plan)
         with monitor.stage("Cut") as progress:
-            checkpoint = cut(recipe, decision, directory / "checkpoint", progress)
+            checkpoint = cut(decision, repaired, directory / "checkpoint", progress)
         after |= evaluate(evaluators, checkpoint, source.dtype, recipe, "Evaluate pruned", monitor)
         with monitor.stage("Export"):
             exports = export(exporters, checkpoint, directory, decision, recipe.device)
@@ -83,7 +85,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
             "before": before,
             "after": after,
             "reused": list(decision.reused),
-            "notes": list(plan.notes),
+            "notes": list(decision.plan.notes),
             "exports": exports,
             "timings": dict(monitor.timings),
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -112,12 +114,12 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
     scorer, allocator = _build("scorer", recipe.score), _build("allocator", recipe.allocate)
     normalizers = [_build("normalizer", use) for use in recipe.normalize]
     prior = _build("prior", recipe.prior) if allocator.needs_priors else None
-    reconstructor = _build("reconstructor", recipe.reconstruct)
-    collectors = {c.key: c for method in (scorer, prior, reconstructor) if method for c in method.collectors}
+    collectors = {c.key: c for method in (scorer, prior) if method for c in method.collectors}
+    needs_tokens = any(c.needs_tokens for c in collectors.values()) or _build("reconstructor", recipe.reconstruct).targets
 
     reused: list[str] = []
     calibration = None
-    if any(c.needs_tokens for c in collectors.values()):
+    if needs_tokens:
         with monitor.stage("Calibrate"):
             calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
     statistics = measure(recipe, source, calibration, list(collectors.values()), monitor, store, reused)
@@ -176,14 +178,12 @@ def measure(
     reused += [f"statistics {key}" for key in values]
     missing = [c for c in collectors if c.key not in values]
     if missing:
-        from hgsp_core.checkpoint.load import load_model
-        from hgsp_core.sweep import Resident, run_sweep
+        from hgsp_core.sweep import run_sweep
 
         with monitor.stage("Load"):
-            model, _ = load_model(source.directory, *_placed(source.dtype, recipe.device))
+            weights = _weights(source, recipe)
         with monitor.stage("Sweep") as progress:
             tokens = calibration.tokens if calibration else None
-            weights = Resident(model, source.layout)
             measured = run_sweep(weights, source.layout, tokens, missing, recipe.calibrate.batch_size, progress)
         for c in missing:
             values[c.key] = measured[c]
@@ -191,31 +191,39 @@ def measure(
     return Statistics(values)
 
 
-def cut(recipe: Recipe, decision: Decision, destination: Path, progress: Progress) -> Path:
+def repair(recipe: Recipe, decision: Decision, monitor: Monitor) -> tuple[Plan, Mapping[str, Any]]:
+    """The plan and the tensors that the reconstructor changes, block by block on the model pruned so far."""
+    reconstructor = _build("reconstructor", recipe.reconstruct)
+    if not reconstructor.targets:
+        return decision.plan, {}
+    from hgsp_core.sweep.sequential import repair as sweep
+
+    with monitor.stage("Repair") as progress:
+        weights = _weights(decision.source, recipe)
+        tokens, batch_size = decision.calibration.tokens, recipe.calibrate.batch_size
+        outcome = sweep(weights, decision.plan, reconstructor, tokens, batch_size, progress)
+    return replace(outcome.plan, notes=(*decision.plan.notes, *outcome.notes)), outcome.tensors
+
+
+def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, progress: Progress) -> Path:
     """Write the pruned checkpoint, one layer in memory at a time."""
     from hgsp_core.checkpoint.config import pruned_config
     from hgsp_core.checkpoint.write import write_checkpoint
     from hgsp_core.surgery import prune_tensors
 
-    layout, plan = decision.source.layout, decision.plan
-    tensors = _repaired(_build("reconstructor", recipe.reconstruct), decision, progress)
-    write_checkpoint(
-        prune_tensors(tensors, layout, plan), pruned_config(layout, plan), decision.source.directory, destination
-    )
+    source, layout, plan = decision.source, decision.source.layout, decision.plan
+
+    def tensors() -> Iterator[tuple[str, Any]]:
+        dtype, _ = _placed(source.dtype, "cpu")
+        yield from read_tensors(source.directory, layout.outside, dtype)
+        for layer in layout.layers:
+            names = [name for block in layer.blocks.values() for name in block.tensors()]
+            for name, tensor in read_tensors(source.directory, names, dtype):
+                yield name, repaired.get(name, tensor)
+            progress(layer.index + 1, len(layout.layers))
+
+    write_checkpoint(prune_tensors(tensors(), layout, plan), pruned_config(layout, plan), source.directory, destination)
     return destination
-
-
-def _repaired(reconstructor: Any, decision: Decision, progress: Progress) -> Iterator[tuple[str, Any]]:
-    """All tensors of the model, in the number type of the run; each layer as the reconstructor leaves it."""
-    source, layers = decision.source, decision.source.layout.layers
-    dtype, _ = _placed(source.dtype, "cpu")
-    yield from read_tensors(source.directory, source.layout.outside, dtype)
-    for layer in layers:
-        names = [name for block in layer.blocks.values() for name in block.tensors()]
-        tensors = dict(read_tensors(source.directory, names, dtype))
-        kept = {name: block.kept for name, block in decision.plan.layers[layer.index].items()}
-        yield from (tensors | reconstructor(LayerJob(layer.blocks, kept, tensors, decision.statistics))).items()
-        progress(layer.index + 1, len(layers))
 
 
 def evaluate(
@@ -269,6 +277,15 @@ def versions() -> dict[str, str]:
 
 def _build(kind: str, use: Use) -> Any:
     return plugins.build(kind, use.use, use.with_)
+
+
+def _weights(source: Source, recipe: Recipe) -> Any:
+    """The original model's weights as a sweep takes them."""
+    from hgsp_core.checkpoint.load import load_model
+    from hgsp_core.sweep import Resident
+
+    model, _ = load_model(source.directory, *_placed(source.dtype, recipe.device))
+    return Resident(model, source.layout)
 
 
 def _placed(dtype: str, device: str) -> tuple[Any, str]:

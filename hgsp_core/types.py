@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the jobs carry these, but declaring a method must not impor
     from pathlib import Path
 
     from hgsp_core.artifacts import Calibration, Plan, Priors, Scores, Statistics
-    from hgsp_core.layout import BlockLayout, Layout
+    from hgsp_core.layout import BlockLayout, Layout, SliceLayout
 
 API = 1
 
@@ -139,13 +139,56 @@ class AllocateJob:
 
 
 @dataclass(frozen=True)
-class LayerJob:
-    """One layer about to be cut: its original tensors by full name, and the units that stay, by axis."""
+class Moments:
+    """Sums over tokens of a linear's input x [in] and of outputs y [out] that it should give; torch tensors, fp32.
 
-    blocks: Mapping[str, BlockLayout]
-    kept: Mapping[str, tuple[int, ...]]
-    tensors: Mapping[str, Any]
-    statistics: Statistics
+    All a linear fit needs: the squared error of any W is tr(W G Wᵀ) − 2 tr(W Cᵀ) + power.
+
+    tokens   how many
+    total    Σ x [in]
+    gram     G = Σ x xᵀ [in, in]
+    cross    target -> C = Σ y xᵀ [out, in]
+    power    target -> Σ |y|²
+    """
+
+    tokens: int
+    total: Any
+    gram: Any
+    cross: Mapping[str, Any]
+    power: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class BlockJob:
+    """One block about to be cut, in a model of which everything before this block is already pruned and repaired.
+
+    kept      units that the plan keeps
+    writer    the linear that writes to the residual stream; its columns are the units
+    weight    W [out, in] of the writer, as it was, fp32;  bias [out] or None where the model has no place for one
+    fit       moments of the writer's input on the pruned model, over the calibration windows to fit on
+    held_out  the same over windows that no fit may use
+    """
+
+    block: BlockLayout
+    kept: tuple[int, ...]
+    writer: SliceLayout
+    weight: Any
+    bias: Any
+    fit: Moments
+    held_out: Moments
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a reconstructor decided for one block: which units stay (as many as planned), and the writer at its old size.
+
+    Columns of units that go are ignored. `note`: what a user should know, or empty.
+    """
+
+    kept: tuple[int, ...]
+    weight: Any
+    bias: Any
+    note: str = ""
 
 
 @dataclass(frozen=True)

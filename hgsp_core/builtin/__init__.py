@@ -5,6 +5,7 @@ from hgsp_core.builtin.depth import DepthParams
 from hgsp_core.builtin.hgsp import HGSPParams
 from hgsp_core.builtin.huggingface import HuggingFaceParams
 from hgsp_core.builtin.layerwise import LayerwiseParams
+from hgsp_core.builtin.least_squares_params import LeastSquaresParams
 from hgsp_core.builtin.normalizers import ClipParams, LevelParams
 from hgsp_core.builtin.perplexity import PerplexityParams
 from hgsp_core.builtin.uniform import UniformParams
@@ -52,7 +53,15 @@ def hgsp_allocators():
 
 @hookimpl
 def hgsp_reconstructors():
-    return [Method("none", f"{_HERE}.no_repair:NoRepair", Params, "what stays is left as it was")]
+    return [
+        Method("none", f"{_HERE}.no_repair:NoRepair", Params, "what stays is left as it was"),
+        Method(
+            "least-squares",
+            f"{_HERE}.least_squares:LeastSquares",
+            LeastSquaresParams,
+            "what stays takes over what it can of what goes, block by block, in closed form",
+        ),
+    ]
 
 
 @hookimpl

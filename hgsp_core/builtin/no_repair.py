@@ -1,13 +1,13 @@
 """The reconstructor that does nothing: the ablation of every other one."""
 
-from hgsp_core.types import LayerJob, Params
+from hgsp_core.types import BlockJob, Params, Repair
 
 
 class NoRepair:
-    collectors = ()
+    targets = ()
 
     def __init__(self, params: Params):
         pass
 
-    def __call__(self, job: LayerJob) -> dict:
-        return {}
+    def __call__(self, job: BlockJob) -> Repair:
+        return Repair(job.kept, job.weight, job.bias)

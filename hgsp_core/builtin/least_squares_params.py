@@ -1,0 +1,18 @@
+"""Parameters of `least-squares`, apart from the method so that declaring it imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from hgsp_core.types import Params
+
+
+class LeastSquaresParams(Params):
+    target: Literal["auto", "own", "dense", "residual"] = Field(
+        "auto",
+        description="what a block should give: 'own' = what its old weights make of its input, 'dense' = what it gives in the "
+        "dense model, 'residual' = what brings the stream back to the dense one; auto = the best on held-out windows",
+    )
+    ridge: float = Field(0.01, ge=0, description="ρ, the ridge as a share of the mean input power; 0 = none")
