@@ -137,6 +137,12 @@ def jobs(draw) -> AllocateJob:
     return AllocateJob(layout, Scores.of(layout, importance), Priors(layer, blocks))
 
 
+def some_of(**limits: st.SearchStrategy) -> st.SearchStrategy:
+    """One to three of the limits at a time: hypothesis's own `optional=` leaves nearly all of them out."""
+    keys = st.lists(st.sampled_from(sorted(limits)), min_size=1, max_size=3, unique=True)
+    return keys.flatmap(lambda chosen: st.fixed_dictionaries({key: limits[key] for key in chosen}))
+
+
 def sizes(plan: Plan) -> list[tuple[int, ...]]:
     """Units kept, by layer and axis."""
     return [tuple(len(block.kept) for block in layer.values()) for layer in plan.layers]

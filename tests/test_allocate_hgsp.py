@@ -16,6 +16,7 @@ from allocate_models import (
     short_of,
     sizes,
     small,
+    some_of,
     spread_priors,
     spread_scores,
 )
@@ -317,21 +318,18 @@ def test_some_attention_and_some_mlp_stay_whatever_the_scores():
 @settings(max_examples=150, deadline=None)
 @given(
     jobs(),
-    st.floats(0.02, 0.5),
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "freeze_first": st.integers(0, 2),
-            "freeze_last": st.integers(0, 2),
-            "freeze_most_important": st.integers(0, 2),
-            "layer_start": st.integers(0, 1),
-            "layer_end": st.integers(2, 2),
-            "layer_max_rate": st.floats(0.2, 0.9),
-            "min_heads": st.integers(0, 3),
-            "min_channels": st.integers(0, 5),
-            "channel_multiple": st.integers(1, 5),
-            "pruning_distribution": st.sampled_from(["5:5", "10:0", "0:10", "2.5:7.5"]),
-        },
+    st.floats(0.02, 0.4),
+    some_of(
+        freeze_first=st.integers(0, 2),
+        freeze_last=st.integers(0, 2),
+        freeze_most_important=st.integers(0, 2),
+        layer_start=st.integers(0, 1),
+        layer_end=st.integers(2, 2),
+        layer_max_rate=st.floats(0.2, 0.9),
+        min_heads=st.integers(0, 3),
+        min_channels=st.integers(0, 5),
+        channel_multiple=st.integers(1, 5),
+        pruning_distribution=st.sampled_from(["5:5", "10:0", "0:10", "2.5:7.5"]),
     ),
 )
 def test_every_limit_holds_and_the_budget_with_it(job, ratio, limits):
