@@ -40,7 +40,7 @@ def llama():
 
 @cache
 def rehoused():
-    config = llama().config.to_dict() | {"sliding_window": None, "architectures": None}
+    config = llama().config.to_dict() | {"model_type": "mistral", "architectures": None, "sliding_window": None}
     model = MistralForCausalLM(MistralConfig(**config)).eval()
     model.load_state_dict(llama().state_dict())
     return model

@@ -51,7 +51,8 @@ def llama():
 
 @cache
 def rehoused():
-    model = Qwen2ForCausalLM(Qwen2Config(**llama().config.to_dict() | {"architectures": None})).eval()
+    config = llama().config.to_dict() | {"model_type": "qwen2", "architectures": None}
+    model = Qwen2ForCausalLM(Qwen2Config(**config)).eval()
     missing, unexpected = model.load_state_dict(llama().state_dict(), strict=False)
     assert not unexpected and len(missing) == 3 * llama().config.num_hidden_layers
     generator = torch.Generator().manual_seed(0)
