@@ -34,6 +34,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("HGSP_CACHE", str(tmp_path / "store"))
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # set by the command too; so it is put back afterwards
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    if "transformers" in sys.modules:  # imported by another test, before the command could set those
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+        sys.modules["transformers"].utils.logging.set_verbosity_error()
     return folder
 
 
