@@ -3,9 +3,12 @@
 import pytest
 import torch
 from checkpoints import PLANS, logits, prune, tokens
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hgsp_core.checkpoint.load import load_model
+from hgsp_core.checkpoint.modeling_hgsp import HgspConfig, HgspForCausalLM
 
 FAMILIES = ["llama", "llama-biases", "llama-tied", "mistral", "mistral-window", "qwen2", "qwen2-window", "qwen3"]
 GREEDY = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
@@ -65,7 +68,8 @@ def test_left_padding_does_not_change_what_is_generated(tmp_path, family, cache)
 def test_kv_cache_holds_the_kept_heads_of_each_layer_and_nothing_for_layers_without_attention(tmp_path):
     model, _ = load_model(prune(tmp_path, "llama", PLANS["everything"]).directory)
     cache = model(tokens(), use_cache=True).past_key_values
-    assert [layer.keys.shape[1] if layer.keys is not None else 0 for layer in cache.layers] == [0, 2, 1, 0]
+    keys = [getattr(layer, "keys", None) for layer in cache.layers]
+    assert [0 if k is None else k.shape[1] for k in keys] == [0, 2, 1, 0]
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral-window", "qwen2-window", "qwen3"])
@@ -141,3 +145,55 @@ def test_saved_again_by_transformers_it_loads_again(tmp_path):
     again, config = load_model(tmp_path / "again")
     assert (tmp_path / "again" / "modeling_hgsp.py").is_file() and config["auto_map"]["AutoModel"]
     assert torch.equal(logits(again), logits(model))
+
+
+def test_layers_may_differ_in_query_heads_per_kv_head():
+    """As if some query heads of each group were cut in layer 1 and a whole group in layer 2."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 24, "vocab_size": 97, "num_hidden_layers": 3, "head_dim": 8}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 2}
+    reference = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval()
+    kept = {1: {"q": [0, 3, 4, 5], "k": [0, 1]}, 2: {"q": [4, 5, 6, 7], "k": [1]}}  # q: two heads of each group; one group
+    per_layer = {str(i): {"num_attention_heads": 4, "num_key_value_heads": len(k["k"])} for i, k in kept.items()}
+    config = HgspConfig(
+        base_model_type="llama", layer_types=["full_attention"] * 3, per_layer_config=per_layer, **sizes, **heads
+    )
+    model = HgspForCausalLM(config).eval()
+    state = reference.state_dict()
+    pruned = dict(state)
+    for layer, k in kept.items():
+        prefix = f"model.layers.{layer}.self_attn."
+        q, kv = ((torch.tensor(k[x])[:, None] * 8 + torch.arange(8)).flatten() for x in "qk")
+        for name, rows in (("q_proj", q), ("k_proj", kv), ("v_proj", kv)):
+            pruned[f"{prefix}{name}.weight"] = state[f"{prefix}{name}.weight"][rows]
+        pruned[f"{prefix}o_proj.weight"] = state[f"{prefix}o_proj.weight"][:, q]
+        gone = torch.ones(64, dtype=torch.bool)
+        gone[q] = False
+        state[f"{prefix}o_proj.weight"][:, gone] = 0
+    model.load_state_dict(pruned)
+    assert [layer.self_attn.num_key_value_groups for layer in model.model.layers] == [4, 2, 4]
+    torch.testing.assert_close(logits(model), logits(reference), atol=1e-5, rtol=1e-5)
+    assert torch.equal(model.generate(tokens(), **GREEDY), reference.generate(tokens(), **GREEDY))
+
+
+def test_tools_that_know_one_size_for_all_layers_read_the_original_one(tmp_path):
+    config = AutoConfig.from_pretrained(prune(tmp_path, "llama", PLANS["everything"]).directory)
+    assert (config.num_attention_heads, config.num_key_value_heads, config.intermediate_size) == (8, 4, 48)
+
+
+def test_an_outside_attention_backend_is_called_with_each_layers_own_heads(tmp_path, monkeypatch):
+    """As vLLM's transformers backend drives a model: its own attention function, no cache, state handed through."""
+    calls = []
+
+    def attention(module, query, key, value, mask, attention_instances=None, **kwargs):
+        calls.append((attention_instances[module.layer_idx], query.shape[1], key.shape[1]))
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "outside", attention)
+    config = AutoConfig.from_pretrained(prune(tmp_path, "llama", PLANS["everything"]).directory)
+    config._attn_implementation = "outside"
+    model = AutoModel.from_config(config)
+    positions = torch.arange(12)[None]
+    output = model(tokens(1), position_ids=positions, use_cache=False, attention_instances="abcd", return_dict=False)
+    assert output[0].shape == (1, 12, 32)
+    assert calls == [("b", 4, 2), ("c", 2, 1)]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from hgsp_core.checkpoint.read import read_config, tensor_files
 
+_CHUNK = 1 << 24  # bytes
+
 
 def fingerprint(directory: Path | str) -> str:
     """sha256 over names, sizes and bytes of config.json and of all its safetensors files, in order of name.
@@ -21,5 +23,6 @@ def fingerprint(directory: Path | str) -> str:
     for path in sorted(files):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
     return digest.hexdigest()
