@@ -42,6 +42,3 @@ def __dir__() -> list[str]:
 
 
 register_on_import()  # a pruned model then loads without trust_remote_code, whatever is imported first
-
-
-register_on_import()  # so that transformers loads pruned models without trust_remote_code
