@@ -125,16 +125,19 @@ def logits_of(model: PreTrainedModel, tokens: Tensor) -> Tensor:
 
 
 def is_documented(case: Case) -> None:
-    """It says which models it is for, and transformers knows the model type."""
-    architecture = case.architecture
+    """Its summary says which models it is for."""
     require(
-        architecture.summary.strip(),
-        f"Architecture '{architecture.model_type}': `summary` is empty; name the models it is for ('hgsp plugins' shows it).",
+        case.architecture.summary.strip(),
+        f"Architecture '{case.architecture.model_type}': `summary` is empty; name the models it is for (`hgsp plugins` shows it).",
     )
+
+
+def model_type_is_the_models(case: Case) -> None:
+    """It is named by the `model_type` that its models have in config.json."""
     model_type = case.model.config.model_type
     require(
-        model_type == architecture.model_type,
-        f"The architecture is for model type '{architecture.model_type}', the model is a '{model_type}': "
+        model_type == case.architecture.model_type,
+        f"The architecture is for model type '{case.architecture.model_type}', the model is a '{model_type}': "
         "`model_type` must be that of config.json.",
     )
 
@@ -144,6 +147,9 @@ def modules_exist(case: Case) -> None:
     architecture = case.architecture
     for key in ("layers", "embed", "norm", "head"):
         _require_module(case.model, getattr(architecture, key), f"`{key}`", "the model")
+    for key, there in (("embed", case.model.get_input_embeddings()), ("head", case.model.get_output_embeddings())):
+        name = getattr(architecture, key)
+        require(case.model.get_submodule(name) is there, f"`{key}`: '{name}' is not what transformers takes for it.")
     for index, layer in enumerate(case.layers()):
         for axis in architecture.axes:
             named = [(axis.block, "`block`"), *((name, "`fixed`") for name in axis.fixed)]
@@ -407,23 +413,26 @@ def _per_unit(entries: dict[str, Tensor], block: BlockLayout) -> Tensor:
     return total
 
 
-_DATA = (modules_exist, sizes_divide, every_parameter_is_accounted_for, axes_are_cut_on_both_sides, biases_follow_the_rows)
-_CUT = (*_DATA, blocks_add_to_the_residual_stream, keep_all_is_the_identity, config_keys_shrink)
+_DATA = (modules_exist, sizes_divide, biases_follow_the_rows, every_parameter_is_accounted_for, axes_are_cut_on_both_sides)
+_RUN = (*_DATA, blocks_add_to_the_residual_stream)
+_CUT = (*_RUN, sweep_equals_autograd, keep_all_is_the_identity, config_keys_shrink)
+_ALL = (*_CUT, pruned_equals_masked, uniformly_pruned_equals_masked, blocks_and_layers_can_go)
 
 CHECKS = {
     is_documented: (),
-    modules_exist: (),
+    model_type_is_the_models: (),
+    modules_exist: (model_type_is_the_models,),
     sizes_divide: (modules_exist,),
-    every_parameter_is_accounted_for: (modules_exist, sizes_divide),
-    axes_are_cut_on_both_sides: (),
     biases_follow_the_rows: (modules_exist,),
+    every_parameter_is_accounted_for: (sizes_divide, biases_follow_the_rows),
+    axes_are_cut_on_both_sides: (modules_exist,),
     blocks_add_to_the_residual_stream: (modules_exist,),
-    sweep_equals_autograd: (*_DATA, blocks_add_to_the_residual_stream),
+    sweep_equals_autograd: _RUN,
     keep_all_is_the_identity: _DATA,
     config_keys_shrink: _DATA,
     pruned_equals_masked: _CUT,
     uniformly_pruned_equals_masked: _CUT,
     blocks_and_layers_can_go: (*_CUT, pruned_equals_masked),
-    generates: (*_CUT, pruned_equals_masked, blocks_and_layers_can_go),
-    export_reloads: (*_CUT, pruned_equals_masked, generates),
+    generates: _ALL,
+    export_reloads: (*_ALL, generates),
 }

@@ -39,6 +39,8 @@ class Check:
     def fault(self) -> AssertionError | SkipTest | None:
         """What calling it raises; found out once."""
         for need in self.needs:
+            if isinstance(need.fault, SkipTest):
+                return need.fault
             if need.fault is not None:
                 return SkipTest(f"not run, because '{need}' does not hold")
         try:

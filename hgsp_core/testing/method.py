@@ -134,7 +134,10 @@ def target_imports(trial: Trial) -> None:
         cls = trial.implementation
     except (ImportError, AttributeError) as error:
         fail(f"`target` '{target}' cannot be imported: {error}.")
-    require(callable(getattr(cls, "__call__", None)) and inspect.isclass(cls), f"'{target}' must be a class with __call__(job).")
+    require(
+        inspect.isclass(cls) and any("__call__" in vars(base) for base in cls.__mro__),
+        f"'{target}' must be a class with __call__(self, job).",
+    )
     require(
         (cls.__doc__ or "").strip() or (inspect.getmodule(cls).__doc__ or "").strip(),
         f"Neither '{attribute}' nor its module has a docstring: say there what it computes, and where that is from.",

@@ -1,0 +1,85 @@
+"""Model families with one fault each, registered with transformers in this process only."""
+
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaForCausalLM,
+    LlamaModel,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+)
+
+OnlyHereDecoderLayer = WidthDecoderLayer = LlamaDecoderLayer
+OnlyHereRMSNorm = WidthRMSNorm = ForgetfulRMSNorm = LlamaRMSNorm
+OnlyHereRotaryEmbedding = WidthRotaryEmbedding = ForgetfulRotaryEmbedding = LlamaRotaryEmbedding
+
+
+class OnlyHereConfig(LlamaConfig):
+    model_type = "fake-only-here"
+
+
+class OnlyHereModel(LlamaModel):
+    config_class = OnlyHereConfig
+
+
+class OnlyHereForCausalLM(LlamaForCausalLM):
+    """Right in all but that no other process knows it."""
+
+    config_class = OnlyHereConfig
+
+
+class WidthConfig(LlamaConfig):
+    model_type = "fake-width"
+
+
+class WidthModel(LlamaModel):
+    config_class = WidthConfig
+
+
+class WidthForCausalLM(LlamaForCausalLM):
+    """Scales its logits by the number of heads, which is 6 in the models of the tests."""
+
+    config_class = WidthConfig
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * (self.config.num_attention_heads / 6)
+        return output
+
+
+class ForgetfulConfig(LlamaConfig):
+    model_type = "fake-forgetful"
+
+
+class ForgetfulDecoderLayer(LlamaDecoderLayer):
+    """Attends to the tokens at hand only, whatever the cache holds."""
+
+    def forward(self, hidden_states, past_key_values=None, **kwargs):
+        return super().forward(hidden_states, past_key_values=None, **kwargs)
+
+
+class ForgetfulModel(LlamaModel):
+    config_class = ForgetfulConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.layers = nn.ModuleList([ForgetfulDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
+
+
+class ForgetfulForCausalLM(LlamaForCausalLM):
+    config_class = ForgetfulConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = ForgetfulModel(config)
+
+
+for config, base, lm in (
+    (OnlyHereConfig, OnlyHereModel, OnlyHereForCausalLM),
+    (WidthConfig, WidthModel, WidthForCausalLM),
+    (ForgetfulConfig, ForgetfulModel, ForgetfulForCausalLM),
+):
+    AutoConfig.register(config.model_type, config)
+    AutoModel.register(config, base)
+    AutoModelForCausalLM.register(config, lm)
