@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 
+# A process a core, one thread each: torch's threads wait by spinning, which costs more than it brings on small models.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 .PHONY: demo test test-all setup lint bench demo-model clean
 
 demo: setup
@@ -11,10 +14,10 @@ demo: setup
 
 test: setup
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The stamp is newer than the files that say what to install, or the environment is made (again).
 setup: $(VENV)/.installed

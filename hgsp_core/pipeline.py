@@ -9,7 +9,6 @@ torch is imported where a stage needs it: a recipe that cannot work is refused b
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import resource
 import shutil
@@ -25,9 +24,10 @@ from hgsp_core import data, plugins
 from hgsp_core.artifacts import Calibration, LayerStatistics, Plan, Priors, Scores, Statistics
 from hgsp_core.checkpoint.read import read_tensors, tokenizer_digest, weight_bytes
 from hgsp_core.monitor import Monitor, Progress
-from hgsp_core.recipe import CalibratePart, Recipe, Use
+from hgsp_core.recipe import CalibratePart, Recipe, Use, resolved
 from hgsp_core.report.cost import costs
 from hgsp_core.report.files import write_reports
+from hgsp_core.report.json_files import write_json
 from hgsp_core.rundir import run_directory
 from hgsp_core.source import Source, open_model
 from hgsp_core.store import Store
@@ -80,7 +80,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         shutil.rmtree(checkpoint)
 
         report = {
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": resolved(recipe).model_dump(mode="json"),
             "calibration": decision.calibration and decision.calibration.describe(),
             "before": before,
             "after": after,
@@ -88,7 +88,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
             "notes": list(decision.plan.notes),
             "exports": exports,
             "timings": dict(monitor.timings),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_memory_bytes": peak_memory(),
             "versions": versions(),
         }
         write_run_files(directory, recipe, decision, report)
@@ -175,7 +175,7 @@ def measure(
         for c in collectors
     }
     values = {key: _unpack(kept) for key in inputs if (kept := store.get("statistics", inputs[key]))}
-    reused += [f"statistics {key}" for key in values]
+    reused += [f"statistics {type(c).__name__}" for c in collectors if c.key in values]
     missing = [c for c in collectors if c.key not in values]
     if missing:
         from hgsp_core.sweep import run_sweep
@@ -208,6 +208,7 @@ def repair(recipe: Recipe, decision: Decision, monitor: Monitor) -> tuple[Plan, 
 def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, progress: Progress) -> Path:
     """Write the pruned checkpoint, one layer in memory at a time."""
     from hgsp_core.checkpoint.config import pruned_config
+    from hgsp_core.checkpoint.rehouse import housed_tensors
     from hgsp_core.checkpoint.write import write_checkpoint
     from hgsp_core.surgery import prune_tensors
 
@@ -222,7 +223,9 @@ def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, prog
                 yield name, repaired.get(name, tensor)
             progress(layer.index + 1, len(layout.layers))
 
-    write_checkpoint(prune_tensors(tensors(), layout, plan), pruned_config(layout, plan), source.directory, destination)
+    config = pruned_config(layout, plan)
+    pruned = housed_tensors(prune_tensors(tensors(), layout, plan), layout, config)
+    write_checkpoint(pruned, config, source.directory, destination)
     return destination
 
 
@@ -262,10 +265,15 @@ def export(exporters: Sequence[Any], checkpoint: Path, directory: Path, decision
 def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report: dict[str, Any]) -> None:
     """The files of a run apart from the model itself."""
     source, plan = decision.source, decision.plan
-    (directory / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    (directory / "recipe.yaml").write_text(resolved(recipe).to_yaml(), encoding="utf-8")
     write_json(directory / "plan.json", plan.to_json(source.layout, source.name, source.fingerprint))
     write_reports(directory, recipe, source.layout, plan, decision.scores, decision.priors, report)
     write_json(directory / "report.json", report)
+
+
+def peak_memory() -> int:
+    """Largest resident set of this process so far, in bytes (macOS counts bytes, the others KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
 def versions() -> dict[str, str]:
@@ -307,14 +315,3 @@ def _unpack(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         index, _, name = key.partition(".")
         layers.setdefault(int(index), {})[name] = array
     return [layers[index] for index in sorted(layers)]
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """JSON with one line for each entry of the top level, and for each item of its lists: to read and to diff."""
-    lines = []
-    for key, value in content.items():
-        text = json.dumps(value, ensure_ascii=False)
-        if isinstance(value, list) and value:
-            text = "[\n  " + ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n ]"
-        lines.append(f" {json.dumps(key)}: {text}")
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

@@ -17,7 +17,9 @@ from hgsp_core.errors import PluginError, RecipeError, did_you_mean
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True, ser_json_inf_nan="constants"
+    )
 
 
 class ModelPart(_Part):
@@ -151,6 +153,21 @@ def check_methods(recipe: Recipe, source: str) -> None:
             entry.method.params(**use.with_)
         except ValidationError as error:
             raise RecipeError(_explain(error, source, entry.method.params, f"{place}.with.")) from None
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with every default of its methods written out too: what exactly was run."""
+
+    def whole(kind: str, use: Use) -> Use:
+        params = plugins.registry().find(kind, use.use).method.params(**use.with_)
+        return Use(use=use.use, with_=params.model_dump(mode="json"))
+
+    changed = {}
+    for key, kind in STAGES.items():
+        value = getattr(recipe, key)
+        if value is not None:
+            changed[key] = tuple(whole(kind, u) for u in value) if isinstance(value, tuple) else whole(kind, value)
+    return recipe.model_copy(update=changed)
 
 
 def _override(data: dict, text: str) -> None:

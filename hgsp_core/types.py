@@ -40,7 +40,7 @@ class Params(BaseModel):
     Give every field a default, a range and a description with its unit; `hgsp plugins show` prints them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 @dataclass(frozen=True)

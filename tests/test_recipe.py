@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from hgsp_core.errors import HgspError
-from hgsp_core.recipe import Recipe, load_recipe, parse_recipe
+from hgsp_core.recipe import Recipe, load_recipe, parse_recipe, resolved
 
 BASE = "model: {path: some/model}\noutput: out\n"
 
@@ -16,6 +16,14 @@ def test_left_out_stages_take_the_defaults_and_are_written_out():
     written = yaml.safe_load(recipe.to_yaml())
     assert written["score"] == {"use": "taylor", "with": {}} and written["calibrate"]["samples"] == 128
     assert written.keys() == Recipe.model_fields.keys()
+
+
+def test_a_resolved_recipe_has_every_methods_defaults_and_means_the_same():
+    recipe = parse_recipe(BASE + "allocate: {with: {tau: .inf}}\nnormalize: [{use: clip}]\n", "r.yaml")
+    whole = resolved(recipe)
+    assert whole.allocate.with_["epsilon"] == 0.15 and whole.normalize[0].with_ == {"low": 5.0, "high": 95.0}
+    again = parse_recipe(whole.to_yaml(), "again")
+    assert again == whole == resolved(again) and again.allocate.with_["tau"] == float("inf")
 
 
 def test_overrides_reach_defaults_lists_and_nested_keys():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from math import isfinite
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from hgsp_core.report.json_files import finite
 from hgsp_core.report.tables import HEADER, headline
 
 #: columns of a file or pipe, which nobody needs folded
@@ -23,16 +23,7 @@ def output() -> Console:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=False))
-
-
-def _finite(value: Any) -> Any:
-    """null where a number is infinite or none: JSON has no such numbers."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False))
 
 
 def headline_table(report: Mapping[str, Any]) -> Table:
