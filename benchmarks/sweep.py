@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/sweep.py [--json FILE] [--only time|memory] [--repeats 5]
 
 Time is CPU time of this process, plain and sweep taking turns; ratios are medians over the turns. Memory is the peak
-resident set of a process of its own, on a Llama-3.2-1B shape with random weights. The table stands in docs/benchmarks.md.
+resident set of a process of its own, on a Llama-3.2-1B shape with random weights. The table is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ BARS = {
     "removal_prior_forward_ratio": 0.60,
 }
 #: a vocabulary so small that the head, which the sweep does not train, flatters no ratio
-TIME_SHAPE = dict(hidden_size=512, intermediate_size=1408, num_hidden_layers=12, vocab_size=1024)
-TIME_SHAPE |= dict(num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=False)
+TIME_SHAPE = dict(hidden_size=1024, intermediate_size=2816, num_hidden_layers=8, vocab_size=1024)
+TIME_SHAPE |= dict(num_attention_heads=16, num_key_value_heads=4, tie_word_embeddings=False)
 #: Llama-3.2-1B
 MEMORY_SHAPE = dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, vocab_size=128256, head_dim=64)
 MEMORY_SHAPE |= dict(num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=True)
@@ -130,7 +130,7 @@ def measure_time(repeats: int) -> dict[str, float]:
 
 
 class Flops(TorchDispatchMode):
-    """Counts the floating-point operations of matrix products and attention. (FlopCounterMode cannot do autograd.grad.)"""
+    """Floating-point operations of matrix products and attention. (FlopCounterMode itself cannot do autograd.grad.)"""
 
     total = 0
 
@@ -170,19 +170,21 @@ def write_checkpoint(directory: Path, layers: int, shards: Path) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def measured_apart(what: str, directory: Path) -> dict[str, float]:
+def measured_apart(what: str, samples: int, directory: Path) -> dict[str, float]:
     """Run one measurement of this file in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--apart", what, str(directory)], stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, __file__, "--apart", what, str(samples), str(directory)]
+    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
+    print(what, directory.name, found, file=sys.stderr)
+    return found
 
 
-def apart(what: str, directory: Path) -> None:
+def apart(what: str, samples: int, directory: Path) -> None:
     """Print the peak resident set in bytes of a plain backward, or of a streamed sweep."""
     found = {}
-    ids = tokens(16, MEMORY_SHAPE["vocab_size"])
+    ids = tokens(samples, MEMORY_SHAPE["vocab_size"])
     if what == "plain":
         model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
-        plain_backward(model, ids[: 2 * BATCH])  # the peak is reached once: more micro-batches add nothing to it
+        plain_backward(model, ids)
     else:
         config = LlamaConfig.from_pretrained(directory)
         source = Streamed(directory, layout_of(config, tensor_shapes(directory)), torch.bfloat16)
@@ -201,9 +203,11 @@ def measure_memory() -> dict[str, float]:
         shards.mkdir()
         for layers, directory in directories.items():
             write_checkpoint(directory, layers, shards)
-        plain = measured_apart("plain", directories[16])
-        streamed = {layers: measured_apart("streamed", directory) for layers, directory in directories.items()}
-    without_boundaries = {layers: found["peak"] - found["boundaries"] for layers, found in streamed.items()}
+        plain = measured_apart("plain", 2 * BATCH, directories[16])  # more micro-batches add nothing to its peak
+        # for the growth with depth, few tokens: it is what else grows that matters
+        samples = {8: BATCH, 16: 16, 32: BATCH}
+        streamed = {layers: measured_apart("streamed", samples[layers], directories[layers]) for layers in directories}
+    without_boundaries = {layers: streamed[layers]["peak"] - streamed[layers]["boundaries"] for layers in (8, 32)}
     return {
         "streamed_memory_ratio": streamed[16]["peak"] / plain["peak"],
         "streamed_memory_growth_8_to_32": without_boundaries[32] / without_boundaries[8] - 1,
@@ -230,10 +234,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     parser.add_argument("--only", choices=["time", "memory"], help="measure only this half")
     parser.add_argument("--repeats", type=int, default=5, help="turns per ratio of time")
-    parser.add_argument("--apart", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--apart", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.apart:
-        return apart(options.apart[0], Path(options.apart[1]))
+        what, samples, directory = options.apart
+        return apart(what, int(samples), Path(directory))
     found = {}
     if options.only != "memory":
         found |= measure_time(options.repeats)

@@ -185,8 +185,8 @@ class InputNorm(Collector):
     depth = Depth.FORWARD
 
     def observe(self, layer, passage, sums):
-        for linears, x in passage.distinct_inputs():
-            sums.add(" ".join(linears), _squares(x))
+        for linears, squares in passage.input_squares:
+            sums.add(" ".join(linears), squares)
 
     def reduce(self, layer, sums):
         return {linear: np.sqrt(sums.numpy(name)) for name in sums for linear in name.split()}
@@ -216,7 +216,8 @@ class InputMoments(Collector):
     def observe(self, layer, passage, sums):
         for linears, x in passage.distinct_inputs():
             sums.add(" ".join(linears) + " mean", x.sum(0, dtype=torch.float32))
-            sums.add(" ".join(linears) + " square", _squares(x))
+        for linears, squares in passage.input_squares:
+            sums.add(" ".join(linears) + " square", squares)
 
     def reduce(self, layer, sums):
         found = {}
@@ -270,9 +271,6 @@ class RemovalLoss(Collector):
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
     """Sum over tokens of cos(a, b), of a, b [batch, seq_len, hidden]."""
-    return torch.cosine_similarity(a.float(), b.float(), dim=-1).double().sum()
-
-
-def _squares(x: Tensor) -> Tensor:
-    """Σ over tokens of x² [tokens, features], in fp32."""
-    return x.float().square().sum(0)
+    a, b = a.float(), b.float()
+    norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+    return (torch.linalg.vecdot(a, b) / norms.clamp_min_(1e-8)).double().sum()

@@ -54,9 +54,10 @@ def forward(
                 passage = run(batch.calls[index], x)
                 if trail is not None:
                     trail.put(index, b, x, passage.after)
-                streams[b] = passage.after.detach()
+                passage = passage.detached()
                 for collector in collectors:
-                    collector.observe(layer, passage.detached(), sums[collector])
+                    collector.observe(layer, passage, sums[collector])
+                streams[b] = passage.after
                 totals.append(streams[b].sum(dtype=torch.float32))
         check_streams(layer, streams, totals)
         for collector in collectors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -92,6 +93,11 @@ class Passage:
             readers.setdefault(x.data_ptr(), ([], x))[0].append(linear)
         for linears, x in readers.values():
             yield linears, x.flatten(0, -2)
+
+    @cached_property
+    def input_squares(self) -> list[tuple[list[str], Tensor]]:
+        """The linears that read an input, and its Σ x² over the tokens, [features] fp32; made once for all collectors."""
+        return [(linears, x.float().square().sum(0)) for linears, x in self.distinct_inputs()]
 
 
 @contextmanager
