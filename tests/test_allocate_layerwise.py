@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from hgsp_core.allocate.rates import scaled_rates
 from hgsp_core.artifacts import Plan, Priors
-from hgsp_core.builtin.layerwise import Layerwise, LayerwiseParams, layer_rates, layer_weights, scaled_rates
+from hgsp_core.builtin.layerwise import Layerwise, LayerwiseParams, layer_rates, layer_weights
 from hgsp_core.errors import PlanError
 from hgsp_core.layout import Layout
 from hgsp_core.types import AllocateJob

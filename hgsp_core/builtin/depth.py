@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
+from hgsp_core.allocate.budget import RatioParams, shortfall
+from hgsp_core.allocate.limits import LayerLimits, finite_layer_priors, in_force, prunable_layers
 from hgsp_core.artifacts import Plan
-from hgsp_core.builtin.budget import RatioParams, shortfall
-from hgsp_core.builtin.limits import LayerLimits, finite_layer_priors, in_force, prunable_layers
 from hgsp_core.errors import PlanError
 from hgsp_core.types import AllocateJob
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from hgsp_core.allocate.budget import Capacity, Queue, RatioParams, fill, plan_within
+from hgsp_core.allocate.limits import Limits, finite_layer_priors, floors, in_force, prunable_layers
 from hgsp_core.artifacts import Plan, Priors, Scores
-from hgsp_core.builtin.budget import Capacity, Queue, RatioParams, fill, plan_within
-from hgsp_core.builtin.limits import Limits, finite_layer_priors, floors, in_force, prunable_layers
 from hgsp_core.errors import PlanError
 from hgsp_core.layout import Layout
 from hgsp_core.types import AllocateJob

@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from hgsp_core.allocate.budget import Capacity, RatioParams, plan_within
+from hgsp_core.allocate.limits import RateLimits, finite_layer_priors, floors, in_force, prunable_layers
+from hgsp_core.allocate.rates import fill_channels, queue_by_rate, rates_of_blocks, scaled_rates
 from hgsp_core.artifacts import Plan, Priors
-from hgsp_core.builtin.budget import Capacity, RatioParams, plan_within
-from hgsp_core.builtin.limits import RateLimits, finite_layer_priors, floors, in_force, mixes_tokens, prunable_layers
-from hgsp_core.builtin.uniform import fill_channels, queue_by_rate
 from hgsp_core.layout import Layout
 from hgsp_core.types import AllocateJob
 
@@ -111,41 +111,3 @@ def layer_weights(prior: np.ndarray, strategy: str, log_transform: bool, importa
         return np.ones_like(x)
     x = (x / x.max()) ** importance_weight
     return 1 - x if strategy == "inverse" else x
-
-
-def scaled_rates(weight: np.ndarray, cost: np.ndarray, budget: int, low: float, high: float) -> np.ndarray:
-    """[layers]: clip(s · weight, low, high) with the s for which Σ rate · cost is the budget.
-
-    The sum grows with s, so bisection finds it; where even the largest is below the budget, that one is returned.
-    """
-    if not weight.any():
-        return np.full(len(weight), low)
-    below, above = 0.0, 1 / weight[weight > 0].min()  # from here on all are at `high`
-    for _ in range(200):
-        middle = (below + above) / 2
-        if (np.clip(middle * weight, low, high) * cost).sum() < budget:
-            below = middle
-        else:
-            above = middle
-    return np.clip(above * weight, low, high)
-
-
-def rates_of_blocks(layout: Layout, rates: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Units that attention loses [blocks] (0 for MLPs), and the rate of each block [blocks].
-
-    rates [layers], floor [blocks]. The MLP's rate makes up for what the rounding of the groups takes or leaves.
-    """
-    blocks = layout.blocks()
-    layer = np.array([block.layer for block in blocks])
-    units = np.array([block.units for block in blocks])
-    unit_cost = np.array([block.unit_cost for block in blocks])
-    attention = np.array([mixes_tokens(block) for block in blocks])
-    wanted = rates * np.array([layer.cost for layer in layout.layers])  # [layers]
-
-    groups = np.ceil(rates[layer] * units - 0.5).astype(np.int64)
-    groups = np.where(attention, np.minimum(groups, units - floor), 0)
-    while (over := (np.bincount(layer, weights=groups * unit_cost) > wanted)[layer] & (groups > 0)).any():
-        groups = groups - over
-    rest = wanted - np.bincount(layer, weights=groups * unit_cost)
-    channels = np.bincount(layer, weights=np.where(attention, 0, units * unit_cost))
-    return groups, np.where(attention, rates[layer], (rest / channels)[layer])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field, model_validator
 
-from hgsp_core.artifacts import Plan, Scores
-from hgsp_core.builtin.budget import Capacity, Queue, RatioParams, fill, plan_within
-from hgsp_core.builtin.limits import LayerRange, SizeLimits, floors, in_force, in_range, mixes_tokens
-from hgsp_core.layout import Layout
+from hgsp_core.allocate.budget import Capacity, Queue, RatioParams, plan_within
+from hgsp_core.allocate.limits import LayerRange, SizeLimits, floors, in_force, in_range, mixes_tokens
+from hgsp_core.allocate.rates import fill_channels, queue_by_rate
+from hgsp_core.artifacts import Plan
 from hgsp_core.types import AllocateJob
 
 
@@ -66,31 +66,9 @@ class Uniform:
         return plan_within(layout, queue, p, lambda budget: (same_rate(queue, budget), []), in_force(p))
 
 
-def queue_by_rate(layout: Layout, scores: Scores, rates: np.ndarray, floor: np.ndarray, multiple: int) -> Queue:
-    """Units ordered so that every block has lost the same part of its rate at any time: (rank + 1) / (units · rate).
-
-    rates [blocks], above 0 where the floor lets units go.
-    """
-    block_of = scores.layer * len(scores.axes) + scores.axis  # [units]
-    by_block = np.lexsort((scores.index, scores.importance, scores.score, block_of))
-    units = np.bincount(block_of)
-    share = np.empty(len(scores))
-    share[by_block] = np.arange(1, len(scores) + 1) - (np.cumsum(units) - units)[block_of[by_block]]
-    share /= (units * np.where(rates > 0, rates, 1))[block_of]
-    return Queue.of(layout, scores.with_score(share), floor, multiple)
-
-
 def same_rate(queue: Queue, budget: int) -> np.ndarray:
     """Units gone [blocks]: attention's whole groups, and channels for the rest."""
     return fill_channels(queue, _groups(queue, budget), [Capacity.total(queue, budget)])
-
-
-def fill_channels(queue: Queue, gone: np.ndarray, capacities: list[Capacity]) -> np.ndarray:
-    """Go on from `gone` [blocks] with channels, and with groups only where no channel is left."""
-    attention = int(queue.spent(gone)[queue.attention].sum())
-    mlp = int(queue.spent(queue.units)[~queue.attention].sum())
-    gone = fill(queue, gone, [*capacities, Capacity.kinds(queue, attention, mlp)])
-    return fill(queue, gone, capacities)
 
 
 def same_sizes(queue: Queue, budget: int, multiple: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from hgsp_core.allocate.limits import mixes_tokens
 from hgsp_core.artifacts import Plan, Scores
-from hgsp_core.builtin.limits import mixes_tokens
 from hgsp_core.errors import PlanError
 from hgsp_core.layout import Layout
 from hgsp_core.types import Params
