@@ -117,6 +117,14 @@ class Priors:
 
         return cls(column("layer"), {axis.name: column(axis.name) for axis in layout.architecture.axes})
 
+    def to_json(self) -> dict[str, Any]:
+        """The content of layer_importance.json; null = not measured."""
+
+        def numbers(values: np.ndarray) -> list[float | None]:
+            return [None if np.isnan(value) else float(value) for value in values]
+
+        return {"layer": numbers(self.layer), "blocks": {axis: numbers(values) for axis, values in self.blocks.items()}}
+
 
 @dataclass(frozen=True)
 class BlockPlan:

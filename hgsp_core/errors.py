@@ -429,3 +429,22 @@ class ResourceError(HgspError):
             f"No space left on the disk ({reason}). Make room, or choose another disk: --output DIR for the result, "
             "--cache DIR (or HGSP_CACHE) for the store, TMPDIR for temporary files. Then run it again."
         )
+
+
+class PriorFileError(HgspError):
+    """A file of priors that cannot be used."""
+
+    @classmethod
+    def unreadable(cls, path, error: Exception) -> PriorFileError:
+        return cls(
+            f"prior.with.path: '{path}' cannot be read as priors ({type(error).__name__}: {error}). It must be JSON of the form "
+            '{"layer": [a number each layer], "blocks": {"attention": [...], "mlp": [...]}}, as layer_importance.json of a run.'
+        )
+
+    @classmethod
+    def unknown_axis(cls, path, axis: str, known: Sequence[str]) -> PriorFileError:
+        return cls(f"prior.with.path: '{path}': blocks: the model has no axis '{axis}'.{did_you_mean(axis, known)}")
+
+    @classmethod
+    def other_length(cls, path, name: str, there: int, layers: int) -> PriorFileError:
+        return cls(f"prior.with.path: '{path}': '{name}' has {there} numbers, the model has {layers} layers.")

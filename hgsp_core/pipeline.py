@@ -267,6 +267,8 @@ def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report:
     source, plan = decision.source, decision.plan
     (directory / "recipe.yaml").write_text(resolved(recipe).to_yaml(), encoding="utf-8")
     write_json(directory / "plan.json", plan.to_json(source.layout, source.name, source.fingerprint))
+    if decision.priors is not None:
+        write_json(directory / "layer_importance.json", decision.priors.to_json())
     write_reports(directory, recipe, source.layout, plan, decision.scores, decision.priors, report)
     write_json(directory / "report.json", report)
 

@@ -133,4 +133,4 @@ def test_json_stays_json_where_a_number_is_not_finite(capsys):
         raise AssertionError(f"{constant} is no JSON")
 
     given = json.loads(capsys.readouterr().out, parse_constant=refuse)
-    assert given == {"perplexity": {"pydoc": None}, "layers": [None, 1.5]}
+    assert given == {"perplexity": {"pydoc": "inf"}, "layers": ["nan", 1.5]}

@@ -1,15 +1,24 @@
 """Every method that hgsp-core registers passes the conformance kit."""
 
+import json
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from hgsp_core import plugins
 from hgsp_core.testing import method_checks
+from hgsp_core.testing.model import LAYERS
 
 DEMO_TEXT = str(Path(plugins.__file__).parent / "data" / "pydoc" / "evaluation.txt")
+PRIORS = Path(tempfile.mkdtemp(prefix="hgsp-priors-")) / "priors.json"
+PRIORS.write_text(json.dumps({"layer": [1.0] * LAYERS}))
 #: what a recipe cannot leave out
-PARAMS = {"file": {"path": DEMO_TEXT}, "perplexity": {"datasets": ["pydoc"]}}
+PARAMS = {
+    ("dataset", "file"): {"path": DEMO_TEXT},
+    ("prior", "file"): {"path": str(PRIORS)},
+    ("evaluator", "perplexity"): {"datasets": ["pydoc"]},
+}
 #: these download their text: here, without a network, only what they declare is checked
 FROM_THE_HUB = ("hub", "wikitext2", "ptb", "c4")
 
@@ -17,7 +26,7 @@ CHECKS = {
     f"{entry.kind}-{entry.name}-{check}": check
     for entry in plugins.registry().entries
     if entry.distribution == "hgsp-core"
-    for check in method_checks(entry.method, entry.kind, PARAMS.get(entry.name))
+    for check in method_checks(entry.method, entry.kind, PARAMS.get((entry.kind, entry.name)))
     if entry.name not in FROM_THE_HUB or check.name not in ("documents_are_text", "is_deterministic")
 }
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from hgsp_core.checkpoint.load import load_model, load_tokenizer
+from hgsp_core.errors import HgspError
 from hgsp_core.monitor import LogMonitor
 from hgsp_core.pipeline import decide, forecast, run
 from hgsp_core.recipe import parse_recipe
@@ -48,7 +49,7 @@ def test_a_run_leaves_the_documented_files_and_nothing_else(first, folder):
     names = {p.name for p in (folder / "first").iterdir()}
     assert names == {
         "recipe.yaml", "plan.json", "report.json", "global_group_table.csv", "pruning_summary_by_layer.txt",
-        "layers.png", "model", "run.log",
+        "layers.png", "layer_importance.json", "model", "run.log",
     }  # fmt: skip
     assert json.loads((folder / "first" / "report.json").read_text()) == json.loads(json.dumps(first))
     assert "Sweep: done" in (folder / "first" / "run.log").read_text()
@@ -155,6 +156,17 @@ def test_a_forecast_is_what_the_run_then_gives_and_writes_nothing(first, folder,
     for key in ("parameters", "macs", "kv_cache_bytes_per_token"):
         assert expected.after[key] == first["after"][key]
     assert expected.after["bytes"] == pytest.approx(first["after"]["bytes"], rel=1e-3)
+
+
+def test_priors_of_a_run_can_be_loaded_again(first, folder, store):
+    file = folder / "first" / "layer_importance.json"
+    again = decide(recipe(folder / "no", f"prior={{use: file, with: {{path: {file}}}}}"), LogMonitor(), store)
+    assert again.plan == decide(recipe(folder / "no"), LogMonitor(), store).plan
+    short = folder / "short.json"
+    short.write_text('{"layer": [1, 2]}')
+    with pytest.raises(HgspError, match="2 numbers, the model has 6 layers"):
+        decide(recipe(folder / "no", f"prior={{use: file, with: {{path: {short}}}}}"), LogMonitor(), store)
+    short.unlink()
 
 
 def test_two_runs_of_a_recipe_are_byte_identical(first, folder, tmp_path):

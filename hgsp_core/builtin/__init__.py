@@ -8,6 +8,9 @@ from hgsp_core.builtin.layerwise import LayerwiseParams
 from hgsp_core.builtin.least_squares_params import LeastSquaresParams
 from hgsp_core.builtin.normalizers import ClipParams, LevelParams
 from hgsp_core.builtin.perplexity import PerplexityParams
+from hgsp_core.builtin.prior_file import PriorFileParams
+from hgsp_core.builtin.removal import RemovalParams
+from hgsp_core.builtin.taylor_2nd import Taylor2ndParams
 from hgsp_core.builtin.uniform import UniformParams
 from hgsp_core.hookspecs import hookimpl
 from hgsp_core.types import Method, Params
@@ -19,14 +22,22 @@ _HERE = "hgsp_core.builtin"
 def hgsp_scorers():
     return [
         Method("taylor", f"{_HERE}.taylor:Taylor", Params, "sum of |W * gradient| over the unit's weights"),
+        Method("taylor_2nd", f"{_HERE}.taylor_2nd:Taylor2nd", Taylor2ndParams, "taylor + 1/2 sum of |W^2 * curvature|"),
+        Method("wanda", f"{_HERE}.wanda:Wanda", Params, "sum of |W| times the norm of its input; no gradients"),
         Method("magnitude", f"{_HERE}.magnitude:Magnitude", Params, "sum of |W|; needs no calibration data"),
+        Method("l2", f"{_HERE}.l2:L2", Params, "sum of W^2; needs no calibration data"),
         Method("random", f"{_HERE}.random_scores:Random", Params, "seeded noise: the control"),
     ]
 
 
 @hookimpl
 def hgsp_priors():
-    return [Method("similarity", f"{_HERE}.similarity:Similarity", Params, "1 - cosine of the residual stream before and after")]
+    return [
+        Method("similarity", f"{_HERE}.similarity:Similarity", Params, "1 - cosine of the residual stream before and after"),
+        Method("removal", f"{_HERE}.removal:Removal", RemovalParams, "loss without the layer or block - loss"),
+        Method("activation", f"{_HERE}.activation:Activation", Params, "mean norm of the layer's output"),
+        Method("file", f"{_HERE}.prior_file:PriorFile", PriorFileParams, "priors measured before, from a JSON file"),
+    ]
 
 
 @hookimpl
