@@ -165,10 +165,18 @@ def _denominator(trial: Trial, layout: Layout) -> int:
 
 
 def _plans(trial: Trial) -> dict[float | None, Plan]:
-    """Ratio -> plan; without a parameter `ratio` one plan, under None."""
+    """Ratio -> plan; without a parameter `ratio` one plan, under None. A ratio may be refused (HgspError), but not all."""
     if "ratio" not in type(trial.params).model_fields:
         return {None: trial.run()}
-    return {ratio: trial.having(ratio=ratio).run() for ratio in RATIOS}
+    plans, refused = {}, None
+    for ratio in RATIOS:
+        try:
+            plans[ratio] = trial.having(ratio=ratio).run()
+        except HgspError as error:
+            refused = error
+    if not plans and refused:
+        raise refused
+    return plans
 
 
 def repairs_fit_the_block(trial: Trial) -> None:

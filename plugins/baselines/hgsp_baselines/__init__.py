@@ -1,0 +1,44 @@
+"""Published pruning methods as methods of H-GSP, each through the public hooks alone."""
+
+from hgsp_baselines.llm_pruner_params import LLMPrunerParams
+from hgsp_baselines.slimgpt_params import SlimGPTParams
+from hgsp_baselines.slimgpt_rates import SlimGPTRatesParams
+from hgsp_baselines.torch_pruning import TorchPruningParams
+from hgsp_core import Method, Params, hookimpl
+
+_HERE = "hgsp_baselines"
+
+
+@hookimpl
+def hgsp_scorers():
+    return [
+        Method("wanda-sp", f"{_HERE}.wanda_sp:WandaSp", Params, "|W| * ||X|| over the columns of o_proj and down_proj alone"),
+        Method("flap", f"{_HERE}.flap:Flap", Params, "variance of the input times its column's squared norm, standardised"),
+        Method("llm_pruner", f"{_HERE}.llm_pruner:LLMPruner", LLMPrunerParams, "group Taylor importance of LLM-Pruner"),
+    ]
+
+
+@hookimpl
+def hgsp_allocators():
+    return [
+        Method("slimgpt", f"{_HERE}.slimgpt_rates:SlimGPTRates", SlimGPTRatesParams, "rates that grow with the log of depth"),
+        Method(
+            "torch_pruning",
+            f"{_HERE}.torch_pruning:TorchPruning",
+            TorchPruningParams,
+            "lets Torch-Pruning's BasePruner decide, by the scores of the recipe",
+        ),
+    ]
+
+
+@hookimpl
+def hgsp_reconstructors():
+    return [
+        Method(
+            "slimgpt",
+            f"{_HERE}.slimgpt:SlimGPT",
+            SlimGPTParams,
+            "chooses each block's units anew, greedily by optimal brain surgery, and updates what stays",
+        ),
+        Method("flap", f"{_HERE}.flap:FlapBias", Params, "adds the mean of what goes to the bias, where there is one"),
+    ]

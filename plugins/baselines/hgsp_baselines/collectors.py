@@ -1,0 +1,21 @@
+"""Statistics that these methods need and the core does not measure."""
+
+from dataclasses import dataclass
+
+from hgsp_core.sweep.collectors import Collector, Depth
+
+
+@dataclass(frozen=True)
+class WriterColumns(Collector):
+    """`LINEAR.abs` and `LINEAR.square` -> Σ_i |W_ij| and Σ_i W_ij² of each column, [in], of the linears whose columns are units."""
+
+    depth = Depth.WEIGHTS
+
+    def reduce(self, layer, sums):
+        found = {}
+        for block in layer.layout.blocks.values():
+            w = layer.weights[block.writer.weight].float()  # [out, in]
+            linear = block.writer.module.removeprefix(f"{layer.layout.module}.")
+            found[f"{linear}.abs"] = w.abs().sum(0).double().cpu().numpy()
+            found[f"{linear}.square"] = w.square().sum(0).double().cpu().numpy()
+        return found

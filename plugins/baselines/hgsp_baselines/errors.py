@@ -1,0 +1,44 @@
+"""Messages of these methods."""
+
+from __future__ import annotations
+
+from hgsp_core import HgspError
+
+
+class TorchPruningError(HgspError):
+    """Torch-Pruning that is missing, cannot handle a model, or did other than asked."""
+
+    @classmethod
+    def not_installed(cls) -> TorchPruningError:
+        return cls("allocate: torch_pruning needs the package Torch-Pruning: pip install 'hgsp-baselines[torch-pruning]'")
+
+    @classmethod
+    def grouped_attention(cls, layer: int, heads: int, groups: int) -> TorchPruningError:
+        return cls(
+            f"allocate.with.attention: Torch-Pruning cannot remove whole groups of grouped-query attention (layer {layer}: "
+            f"{heads} query heads share {groups} KV heads): it cuts query heads out of each group, or never ends. Write "
+            "attention: keep to prune the MLPs alone, or use another allocator (hgsp plugins list)."
+        )
+
+    @classmethod
+    def not_traced(cls, model_type: str, error: Exception) -> TorchPruningError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return cls(
+            f"allocate: Torch-Pruning cannot trace a model of type '{model_type}': {type(error).__name__}: {reason} "
+            "Use another allocator (hgsp plugins list)."
+        )
+
+    @classmethod
+    def part_of_a_unit(cls, layer: int, axis: str) -> TorchPruningError:
+        return cls(
+            f"allocate: Torch-Pruning cut through units of layer {layer}, {axis}, instead of removing whole ones. "
+            "Use another allocator (hgsp plugins list)."
+        )
+
+    @classmethod
+    def short(cls, ratio: float, of: str, reached: float, attention: bool) -> TorchPruningError:
+        fix = "Lower it" if attention else "Attention stays whole, so all of it must come from the MLPs: lower it"
+        return cls(
+            f"allocate.with.ratio: asked for {ratio:g} of {of}, Torch-Pruning removes {reached:.4f} at the most without "
+            f"passing it. {fix}, or use another allocator (hgsp plugins list)."
+        )

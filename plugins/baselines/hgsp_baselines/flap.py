@@ -1,0 +1,69 @@
+"""FLAP (An et al. 2023, arXiv 2312.11983): prune inputs that hardly fluctuate, and put their mean into the bias.
+
+Score ("WIFV", weighted input feature variance): m_j = Var(X_j) · ‖W_:,j‖² of each column j of o_proj and down_proj, X its inputs over all tokens.
+Each block's m is standardised over its columns, (m − mean) / deviation, so that blocks of all layers and of both kinds
+compare (the structure AL-AM of the paper); an attention group has the mean of its columns, which keeps it on the scale
+of the MLP's channels. These are the scores as they are, not divided by the units' cost: a standardised number has no
+unit to divide, and half of them are below 0, where a division would turn costly groups into the *better* ones. Cost
+counts where the paper counts it: the knapsack (`hgsp` with temperature 0) pays each unit from the common budget.
+
+The code that the authors published also squares m of attention before it standardises; the paper does not, nor does this.
+
+Bias (baseline bias compensation): b ← b + Σ over removed columns j of W_:,j · mean(X_j), so that a constant input is replaced exactly. The
+paper's means are those of the dense model; here they are of the model as it is pruned below, which is what flows.
+"""
+
+import numpy as np
+
+from hgsp_baselines.collectors import WriterColumns
+from hgsp_core import Params, Repair, Scores
+from hgsp_core.surgery import positions
+from hgsp_core.sweep.collectors import InputMoments
+from hgsp_core.types import BlockJob, ScoreJob
+
+
+class Flap:
+    """The score. `importance` in the table is Σ m_j over the unit's columns, before standardisation."""
+
+    collectors = (WriterColumns(), InputMoments())
+
+    def __init__(self, params: Params):
+        pass
+
+    def __call__(self, job: ScoreJob) -> Scores:
+        columns, moments = (job.statistics[collector] for collector in self.collectors)
+        importance, score = [], []
+        for layer in job.layout.layers:
+            importance.append({})
+            for axis, block in layer.blocks.items():
+                linear = block.writer.module.removeprefix(f"{layer.module}.")
+                m = moments[layer.index][f"{linear}.variance"] * columns[layer.index][f"{linear}.square"]
+                shape = (block.units, block.writer.width)
+                importance[-1][axis] = m.reshape(shape).sum(1)
+                score.append(standardised(m).reshape(shape).mean(1))
+        return Scores.of(job.layout, importance).with_score(np.concatenate(score))
+
+
+def standardised(m: np.ndarray) -> np.ndarray:
+    """(m − mean) / sample deviation; 0 where all of m [columns] is equal."""
+    centred = m - m.mean()
+    deviation = m.std(ddof=1) if len(m) > 1 else 0.0
+    return centred / deviation if deviation > 0 else np.zeros_like(centred)
+
+
+class FlapBias:
+    """The compensation. Weights stay as they are; a block without a place for a bias stays as it is, and says so."""
+
+    targets = ("own",)
+
+    def __init__(self, params: Params):
+        pass
+
+    def __call__(self, job: BlockJob) -> Repair:
+        if job.bias is None:
+            linear = job.writer.module.rpartition(".")[2]
+            return Repair(job.kept, job.weight, None, f"not compensated: {linear} has no bias in this model")
+        gone = tuple(sorted(set(range(job.block.units)) - set(job.kept)))
+        columns = positions(gone, job.writer.width).to(job.weight.device)
+        mean = job.fit.total[columns] / job.fit.tokens  # [removed columns]
+        return Repair(job.kept, job.weight, job.bias + job.weight[:, columns] @ mean.to(job.weight.dtype))

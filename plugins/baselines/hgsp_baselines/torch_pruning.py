@@ -1,0 +1,205 @@
+"""`torch_pruning`: Torch-Pruning's BasePruner (its MetaPruner, Fang et al. 2023, arXiv 2301.12900) decides which units go.
+
+It prunes a stand-in of the model: random weights, the same layers, heads and channels, but two numbers to a head and
+two tokens to its vocabulary, as nothing that it decides depends on the rest. Its importance is the recipe's score of each
+unit, so the same scores are compared under its allocation and ours. What it removed is read back from the groups that it
+pruned, and its `pruning_ratio` is found by bisection: the largest with which the real model loses no more than asked.
+
+Torch-Pruning removes heads only where each has its own KV head. On grouped-query attention it takes query heads out of
+each group, and with two query heads to a group it never ends: there only the MLPs are pruned, and the plan says so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from hgsp_baselines.errors import TorchPruningError
+from hgsp_core import HgspError, Layout, Plan
+from hgsp_core.allocate.budget import RatioParams
+from hgsp_core.allocate.limits import mixes_tokens
+from hgsp_core.layout import BlockLayout
+from hgsp_core.types import AllocateJob
+
+#: rounds of the bisection: the ratio is found to 1 / 2^12
+ROUNDS = 12
+HEAD_DIM, VOCABULARY = 2, 2
+
+
+class TorchPruningParams(RatioParams):
+    global_pruning: bool = Field(
+        False, description="true = channels of all layers compete, and heads of all layers; false = every layer loses as much"
+    )
+    iterative_steps: int = Field(1, ge=1, le=100, description="steps in which Torch-Pruning approaches its ratio")
+    attention: Literal["auto", "prune", "keep"] = Field(
+        "auto",
+        description="prune = heads go too, an error on grouped-query attention; keep = only the MLPs are pruned; "
+        "auto = prune where it can, with a note where it cannot",
+    )
+
+
+class TorchPruning:
+    needs_priors = False
+
+    def __init__(self, params: TorchPruningParams):
+        self.params = params
+
+    def __call__(self, job: AllocateJob) -> Plan:
+        p, layout = self.params, job.layout
+        grouped = next((b for b in layout.blocks() if mixes_tokens(b) and is_grouped(b)), None)
+        if grouped and p.attention == "prune":
+            raise TorchPruningError.grouped_attention(grouped.layer, *_heads(grouped))
+        with_attention = p.attention != "keep" and grouped is None
+        blocks = [b for b in layout.blocks() if with_attention or not mixes_tokens(b)]
+        scores = {_key(b): job.scores.score[job.scores.units_of(*_key(b))] for b in blocks}
+
+        budget, best, most = p.budget(layout), Plan.keep_all(layout), 0
+        low, high = 0.0, 1.0
+        for _ in range(ROUNDS):
+            middle = (low + high) / 2
+            kept = decide(layout, blocks, scores, middle, p)
+            plan = Plan.of(layout, {_key(b): kept.get(_key(b), range(b.units)) for b in layout.blocks()}, budget)
+            if (removed := plan.removed(layout)) <= budget:
+                low = middle
+                if removed > most:
+                    best, most = plan, removed
+            else:
+                high = middle
+        if budget - most > sum(b.unit_cost for b in blocks):  # a step of its ratio takes a unit of each block at the most
+            raise TorchPruningError.short(p.ratio, p.of, most / p.denominator(layout), with_attention)
+        notes = [f"Torch-Pruning removes {most:,} of {budget:,} parameters."]
+        if grouped and p.attention == "auto":
+            notes.append("Attention stays whole: Torch-Pruning cannot remove groups of grouped-query attention.")
+        return Plan.of(layout, {_key(b): best.block(b).kept for b in layout.blocks()}, budget, notes)
+
+
+def is_grouped(block: BlockLayout) -> bool:
+    """Query heads share KV heads: the linears that write q, k and v differ in size."""
+    return len({s.shape[0] for s in block.slices if s.dim == 0}) > 1
+
+
+def _heads(block: BlockLayout) -> tuple[int, int]:
+    """(query heads, KV heads), the KV heads being the units."""
+    rows = [s.shape[0] for s in block.slices if s.dim == 0]
+    return max(rows) * block.units // min(rows), block.units
+
+
+def _key(block: BlockLayout) -> tuple[int, str]:
+    return block.layer, block.axis.name
+
+
+def decide(
+    layout: Layout, blocks: list[BlockLayout], scores: Mapping[tuple[int, str], np.ndarray], ratio: float, params: TorchPruningParams
+) -> dict[tuple[int, str], np.ndarray]:
+    """(layer, axis) -> indices of the units that Torch-Pruning leaves of each of `blocks`, at its own `pruning_ratio`.
+
+    Args:
+        scores: (layer, axis) -> [units].
+    Raises:
+        TorchPruningError: it is missing, cannot trace the model, or cuts through units.
+    """
+    try:
+        import torch_pruning
+    except ImportError:
+        raise TorchPruningError.not_installed() from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on norms, which it leaves as they are here
+        try:
+            model = stand_in(layout)
+            state = _State(model, blocks, scores)
+            pruner = torch_pruning.pruner.BasePruner(
+                model,
+                {"input_ids": model.dummy_inputs["input_ids"][:1, :2] * 0, "use_cache": False},
+                importance=state.importance,
+                global_pruning=params.global_pruning,
+                pruning_ratio=ratio,
+                iterative_steps=params.iterative_steps,
+                ignored_layers=state.ignored(),
+                num_heads=state.heads(),
+                prune_num_heads=True,
+                prune_head_dims=False,
+                head_pruning_ratio=ratio,
+                output_transform=lambda output: output.logits,
+                root_module_types=[type(model.get_submodule(blocks[0].writer.module))],
+            )
+            for _ in range(params.iterative_steps):
+                for group in pruner.step(interactive=True):
+                    state.note(group)
+                    group.prune()
+        except HgspError:
+            raise
+        except Exception as error:  # its tracer raises whatever the model's code made it raise
+            raise TorchPruningError.not_traced(layout.architecture.model_type, error) from error
+    return state.kept
+
+
+def stand_in(layout: Layout) -> Any:
+    """A model of the layout's family with its layers, heads and channels, as narrow as it can be."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    heads = max(_heads(block)[0] for block in layout.blocks() if mixes_tokens(block))
+    narrow = {
+        "hidden_size": heads * HEAD_DIM,
+        "head_dim": HEAD_DIM,
+        "vocab_size": VOCABULARY,
+        "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "dtype": "float32",
+    }
+    config = CONFIG_MAPPING[layout.architecture.model_type].from_dict({**layout.config, **narrow})
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+
+class _State:
+    """The stand-in's units as they are pruned: indices of those still there."""
+
+    def __init__(self, model: Any, blocks: list[BlockLayout], scores: Mapping[tuple[int, str], np.ndarray]):
+        self.model, self.blocks, self.scores = model, blocks, scores
+        self.writers = {model.get_submodule(block.writer.module): block for block in blocks}
+        self.kept = {_key(block): np.arange(block.units) for block in blocks}
+
+    def ignored(self) -> list[Any]:
+        """Linears whose outputs must stay: all but the ones whose rows are units of the blocks to prune."""
+        import torch
+
+        free = {id(self.model.get_submodule(s.module)) for block in self.blocks for s in block.slices if s.dim == 0}
+        kinds = (torch.nn.Linear, torch.nn.Embedding)
+        return [m for m in self.model.modules() if isinstance(m, kinds) and id(m) not in free]
+
+    def heads(self) -> dict[Any, int]:
+        """Linear -> its heads, for the linears that write q, k and v."""
+        attention = [block for block in self.blocks if mixes_tokens(block)]
+        return {self.model.get_submodule(s.module): b.units for b in attention for s in b.slices if s.dim == 0}
+
+    def importance(self, group: Any) -> Any:
+        """Score of the unit that each column of the group's writer belongs to, [columns]; None = not to be pruned."""
+        import torch
+
+        found = self._writer(group)
+        if found is None:
+            return None
+        block, columns = found
+        scores = self.scores[_key(block)][self.kept[_key(block)]]
+        return torch.from_numpy(np.repeat(scores, len(columns) // len(scores)))
+
+    def note(self, group: Any) -> None:
+        """Take down what is about to be pruned."""
+        block, columns = self._writer(group)
+        key = _key(block)
+        width = self.model.get_submodule(block.writer.module).in_features // len(self.kept[key])
+        units, counts = np.unique(np.asarray(columns) // width, return_counts=True)
+        if (counts != width).any():
+            raise TorchPruningError.part_of_a_unit(*key)
+        self.kept[key] = np.delete(self.kept[key], units)
+
+    def _writer(self, group: Any) -> tuple[BlockLayout, list[int]] | None:
+        """The block whose writer's columns the group prunes, and those columns."""
+        for dependency, columns in group:
+            if dependency.handler.__name__ == "prune_in_channels" and dependency.target.module in self.writers:
+                return self.writers[dependency.target.module], columns
+        return None

@@ -1,0 +1,30 @@
+"""`wanda-sp`: Wanda for structures, as the authors of FLAP compare with it (An et al. 2023, arXiv 2312.11983).
+
+Importance of a unit = Σ over its columns j of o_proj (down_proj) of ‖X_j‖₂ · Σ_i |W_ij|, X the inputs of that linear over
+all calibration tokens. Rows (q, k, v, gate, up) count nothing, unlike in `wanda`. The paper takes the mean over i, which
+is the same order inside a block; blocks are not compared with each other there, so use it with a uniform allocation.
+"""
+
+from hgsp_baselines.collectors import WriterColumns
+from hgsp_core import Params, Scores
+from hgsp_core.sweep.collectors import InputNorm
+from hgsp_core.types import ScoreJob
+
+
+class WandaSp:
+    collectors = (WriterColumns(), InputNorm())
+
+    def __init__(self, params: Params):
+        pass
+
+    def __call__(self, job: ScoreJob) -> Scores:
+        columns, norms = (job.statistics[collector] for collector in self.collectors)
+        importance = []
+        for layer in job.layout.layers:
+            found = {}
+            for axis, block in layer.blocks.items():
+                linear = block.writer.module.removeprefix(f"{layer.module}.")
+                by_column = columns[layer.index][f"{linear}.abs"] * norms[layer.index][linear]  # [units * width]
+                found[axis] = by_column.reshape(block.units, block.writer.width).sum(1)
+            importance.append(found)
+        return Scores.of(job.layout, importance)
