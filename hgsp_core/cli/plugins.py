@@ -1,10 +1,13 @@
-"""`hgsp plugins`: what is installed, what could be, and what is broken."""
+"""`hgsp plugins`: what is installed, what could be, what is broken, and whether one holds what it must."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from hgsp_core.cli import new_plugin
+from hgsp_core.cli.options import Json
 
 if TYPE_CHECKING:
     from hgsp_core.plugins import Entry
@@ -15,6 +18,7 @@ app = typer.Typer(
 
     Example: `hgsp plugins` lists all, `hgsp plugins show hgsp` tells the parameters of one.""",
 )
+app.command("new")(new_plugin.new)
 
 
 @app.callback(invoke_without_command=True)
@@ -73,6 +77,37 @@ def show(
             console.print()
         alone = [e.name for e in registry().of_kind(entry.kind)].count(entry.name) == 1
         console.print("\n".join(explain(entry, alone)), markup=False)
+
+
+@app.command()
+def check(
+    distribution: Annotated[str, typer.Argument(metavar="DIST", help="The plugin's distribution, as pip names it.")],
+    as_json: Json = False,
+) -> None:
+    """Try everything that a plugin provides on tiny models: the conformance kit, with default parameters.
+
+    Example: `hgsp plugins check hgsp-llama`
+
+    Reads the installed plugin. Writes nothing that stays. Exit code 0 = all passed, 1 = something failed, 2 = no such plugin.
+    """
+    from dataclasses import asdict
+
+    from hgsp_core.cli.console import terminal
+    from hgsp_core.cli.show import output, print_json
+
+    with terminal(quiet=as_json) as monitor, monitor.stage("Check"):
+        from hgsp_core.testing import check_distribution
+
+        results = check_distribution(distribution)
+    counts = {o: [r.outcome for r in results].count(o) for o in ("passed", "failed", "not run")}
+    if as_json:
+        print_json({"distribution": distribution, **counts, "results": [asdict(r) for r in results]})
+    else:
+        console = output()
+        console.print(_table((r.check, r.subject, f"{r.outcome}: {r.reason}" if r.reason else r.outcome) for r in results))
+        console.print(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
+    if counts["failed"]:
+        raise typer.Exit(1)
 
 
 def _named(name: str) -> list[Entry]:

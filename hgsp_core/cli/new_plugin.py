@@ -1,0 +1,150 @@
+"""`hgsp plugins new`: a plugin to start from, as a complete project.
+
+The files are those below `templates/`, with `$name` and the like filled in, in their paths too (`string.Template`). A project is
+laid over in turn by `project`, by `method` unless it is an architecture, and by the folder of its kind.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+SUFFIX = ".template"
+
+
+def new(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="architecture, scorer, prior, normalizer, allocator, reconstructor, recoverer, evaluator, exporter or dataset.",
+        ),
+    ],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="What a recipe is to call it; of an architecture, the 'model_type' in config.json."
+        ),
+    ],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--directory", metavar="DIR", help="The project's directory, instead of hgsp-NAME in this one."),
+    ] = None,
+) -> None:
+    """Write a plugin to start from: a complete project that installs, works in a recipe, and passes its tests.
+
+    Example: `hgsp plugins new scorer my-scorer`
+
+    Reads nothing. Writes the directory hgsp-NAME (or DIR), which must not exist yet.
+    """
+    from hgsp_core.plugins import catalogue
+    from hgsp_core.types import HOOKS
+
+    if kind not in HOOKS:
+        from hgsp_core.errors import ProjectError
+
+        raise ProjectError.kind(kind, list(HOOKS))
+    values = substitutions(kind, name, {"hgsp-core", *(known["distribution"] for known in catalogue())})
+    project = directory or Path(values["distribution"])
+    write_project(project, project_files(kind, values))
+    typer.echo(
+        f"Wrote {project}. Next:\n"
+        f'  pip install -e "{project}[test]"\n'
+        f"  pytest {project}\n"
+        f"  hgsp plugins check {values['distribution']}"
+    )
+
+
+def substitutions(kind: str, name: str, taken: set[str]) -> dict[str, str]:
+    """What the templates' placeholders stand for.
+
+    Args:
+        taken: distributions that the project must not be called.
+    Raises:
+        ProjectError: a name that a recipe, a module or a package index could not bear, or one that is taken; or, for an
+            architecture, one that is no model type of transformers.
+    """
+    from hgsp_core import __version__
+    from hgsp_core.cli.explain import example
+    from hgsp_core.errors import ProjectError
+    from hgsp_core.plugins import registry
+    from hgsp_core.types import HOOKS
+
+    is_method = kind != "architecture"
+    # model types are written with underscores, names of methods with dashes
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*" if is_method else r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name):
+        raise ProjectError.name(name)
+    distribution = "hgsp-" + name.replace("_", "-")
+    if distribution in taken:
+        raise ProjectError.taken(name, distribution)
+    if not is_method:
+        from transformers import CONFIG_MAPPING
+
+        if name not in CONFIG_MAPPING:
+            raise ProjectError.model_type(name, CONFIG_MAPPING.keys())
+    symbol = name.replace("-", "_")
+    others = [e for e in registry().of_kind(kind) if e.name == name and e.distribution != distribution]
+    in_recipe = f"{distribution}/{name}" if others else name
+    title = "".join(word.capitalize() for word in symbol.split("_"))
+    return {
+        "kind": kind,
+        "hook": HOOKS[kind],
+        "name": name,
+        "symbol": symbol,
+        "distribution": distribution,
+        "package": f"hgsp_{symbol}",
+        "cls": f"{title}{kind.capitalize()}",
+        "params": f"{title}Params",
+        "recipe": example(kind, in_recipe, []) if is_method else "",
+        "version": __version__,
+    }
+
+
+def project_files(kind: str, values: Mapping[str, str]) -> dict[Path, str]:
+    """Relative path -> text of every file of a project."""
+    layers = ["project", "method", kind] if kind != "architecture" else ["project", kind]
+    files: dict[Path, str] = {}
+    for layer in layers:
+        _collect(resources.files("hgsp_core.cli").joinpath("templates", layer), Path(), values, files)
+    return files
+
+
+def _collect(folder: Traversable, path: Path, values: Mapping[str, str], files: dict[Path, str]) -> None:
+    for entry in folder.iterdir():
+        target = path / Template(entry.name.removesuffix(SUFFIX)).substitute(values)
+        if entry.is_dir():
+            _collect(entry, target, values, files)
+        else:
+            files[target] = Template(entry.read_text(encoding="utf-8")).substitute(values)
+
+
+def write_project(project: Path, files: Mapping[Path, str]) -> None:
+    """Write the files beside their place and rename the directory into it, so that it exists whole or not at all.
+
+    Raises:
+        ProjectError: it exists (it is never overwritten), or cannot be made.
+    """
+    from hgsp_core.errors import ProjectError
+
+    if project.exists() or project.is_symlink():
+        raise ProjectError.exists(project)
+    staging = project.absolute().parent / f".{project.name}.partial"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
+        for path, text in files.items():
+            (staging / path).parent.mkdir(parents=True, exist_ok=True)
+            (staging / path).write_text(text, encoding="utf-8")
+        staging.rename(project)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise ProjectError.cannot_make(project, error) from None
