@@ -21,6 +21,7 @@ from torch import Tensor
 from hgsp_core.errors import SweepError
 from hgsp_core.sweep.batches import Batches
 from hgsp_core.sweep.layer import differentiable
+from hgsp_core.sweep.parallel import processes_here
 from hgsp_core.sweep.trail import Boundaries, DiskBoundaries, Graphs, Trail
 
 #: of what is free, the part that the trail may take; the rest is for one layer's gradients and for others
@@ -61,17 +62,18 @@ def choose_trail(source, batches: Batches, streams: Sequence[Tensor], memory: st
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a process may still allocate: of the GPU, or of the host within the limits of process and control group."""
+    """What this process may still allocate: of its GPU, or its share of the host, within process and group limits."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = [psutil.virtual_memory().available]
+    free = [psutil.virtual_memory().available // processes_here()]
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         free.append(limit - psutil.Process().memory_info().vms)
     group = Path("/sys/fs/cgroup")
     if (group / "memory.max").is_file() and (most := (group / "memory.max").read_text().strip()) != "max":
-        free.append(int(most) - int((group / "memory.current").read_text()))
+        used = int((group / "memory.current").read_text())
+        free.append((int(most) - used) // processes_here())
     return max(0, min(free))
 
 

@@ -6,18 +6,41 @@ single process goes through the same lines and finds nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import lcm
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from hgsp_core.errors import SweepError
 
 
+@contextmanager
+def joined() -> Iterator[None]:
+    """Within the context this process belongs to the group that its launcher announced; without one it is alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
 def processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def processes_here() -> int:
+    """Those of them that share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
 
 
 def rank() -> int:

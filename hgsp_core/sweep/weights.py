@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hgsp_core.checkpoint.register import register
 from hgsp_core.layout import Layout
 from hgsp_core.sweep.shards import Shards
 
@@ -56,7 +57,10 @@ class Streamed:
         self.layout, self.dtype, self.device = layout, dtype, torch.device(device)
         self.shards = Shards(directory)
         self.model = _skeleton(directory, dtype, self.device)
-        self._names = [[n for block in layer.blocks.values() for n in block.tensors()] for layer in layout.layers]
+        self._names = [
+            [f"{layer.module}.{name}" for name, _ in self.model.get_submodule(layer.module).named_parameters()]
+            for layer in layout.layers
+        ]
         size = max(sum(prod(self.shards.shape(name)) for name in names) for names in self._names)
         pinned = self.device.type == "cuda"
         self._buffers = [torch.empty(size, dtype=dtype, pin_memory=pinned) for _ in range(2)]
@@ -112,15 +116,21 @@ class Streamed:
 
 
 def _skeleton(directory: Path | str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The model of a checkpoint with all parameters on the meta device and its buffers (rotary tables) real."""
-    from accelerate import init_empty_weights
+    """The model of a checkpoint with all parameters on the meta device and its buffers (rotary tables) real.
+
+    transformers itself makes the buffers of a loaded model so: built on meta, filled by the model's `_init_weights`.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with init_empty_weights(include_buffers=False):
+    register()
+    with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), dtype=dtype)
     for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
+        buffers = dict(module.named_buffers(recurse=False))
+        for name, buffer in buffers.items():
+            setattr(module, name, torch.full_like(buffer, float("nan"), device=device))  # a forgotten one shows
+        if buffers:
+            model._init_weights(module)
     return model.eval()
 
 

@@ -1,0 +1,66 @@
+"""Two processes share one calibration set and find what one process finds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from architectures import layout_of, tiny_model
+
+from hgsp_core.sweep import Resident, run_sweep
+from hgsp_core.sweep.collectors import Gram, InputMoments, RemovalLoss, ResidualCosine, TaylorAbs, TaylorCurvature
+from hgsp_core.sweep.parallel import joined, rank
+
+COLLECTORS = [
+    TaylorAbs(),
+    TaylorCurvature(batch=3),
+    ResidualCosine(),
+    InputMoments(),
+    Gram(),
+    RemovalLoss(samples=5),
+]
+SAMPLES = 11
+
+
+def found(samples: int = SAMPLES) -> dict[str, np.ndarray]:
+    model = tiny_model("qwen2")
+    tokens = np.random.default_rng(0).integers(0, 97, (samples, 13))
+    statistics = run_sweep(Resident(model, layout_of(model)), layout_of(model), tokens, COLLECTORS, batch_size=2)
+    return {
+        f"{collector.key} {i} {name}": array
+        for collector in COLLECTORS
+        for i, layer in enumerate(statistics[collector])
+        for name, array in layer.items()
+    }
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess:
+    """This file under torchrun with two processes (gloo)."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*torchrun, __file__, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_find_what_one_does(tmp_path):
+    done = launch(str(tmp_path / "found.npz"))
+    assert done.returncode == 0, done.stderr
+    shared, alone = np.load(tmp_path / "found.npz"), found()
+    assert set(shared) == set(alone)
+    for name, array in alone.items():
+        # a removal loss is a difference of losses, and as exact as they are
+        scale = np.log(97) if "RemovalLoss" in name else max(1e-3, np.abs(array).max())
+        np.testing.assert_allclose(shared[name], array, rtol=1e-6, atol=1e-6 * scale, err_msg=name)
+
+
+def test_more_processes_than_samples_are_refused():
+    done = launch("refused", "1")
+    assert done.returncode != 0 and "2 processes share a calibration set that has only 1 part(s)" in done.stderr
+
+
+if __name__ == "__main__":
+    with joined():
+        statistics = found(*map(int, sys.argv[2:]))
+        if rank() == 0:
+            np.savez(sys.argv[1], **statistics)
