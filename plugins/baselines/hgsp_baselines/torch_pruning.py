@@ -3,7 +3,11 @@
 It prunes a stand-in of the model: random weights, the same layers, heads and channels, but two numbers to a head and
 two tokens to its vocabulary, as nothing that it decides depends on the rest. Its importance is the recipe's score of each
 unit, so the same scores are compared under its allocation and ours. What it removed is read back from the groups that it
-pruned, and its `pruning_ratio` is found by bisection: the largest with which the real model loses no more than asked.
+pruned. Its `head_pruning_ratio` is the budget's share of what it may prune, down to whole heads; its `pruning_ratio`, for
+the channels, is searched for: the one with which the real model loses what is asked, never more.
+
+Its `iterative_steps` is not offered: the scores stay the same from step to step, so it could only remove what one step does,
+and for heads it removes more (it takes each step's share of the heads that are left).
 
 Torch-Pruning removes heads only where each has its own KV head. On grouped-query attention it takes query heads out of
 each group, and with two query heads to a group it never ends: there only the MLPs are pruned, and the plan says so.
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from math import floor
 from typing import Any, Literal
 
 import numpy as np
@@ -25,8 +30,8 @@ from hgsp_core.allocate.limits import mixes_tokens
 from hgsp_core.layout import BlockLayout
 from hgsp_core.types import AllocateJob
 
-#: rounds of the bisection: the ratio is found to 1 / 2^12
-ROUNDS = 12
+#: tries at its ratio: along the straight line between the nearest ones below and above, every third in their middle
+ROUNDS = 15
 HEAD_DIM, VOCABULARY = 2, 2
 
 
@@ -34,7 +39,6 @@ class TorchPruningParams(RatioParams):
     global_pruning: bool = Field(
         False, description="true = channels of all layers compete, and heads of all layers; false = every layer loses as much"
     )
-    iterative_steps: int = Field(1, ge=1, le=100, description="steps in which Torch-Pruning approaches its ratio")
     attention: Literal["auto", "prune", "keep"] = Field(
         "auto",
         description="prune = heads go too, an error on grouped-query attention; keep = only the MLPs are pruned; "
@@ -58,18 +62,28 @@ class TorchPruning:
         scores = {_key(b): job.scores.score[job.scores.units_of(*_key(b))] for b in blocks}
 
         budget, best, most = p.budget(layout), Plan.keep_all(layout), 0
-        low, high = 0.0, 1.0
-        for _ in range(ROUNDS):
-            middle = (low + high) / 2
-            kept = decide(layout, blocks, scores, middle, p)
+        largest = sum((b.units - 1) * b.unit_cost for b in blocks)  # it empties no layer
+        if budget > largest:
+            raise TorchPruningError.short(p.ratio, p.of, largest / p.denominator(layout), with_attention)
+        mlp = [b for b in blocks if not mixes_tokens(b)]
+        prunable, channels = (sum(b.units * b.unit_cost for b in part) for part in (blocks, mlp))
+        rate = budget / prunable
+        low, high = (0.0, int(rate * (prunable - channels))), (1.0, int(rate * (prunable - channels)) + channels)
+        for turn in range(ROUNDS):  # low, high: (ratio, parameters that it removes), the nearest on both sides
+            share = 1 / 2 if turn % 3 == 2 else min(max(budget - low[1], 0) / max(high[1] - low[1], 1), 1.0)
+            ratio = low[0] + share * (high[0] - low[0])
+            kept = decide(layout, blocks, scores, ratio, rate, p)
             plan = Plan.of(layout, {_key(b): kept.get(_key(b), range(b.units)) for b in layout.blocks()}, budget)
-            if (removed := plan.removed(layout)) <= budget:
-                low = middle
-                if removed > most:
-                    best, most = plan, removed
-            else:
-                high = middle
-        if budget - most > sum(b.unit_cost for b in blocks):  # a step of its ratio takes a unit of each block at the most
+            removed = plan.removed(layout)
+            if removed > budget:
+                high = ratio, removed
+                continue
+            low = ratio, removed
+            if removed > most:
+                best, most = plan, removed
+            if budget - most <= sum(b.unit_cost for b in mlp):  # a step of its ratio takes a channel of each MLP at the most
+                break
+        else:
             raise TorchPruningError.short(p.ratio, p.of, most / p.denominator(layout), with_attention)
         notes = [f"Torch-Pruning removes {most:,} of {budget:,} parameters."]
         if grouped and p.attention == "auto":
@@ -93,12 +107,18 @@ def _key(block: BlockLayout) -> tuple[int, str]:
 
 
 def decide(
-    layout: Layout, blocks: list[BlockLayout], scores: Mapping[tuple[int, str], np.ndarray], ratio: float, params: TorchPruningParams
+    layout: Layout,
+    blocks: list[BlockLayout],
+    scores: Mapping[tuple[int, str], np.ndarray],
+    channel_ratio: float,
+    head_ratio: float,
+    params: TorchPruningParams,
 ) -> dict[tuple[int, str], np.ndarray]:
-    """(layer, axis) -> indices of the units that Torch-Pruning leaves of each of `blocks`, at its own `pruning_ratio`.
+    """(layer, axis) -> indices of the units that Torch-Pruning leaves of each of `blocks`.
 
     Args:
         scores: (layer, axis) -> [units].
+        channel_ratio, head_ratio: its own ratios, of units; heads are rounded down.
     Raises:
         TorchPruningError: it is missing, cannot trace the model, or cuts through units.
     """
@@ -116,20 +136,18 @@ def decide(
                 {"input_ids": model.dummy_inputs["input_ids"][:1, :2] * 0, "use_cache": False},
                 importance=state.importance,
                 global_pruning=params.global_pruning,
-                pruning_ratio=ratio,
-                iterative_steps=params.iterative_steps,
+                pruning_ratio=channel_ratio,
                 ignored_layers=state.ignored(),
                 num_heads=state.heads(),
                 prune_num_heads=True,
                 prune_head_dims=False,
-                head_pruning_ratio=ratio,
+                head_pruning_ratio=state.whole_heads(head_ratio, params.global_pruning),
                 output_transform=lambda output: output.logits,
                 root_module_types=[type(model.get_submodule(blocks[0].writer.module))],
             )
-            for _ in range(params.iterative_steps):
-                for group in pruner.step(interactive=True):
-                    state.note(group)
-                    group.prune()
+            for group in pruner.step(interactive=True):
+                state.note(group)
+                group.prune()
         except HgspError:
             raise
         except Exception as error:  # its tracer raises whatever the model's code made it raise
@@ -156,7 +174,7 @@ def stand_in(layout: Layout) -> Any:
 
 
 class _State:
-    """The stand-in's units as they are pruned: indices of those still there."""
+    """The stand-in, and the units that stay in it."""
 
     def __init__(self, model: Any, blocks: list[BlockLayout], scores: Mapping[tuple[int, str], np.ndarray]):
         self.model, self.blocks, self.scores = model, blocks, scores
@@ -176,6 +194,13 @@ class _State:
         attention = [block for block in self.blocks if mixes_tokens(block)]
         return {self.model.get_submodule(s.module): b.units for b in attention for s in b.slices if s.dim == 0}
 
+    def whole_heads(self, ratio: float, together: bool) -> float:
+        """The ratio at which Torch-Pruning, which rounds up, removes floor(ratio · heads), of a layer or of all `together`."""
+        counts = [block.units for block in self.blocks if mixes_tokens(block)]
+        heads = sum(counts) if together else min(counts, default=0)
+        gone = floor(ratio * heads)
+        return (gone - 0.5) / heads if gone else 0.0
+
     def importance(self, group: Any) -> Any:
         """Score of the unit that each column of the group's writer belongs to, [columns]; None = not to be pruned."""
         import torch
@@ -184,18 +209,17 @@ class _State:
         if found is None:
             return None
         block, columns = found
-        scores = self.scores[_key(block)][self.kept[_key(block)]]
+        scores = self.scores[_key(block)]
         return torch.from_numpy(np.repeat(scores, len(columns) // len(scores)))
 
     def note(self, group: Any) -> None:
         """Take down what is about to be pruned."""
         block, columns = self._writer(group)
-        key = _key(block)
-        width = self.model.get_submodule(block.writer.module).in_features // len(self.kept[key])
+        width = self.model.get_submodule(block.writer.module).in_features // block.units
         units, counts = np.unique(np.asarray(columns) // width, return_counts=True)
         if (counts != width).any():
-            raise TorchPruningError.part_of_a_unit(*key)
-        self.kept[key] = np.delete(self.kept[key], units)
+            raise TorchPruningError.part_of_a_unit(*_key(block))
+        self.kept[_key(block)] = np.setdiff1d(self.kept[_key(block)], units)
 
     def _writer(self, group: Any) -> tuple[BlockLayout, list[int]] | None:
         """The block whose writer's columns the group prunes, and those columns."""

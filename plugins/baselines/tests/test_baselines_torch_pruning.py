@@ -1,0 +1,81 @@
+"""What Torch-Pruning decides is read back right, meets the budget, or is an error that says what to do."""
+
+import sys
+
+import numpy as np
+import pytest
+from hgsp_baselines.errors import TorchPruningError
+from hgsp_baselines.torch_pruning import TorchPruning, TorchPruningParams
+from transformers import LlamaConfig
+
+from hgsp_core import Scores
+from hgsp_core.testing.model import SAMPLE, layout_of, random_model
+from hgsp_core.types import AllocateJob
+
+SIZE = dict(vocab_size=50, hidden_size=48, intermediate_size=40, num_hidden_layers=3, num_attention_heads=6, head_dim=8)
+HEADS = layout_of(SAMPLE, random_model(LlamaConfig(**SIZE, num_key_value_heads=6)))
+GROUPS = layout_of(SAMPLE, random_model(LlamaConfig(**SIZE, num_key_value_heads=3)))  # 2 to a group: the case that never ends
+
+
+def plan(layout, **params):
+    generator = np.random.default_rng(0)
+    importance = [{axis: generator.lognormal(size=b.units) for axis, b in layer.blocks.items()} for layer in layout.layers]
+    scores = Scores.of(layout, importance)
+    return scores, TorchPruning(TorchPruningParams(of="layers", **params))(AllocateJob(layout, scores, None))
+
+
+def channels(layout):
+    return sum(b.unit_cost for b in layout.blocks() if b.axis.name == "mlp")
+
+
+def test_the_lowest_scored_heads_and_channels_of_every_layer_go():
+    scores, result = plan(HEADS, ratio=0.3)
+    sizes = {axis: {len(layer[axis].kept) for layer in result.layers} for axis in ("attention", "mlp")}
+    assert sizes["attention"] == {5} and len(sizes["mlp"]) == 1  # floor(0.3 · 6) heads of each layer
+    for block in HEADS.blocks():
+        units = scores.units_of(block.layer, block.axis.name)
+        kept = result.block(block).kept
+        assert sorted(np.argsort(scores.score[units])[-len(kept) :].tolist()) == list(kept)
+
+
+@pytest.mark.parametrize("layout", [HEADS, GROUPS], ids=["heads", "groups"])
+@pytest.mark.parametrize("together", [False, True], ids=["local", "global"])
+def test_what_is_asked_goes_and_never_more(layout, together):
+    _, result = plan(layout, ratio=0.2, global_pruning=together)
+    budget = 0.2 * layout.layer_parameters
+    assert 0 <= budget - result.removed(layout) <= channels(layout)
+    assert f"{result.removed(layout):,}" in result.notes[0]
+
+
+def test_global_pruning_takes_the_lowest_scored_channels_of_all_layers():
+    scores, result = plan(GROUPS, ratio=0.2, global_pruning=True)
+    kept = np.zeros(len(scores), dtype=bool)
+    for block in GROUPS.blocks():
+        kept[scores.units_of(block.layer, block.axis.name)[list(result.block(block).kept)]] = True
+    mlp = scores.axis == scores.axes.index("mlp")
+    assert scores.score[mlp & ~kept].max() < scores.score[mlp & kept].min()
+    assert len({len(layer["mlp"].kept) for layer in result.layers}) > 1
+
+
+def test_grouped_attention_stays_whole_and_the_plan_says_so():
+    _, result = plan(GROUPS, ratio=0.2)
+    assert all(len(layer["attention"].kept) == 3 for layer in result.layers)
+    assert "Attention stays whole" in result.notes[1]
+    assert len(plan(GROUPS, ratio=0.2, attention="keep")[1].notes) == 1  # asked for: nothing to tell
+
+
+def test_grouped_attention_that_must_be_pruned_is_an_error_before_torch_pruning_is_called(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    with pytest.raises(TorchPruningError, match="6 query heads share 3 KV heads.*attention: keep"):
+        plan(GROUPS, ratio=0.2, attention="prune")
+
+
+def test_a_ratio_that_the_mlps_cannot_give_is_an_error_and_no_smaller_plan():
+    with pytest.raises(TorchPruningError, match=r"asked for 0.7 of layers.*Attention stays whole"):
+        plan(GROUPS, ratio=0.7)
+
+
+def test_without_the_package_the_message_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    with pytest.raises(TorchPruningError, match=r"pip install 'hgsp-baselines\[torch-pruning\]'"):
+        plan(HEADS, ratio=0.2)
