@@ -455,7 +455,7 @@ class ProjectError(HgspError):
 
     @classmethod
     def kind(cls, kind: str, known: Sequence[str]) -> ProjectError:
-        return cls(f"There is no kind of plugin '{kind}'.{did_you_mean(kind, known)} Kinds: {', '.join(known)}.")
+        return cls(f"There is no kind of plugin '{kind}'.{did_you_mean(kind, known)}")
 
     @classmethod
     def name(cls, name: str) -> ProjectError:
