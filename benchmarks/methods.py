@@ -1,0 +1,389 @@
+"""Every method on the same models, tokens and ratios: what is left of the model, and what that costs.
+
+    python benchmarks/methods.py [--models DIR ...] [--data DIR] [--ratios 20 30 50] [--methods NAME ...] [--seeds 0]
+                                 [--windows N] [--json FILE] [--markdown FILE]
+
+The models are the demo model and every grouped-query checkpoint below --models; --data holds their texts (see `Texts`).
+Ratios are percentages of the decoder layers' parameters. All methods see one token set per model and seed, which is
+checked by its hash; none runs with calibration settings of its own, though its paper may have had others.
+
+Each run is a whole `hgsp run` without exports, in a process of its own that is forked after the imports. Its peak is the
+largest resident set of that process, imports and evaluation included. Its seconds are those of all stages but evaluation.
+Statistics that methods share are measured once; their seconds and peak count for each of these methods, at each ratio.
+
+Rows already in the JSON file are not run again, so an interrupted benchmark goes on where it was. Tables: docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch  # noqa: F401 - before the forks, so that no process spends its time on importing it
+import transformers  # noqa: F401
+import yaml
+
+from hgsp_core import HgspError
+from hgsp_core.data import CHARACTERS_PER_TOKEN
+from hgsp_core.monitor import LogMonitor
+from hgsp_core.pipeline import peak_memory, run
+from hgsp_core.recipe import Recipe, parse_recipe
+from hgsp_core.store import Store
+
+DEMO = Path(__file__).parents[1] / "models" / "pydoc-llama"
+SAMPLES, SEQ_LEN = 128, 128
+#: the kind of text that a model was trained on, by the start of its directory's name; all others: WikiText-2
+KINDS = {"pydoc": "pydoc", "stories": "stories", "babyllama": "stories"}
+#: a method competes for the best of a column if it removes this share, or more, of what it was asked for
+REACHED = 0.97
+DENSE = "dense"
+#: stages of a run that fill the store
+MEASURING = ("Calibrate", "Load", "Sweep")
+
+Row = dict[str, Any]
+
+
+# ---------------------------------------------------------------- methods
+
+
+def methods(layers: int) -> dict[str, dict[str, Any]]:
+    """Name -> the stages of its recipe, without the ratio; of those that share statistics, one without repair first.
+
+    Args:
+        layers: depth of the model; LLM-Pruner prunes layers 3..29 of 32, here the same share of the depth, the first
+            layer always staying whole.
+    """
+    uniform, plain = {"use": "uniform"}, {"use": "hgsp", "with": {"temperature": 0}}
+    middle = {"layer_start": max(1, round(layers * 3 / 32)), "layer_end": round(layers * 30 / 32)}
+    squares = {"use": "least-squares"}
+
+    def recipe(score: str, allocate: dict[str, Any], **stages: Any) -> dict[str, Any]:
+        return {"score": {"use": score}, "allocate": allocate, **stages}
+
+    def gated(prior: str, **stages: Any) -> dict[str, Any]:
+        return recipe("taylor", {"use": "hgsp"}, prior={"use": prior}, **stages)
+
+    return {
+        "random": recipe("random", uniform),
+        "magnitude": recipe("magnitude", uniform),
+        "wanda": recipe("wanda", uniform),
+        "wanda-sp": recipe("wanda-sp", uniform),
+        "llm_pruner": recipe("llm_pruner", {"use": "uniform", "with": {"attention": middle, "mlp": middle}}),
+        "flap": recipe("flap", plain, reconstruct={"use": "flap"}),
+        "slimgpt": recipe("magnitude", {"use": "slimgpt"}, reconstruct={"use": "slimgpt"}),
+        "shortgpt": recipe("random", {"use": "depth"}, prior={"use": "similarity"}),
+        "torch_pruning": recipe("magnitude", {"use": "torch_pruning"}),
+        "uniform, taylor": recipe("taylor", uniform),
+        "torch_pruning, taylor": recipe("taylor", {"use": "torch_pruning"}),
+        "layerwise": recipe("taylor", {"use": "layerwise"}, prior={"use": "removal"}),
+        "hgsp, T = 0": recipe("taylor", plain),
+        "hgsp, similarity": gated("similarity"),
+        "hgsp, removal": gated("removal"),
+        "hgsp, removal + log": gated("removal", normalize=[{"use": "log"}]),
+        "hgsp, T = 0 + least-squares": recipe("taylor", plain, reconstruct=squares),
+        "hgsp, removal + least-squares": gated("removal", reconstruct=squares),
+        "uniform, taylor + least-squares": recipe("taylor", uniform, reconstruct=squares),
+        "uniform, wanda-sp + least-squares": recipe("wanda-sp", uniform, reconstruct=squares),
+    }
+
+
+# ---------------------------------------------------------------- models and texts
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Datasets of one model, `other` of another kind than its own; and a folder for whatever its runs write."""
+
+    folder: Path
+    calibration: str
+    evaluation: str
+    other: str | None
+
+    @property
+    def evaluated(self) -> list[str]:
+        return [name for name in (self.evaluation, self.other) if name]
+
+
+def texts(model: Path, data: Path | None, folder: Path) -> Texts:
+    """The texts for a model, by its directory's name.
+
+    Args:
+        data: holds wikitext2/wiki.train.tokens, wikitext2/wiki.valid.tokens and tinystories/*.txt; the demo model alone
+            needs none of it.
+        folder: the texts are written here as the .txt files that a recipe can name.
+    """
+    kind = next((kind for start, kind in KINDS.items() if model.name.startswith(start)), "wikitext2")
+    if kind == "pydoc" and data is None:
+        return Texts(folder, "pydoc", "pydoc", None)
+    if data is None:
+        raise SystemExit(f"{model}: its text ({kind}) is looked for below --data, which is not given")
+    read = {"wikitext2": wikitext, "stories": stories}
+    pairs = {}
+    for name, split in read.items():
+        files = tuple(folder / f"{name}-{part}.txt" for part in ("calibration", "evaluation"))
+        if not files[0].exists():
+            for file, text in zip(files, split(data), strict=True):
+                file.write_text(text, encoding="utf-8")
+        pairs[name] = tuple(map(str, files))
+    other = pairs["stories" if kind == "wikitext2" else "wikitext2"][1]
+    return Texts(folder, *pairs.get(kind, ("pydoc", "pydoc")), other)
+
+
+def wikitext(data: Path) -> tuple[str, str]:
+    """(calibration, evaluation): the first part of train, as much as a streamed dataset would give; valid."""
+    with (data / "wikitext2" / "wiki.train.tokens").open(encoding="utf-8") as file:
+        train = file.read(SAMPLES * SEQ_LEN * CHARACTERS_PER_TOKEN)
+    return train, (data / "wikitext2" / "wiki.valid.tokens").read_text(encoding="utf-8")
+
+
+def stories(data: Path) -> tuple[str, str]:
+    """(calibration, evaluation): the first nine tenths of the stories, and the rest."""
+    file = next(iter(sorted((data / "tinystories").glob("*.txt"))))
+    told = [story.strip() for story in file.read_text(encoding="utf-8").split("<|endoftext|>")]
+    split = len(told) * 9 // 10
+    return "\n\n".join(told[:split]), "\n\n".join(told[split:])
+
+
+def grouped_models(directories: list[Path]) -> list[Path]:
+    """Every checkpoint at or below the directories in which query heads share KV heads."""
+
+    def grouped(file: Path) -> bool:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return config.get("num_key_value_heads", 0) < config.get("num_attention_heads", 0)
+
+    return [file.parent for top in directories for file in sorted(top.rglob("config.json")) if grouped(file)]
+
+
+# ---------------------------------------------------------------- runs
+
+
+def recipe_of(stages: dict[str, Any], model: Path, text: Texts, ratio: int, seed: int, windows: int | None) -> Recipe:
+    """The recipe of one run; `ratio` in percent."""
+    allocate = stages["allocate"]
+    data = {
+        "model": {"path": str(model)},
+        "calibrate": {"dataset": text.calibration, "samples": SAMPLES, "seq_len": SEQ_LEN, "seed": seed},
+        **stages,
+        "allocate": {**allocate, "with": {**allocate.get("with", {}), "ratio": ratio / 100, "of": "layers"}},
+        "evaluate": [{"use": "perplexity", "with": {"datasets": text.evaluated, "max_windows": windows}}],
+        "export": [],
+        "device": "cpu",
+        "output": str(text.folder / "run"),
+    }
+    return parse_recipe(yaml.safe_dump(data), "benchmark")
+
+
+def apart(recipe: Recipe, store: Store) -> dict[str, Any]:
+    """The report of the run, from a forked process; where a method refuses the model, its message as `why_not`."""
+    sys.stdout.flush()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            try:
+                report = run(recipe, LogMonitor(), store)
+            except HgspError as error:
+                report = {"why_not": str(error)}
+            with os.fdopen(write, "w") as pipe:
+                json.dump({**report, "peak_memory_bytes": peak_memory()}, pipe)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    shutil.rmtree(recipe.output, ignore_errors=True)
+    if status:
+        raise SystemExit("A run ended with the traceback above.")
+    return json.loads(text)
+
+
+class Bench:
+    """Runs on one model with one seed, and what their shared statistics cost."""
+
+    def __init__(self, model: Path, text: Texts, seed: int, windows: int | None):
+        self.model, self.text, self.seed, self.windows = model, text, seed, windows
+        self.measuring: dict[Path, dict[str, float]] = {}  # store -> stage -> seconds
+        self.peak: dict[Path, int] = {}  # store -> bytes
+
+    def rows(self, method: str, stages: dict[str, Any], ratio: int) -> list[Row]:
+        """The row of a method, and the dense model's as that run saw it."""
+        statistics_of = [stages["score"]["use"], stages.get("prior", {}).get("use", "none")]
+        root = self.text.folder / "-".join(["store", self.model.name, str(self.seed), *statistics_of])
+        recipe = recipe_of(stages, self.model, self.text, ratio, self.seed, self.windows)
+        report = apart(recipe, Store(root))
+        row = {"model": self.model.name, "method": method, "of": "layers", "ratio": ratio / 100, "seed": self.seed}
+        if "why_not" in report:
+            return [row | report]
+        timings = report["timings"]
+        known = self.measuring.setdefault(root, {})
+        for stage in MEASURING:
+            known[stage] = max(known.get(stage, 0.0), timings.get(stage, 0.0))
+        self.peak.setdefault(root, report["peak_memory_bytes"])
+        rest = sum(s for stage, s in timings.items() if stage not in MEASURING and not stage.startswith("Evaluate"))
+        before, after = report["before"], report["after"]
+        dense = row | {"method": DENSE, "ratio": 0.0} | self._found(before, before)
+        found = self._found(before, after) | {
+            "seconds": rest + sum(known.values()),
+            "peak_bytes": max(self.peak[root], report["peak_memory_bytes"]),
+            "tokens_sha256": report["calibration"] and report["calibration"]["tokens_sha256"],
+            "notes": report["notes"],
+        }
+        return [dense, row | found]
+
+    def _found(self, before: dict[str, Any], now: dict[str, Any]) -> Row:
+        return {
+            "achieved": 1 - now["layer_parameters"] / before["layer_parameters"],
+            "parameters": now["parameters"],
+            "ppl": now["perplexity"][self.text.evaluation],
+            "ppl_dense": before["perplexity"][self.text.evaluation],
+            "ppl_other_text": now["perplexity"].get(self.text.other),
+            "windows": self.windows,
+        }
+
+
+def check_tokens(rows: Sequence[Row]) -> None:
+    """All rows of a model and seed saw the same calibration tokens, or none."""
+    seen: dict[tuple[str, int], dict[str, str]] = {}
+    for row in rows:
+        if row.get("tokens_sha256"):
+            seen.setdefault((row["model"], row["seed"]), {})[row["tokens_sha256"]] = row["method"]
+    for (model, seed), hashes in seen.items():
+        if len(hashes) > 1:
+            raise SystemExit(f"{model}, seed {seed}: not the same calibration tokens: {hashes}")
+
+
+# ---------------------------------------------------------------- tables
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The tables of every model, of its own kind of text and of the other."""
+    parts = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = [row for row in rows if row["model"] == model]
+        parts.append(table(mine, "ppl", "its own kind of text"))
+        if any(row.get("ppl_other_text") for row in mine):
+            parts.append(table(mine, "ppl_other_text", "another kind of text"))
+    return "\n\n".join(parts) + "\n"
+
+
+def table(rows: Sequence[Row], key: str, kind: str) -> str:
+    """Perplexity / dense (mean of the seeds; the share removed beside it), the best of each column bold."""
+    dense = {row["seed"]: row for row in rows if row["method"] == DENSE}
+    ratios = sorted({row["ratio"] for row in rows if row["method"] != DENSE})
+    cells: dict[str, dict[float, list[Row]]] = {}
+    for row in rows:
+        cells.setdefault(row["method"], {}).setdefault(row["ratio"], []).append(row)
+
+    def value(found: Sequence[Row]) -> float:
+        return statistics.mean(row[key] / dense[row["seed"]][key] for row in found)
+
+    def competes(found: Sequence[Row], ratio: float) -> bool:
+        return all(key in row and row["achieved"] >= REACHED * ratio for row in found)
+
+    best = {
+        ratio: min((value(c[ratio]) for c in cells.values() if ratio in c and competes(c[ratio], ratio)), default=None)
+        for ratio in ratios
+    }
+
+    def cell(found: Sequence[Row], ratio: float) -> str:
+        if not found:
+            return ""
+        if any("why_not" in row for row in found):
+            return "does not work"
+        number = value(found)
+        text = f"{number:,.3f}" if number < 10 else f"{number:,.1f}"
+        text = f"**{text}**" if number == best[ratio] else text
+        spread = [row[key] / dense[row["seed"]][key] for row in found]
+        text += f" ± {(max(spread) - min(spread)) / 2:.3f}" if len(found) > 1 else ""
+        return f"{text} <sub>{statistics.mean(row['achieved'] for row in found):.1%}</sub>"
+
+    any_dense = next(iter(dense.values()))
+    lines = [
+        f"**{any_dense['model']}**, {any_dense['parameters']:,} parameters; perplexity on {kind}, dense = {any_dense[key]:.2f}",
+        "",
+        "| method | " + " | ".join(f"{ratio:.0%}" for ratio in ratios) + " | seconds | peak, MiB |",
+        "|---|" + "---|" * len(ratios) + "---|---|",
+    ]
+    for method, by_ratio in cells.items():
+        if method == DENSE:
+            continue
+        shown = [cell(by_ratio.get(ratio, ()), ratio) for ratio in ratios]
+        lines.append(f"| {method} | " + " | ".join([*shown, *costs(by_ratio.values())]) + " |")
+    refused = sorted({f"- {row['method']}: {row['why_not']}" for row in rows if "why_not" in row})
+    return "\n".join([*lines, "", *refused]).strip()
+
+
+def costs(found: Iterable[Sequence[Row]]) -> tuple[str, str]:
+    """Seconds (median of the runs) and peak MiB (largest)."""
+    ran = [row for rows in found for row in rows if "why_not" not in row]
+    if not ran:
+        return "", ""
+    return f"{statistics.median(row['seconds'] for row in ran):.1f}", f"{max(row['peak_bytes'] for row in ran) >> 20}"
+
+
+def main() -> None:
+    names = list(methods(layers=32))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help="look for more models here")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="texts for these models")
+    parser.add_argument("--ratios", type=int, nargs="+", default=[20, 30, 50], help="percent of the layers' parameters")
+    parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME", help=f"of: {'; '.join(names)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the calibration windows")
+    parser.add_argument("--windows", type=int, help="evaluate on the first so many windows of each text; default all")
+    parser.add_argument("--json", type=Path, help="write the rows here as they come; rows already there are not run again")
+    parser.add_argument("--markdown", type=Path, help="write the tables here")
+    options = parser.parse_args()
+
+    rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    done = {_key(row) for row in rows}
+    with tempfile.TemporaryDirectory() as folder:
+        for model in [DEMO, *grouped_models(options.models)]:
+            text = texts(model, options.data, Path(folder))
+            layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
+            for seed in options.seeds:
+                bench = Bench(model, text, seed, options.windows)
+                for method in options.methods:
+                    for ratio in options.ratios:
+                        wanted = {"model": model.name, "method": method, "ratio": ratio / 100, "seed": seed}
+                        if _key(wanted) in done:
+                            continue
+                        new = [r for r in bench.rows(method, methods(layers)[method], ratio) if _key(r) not in done]
+                        done |= {_key(row) for row in new}
+                        rows += new
+                        check_tokens(rows)
+                        if options.json:
+                            options.json.write_text(json.dumps(rows, indent=1) + "\n")
+                        print(*(_line(row) for row in new), sep="\n", file=sys.stderr)
+    tables = markdown(rows)
+    print(tables)
+    if options.markdown:
+        options.markdown.write_text(tables, encoding="utf-8")
+
+
+def _key(row: Row) -> tuple:
+    return row["model"], row["method"], row["ratio"], row["seed"]
+
+
+def _line(row: Row) -> str:
+    result = row.get("why_not") or f"{row['ppl']:.2f} ({row['ppl'] / row['ppl_dense']:.3f}), removed {row['achieved']:.1%}"
+    return f"{row['model']}, {row['method']}, {row['ratio']:.0%}: {result}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The methods benchmark, run as its documentation says, on the demo model with few windows."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+KEYS = {
+    "model", "method", "of", "ratio", "achieved", "parameters", "ppl", "ppl_dense", "ppl_other_text", "seed", "seconds",
+    "peak_bytes",
+}  # fmt: skip
+
+
+def benchmark(folder, *arguments):
+    command = [sys.executable, str(ROOT / "benchmarks" / "methods.py"), "--windows", "4", *arguments]
+    command += ["--ratios", "20", "--json", str(folder / "rows.json"), "--markdown", str(folder / "table.md")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert not result.returncode, result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A benchmark of three methods, the first of which was run before the others."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    benchmark(folder, "--methods", "magnitude")
+    (folder / "second.log").write_text(benchmark(folder, "--methods", "magnitude", "uniform, taylor", "shortgpt"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(folder):
+    return {row["method"]: row for row in json.loads((folder / "rows.json").read_text())}
+
+
+def test_each_method_has_one_complete_row(rows):
+    assert rows.keys() == {"dense", "magnitude", "uniform, taylor", "shortgpt"}
+    for method, row in rows.items():
+        assert row.keys() >= (KEYS - {"seconds", "peak_bytes"} if method == "dense" else KEYS)
+        assert row["model"] == "pydoc-llama" and row["of"] == "layers"
+
+
+def test_the_numbers_are_those_of_pruned_models(rows):
+    dense = rows["dense"]
+    assert dense["parameters"] == 2_374_080 and 10 < dense["ppl"] < 40
+    for method in ("magnitude", "uniform, taylor"):
+        assert 0.195 < rows[method]["achieved"] <= 0.2
+        assert rows[method]["ppl"] > rows[method]["ppl_dense"] == dense["ppl"]
+        assert rows[method]["parameters"] < dense["parameters"] and rows[method]["peak_bytes"] > 2**26
+    assert rows["shortgpt"]["achieved"] == pytest.approx(1 / 6, abs=1e-3)  # one whole layer of six
+
+
+def test_methods_with_data_saw_the_same_tokens_and_the_others_none(rows):
+    assert rows["magnitude"]["tokens_sha256"] is None
+    assert rows["shortgpt"]["tokens_sha256"] == rows["uniform, taylor"]["tokens_sha256"] is not None
+
+
+def test_rows_of_an_interrupted_benchmark_are_not_run_again(folder):
+    log = (folder / "second.log").read_text()
+    assert "uniform, taylor, 20%" in log and "magnitude" not in log
+
+
+def test_the_table_holds_every_method_and_the_best_only_of_those_that_reached_the_ratio(folder):
+    table = (folder / "table.md").read_text()
+    lines = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line.startswith("| ")}
+    assert {"magnitude", "uniform, taylor", "shortgpt"} <= lines.keys()
+    assert table.count("**") == 4  # the model's name and one best
+    assert "**" not in lines["shortgpt"]
