@@ -358,8 +358,8 @@ def main() -> None:
             layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
             for seed in options.seeds:
                 bench = Bench(model, text, seed, options.windows)
-                for method in options.methods:
-                    for ratio in options.ratios:
+                for ratio in options.ratios:
+                    for method in options.methods:
                         wanted = {"model": model.name, "method": method, "ratio": ratio / 100, "seed": seed}
                         if _key(wanted) in done:
                             continue
