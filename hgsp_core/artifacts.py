@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hgsp_core.errors import PlanError
-from hgsp_core.layout import BlockLayout, Layout
+from hgsp_core.layout import BlockLayout, LayerLayout, Layout
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,19 @@ class Plan:
         """Same sizes in every layer that stays: the pruned model fits the stock class."""
         sizes = {tuple(len(b.kept) for b in self.layers[i].values()) for i in self.kept_layers()}
         return len(sizes) == 1 and 0 not in next(iter(sizes))
+
+    def layout_after(self, layout: Layout) -> Layout:
+        """The pruned model's own layout: layers renumbered, blocks at their new sizes, removed blocks absent."""
+        layers = []
+        for new, old in enumerate(self.kept_layers()):
+            layer, module = layout.layers[old], f"{layout.architecture.layers}.{new}"
+            blocks = {
+                name: block.resized(new, module, layer.module, len(self.block(block).kept))
+                for name, block in layer.blocks.items()
+                if self.block(block).kept
+            }
+            layers.append(LayerLayout(new, module, blocks))
+        return replace(layout, layers=tuple(layers))
 
     def parameters_after(self, layout: Layout) -> int:
         outside = layout.parameters - layout.layer_parameters

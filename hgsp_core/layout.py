@@ -7,7 +7,7 @@ object serves a loaded model, a safetensors header and a dry run. Every count of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -81,6 +81,19 @@ class BlockLayout:
         for s in self.slices:
             names += [s.weight, s.bias] if s.has_bias else [s.weight]
         return names
+
+    def resized(self, layer: int, module: str, old_module: str, units: int) -> BlockLayout:
+        """The same block in layer `layer`, whose name changes from `old_module` to `module`, with other units."""
+
+        def renamed(name: str) -> str:
+            return module + name.removeprefix(old_module)
+
+        slices = tuple(
+            replace(s, module=renamed(s.module), shape=(*s.shape[: s.dim], units * s.width, *s.shape[s.dim + 1 :]))
+            for s in self.slices
+        )
+        fixed = tuple((renamed(name), shape) for name, shape in self.fixed)
+        return BlockLayout(layer, self.axis, renamed(self.module), units, slices, fixed)
 
     @property
     def writer(self) -> SliceLayout:

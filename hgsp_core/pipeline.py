@@ -9,11 +9,14 @@ torch is imported where a stage needs it: a recipe that cannot work is refused b
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import resource
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,18 +26,21 @@ import numpy as np
 from hgsp_core import data, plugins
 from hgsp_core.artifacts import Calibration, LayerStatistics, Plan, Priors, Scores, Statistics
 from hgsp_core.checkpoint.read import read_tensors, tokenizer_digest, weight_bytes
-from hgsp_core.monitor import Monitor, Progress
+from hgsp_core.layout import Layout
+from hgsp_core.monitor import LogMonitor, Monitor, Progress
 from hgsp_core.recipe import CalibratePart, Recipe, Use, resolved
 from hgsp_core.report.cost import costs
 from hgsp_core.report.files import write_reports
 from hgsp_core.report.json_files import write_json
 from hgsp_core.rundir import run_directory
-from hgsp_core.source import Source, open_model
+from hgsp_core.source import BYTES, Source, open_model
 from hgsp_core.store import Store
 from hgsp_core.types import AllocateJob, EvaluateJob, ExportJob, NormalizeJob, PriorJob, ScoreJob
 
 #: windows and tokens of the input that exporters compare logits on
 PROBE = (2, 16)
+#: bytes of a weight file
+MIN_SHARD, MAX_SHARD = 2 * 10**7, 5 * 10**9
 
 
 @dataclass(frozen=True)
@@ -60,24 +66,30 @@ class Forecast:
 
 
 def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
-    """Prune by recipe and write the run directory. Returns the report, which is also its report.json."""
+    """Prune by recipe and write the run directory. Returns the report, which is also its report.json.
+
+    Started several times by `torchrun` or `accelerate launch`, the processes share the calibration set; only the first writes.
+    """
     evaluators = [_build("evaluator", use) for use in recipe.evaluate]
     exporters = [_build("exporter", use) for use in recipe.export]
-    with run_directory(Path(recipe.output)) as directory:
-        expected = forecast(recipe, monitor, store)
+    with group() as first, run_directory(Path(recipe.output), first) as directory:
+        expected = forecast(recipe, monitor, store, first)
         decision, before, after = expected.decision, expected.before, expected.after
-        source = decision.source
+        source, dense = decision.source, decision.source.layout
 
-        before |= evaluate(evaluators, source.directory, source.dtype, recipe, "Evaluate original", monitor)
+        before |= evaluate(evaluators, source.directory, dense, source.dtype, recipe, "Evaluate original", monitor)
         plan, repaired = repair(recipe, decision, monitor)
         decision = replace(decision, plan=plan)
+        pruned, checkpoint = plan.layout_after(dense), directory / "checkpoint"
         with monitor.stage("Cut") as progress:
-            checkpoint = cut(decision, repaired, directory / "checkpoint", progress)
-        after |= evaluate(evaluators, checkpoint, source.dtype, recipe, "Evaluate pruned", monitor)
+            if first:
+                cut(decision, repaired, checkpoint, progress)
+            wait_for_all()
+        after |= evaluate(evaluators, checkpoint, pruned, source.dtype, recipe, "Evaluate pruned", monitor)
+        wait_for_all()
         with monitor.stage("Export"):
-            exports = export(exporters, checkpoint, directory, decision, recipe.device)
+            exports = export(exporters, checkpoint, directory, pruned, decision, recipe) if first else []
         before["bytes"], after["bytes"] = weight_bytes(source.directory), weight_bytes(checkpoint)
-        shutil.rmtree(checkpoint)
 
         report = {
             "recipe": resolved(recipe).model_dump(mode="json"),
@@ -91,13 +103,16 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
             "peak_memory_bytes": peak_memory(),
             "versions": versions(),
         }
-        write_run_files(directory, recipe, decision, report)
+        wait_for_all()
+        if first:
+            shutil.rmtree(checkpoint)
+            write_run_files(directory, recipe, decision, report)
     return report
 
 
-def forecast(recipe: Recipe, monitor: Monitor, store: Store) -> Forecast:
-    """Measure and plan; cut nothing and write nothing but the store."""
-    decision = decide(recipe, monitor, store)
+def forecast(recipe: Recipe, monitor: Monitor, store: Store, first: bool = True) -> Forecast:
+    """Measure and plan; cut nothing and write nothing but the store (only where this process is the `first`)."""
+    decision = decide(recipe, monitor, store if first else store.read_only())
     layout = decision.source.layout
     context, size = recipe.calibrate.seq_len, decision.source.bytes_per_parameter
     return Forecast(
@@ -181,10 +196,11 @@ def measure(
         from hgsp_core.sweep import run_sweep
 
         with monitor.stage("Load"):
-            weights = _weights(source, recipe)
+            weights = open_weights(source.directory, source.layout, source.dtype, recipe, monitor)
         with monitor.stage("Sweep") as progress:
             tokens = calibration.tokens if calibration else None
-            measured = run_sweep(weights, source.layout, tokens, missing, recipe.calibrate.batch_size, progress)
+            batch, memory = recipe.calibrate.batch_size, recipe.memory
+            measured = run_sweep(weights, source.layout, tokens, missing, batch, progress, memory, monitor.say)
         for c in missing:
             values[c.key] = measured[c]
             store.put("statistics", inputs[c.key], _pack(measured[c]))
@@ -199,7 +215,8 @@ def repair(recipe: Recipe, decision: Decision, monitor: Monitor) -> tuple[Plan, 
     from hgsp_core.sweep.sequential import repair as sweep
 
     with monitor.stage("Repair") as progress:
-        weights = _weights(decision.source, recipe)
+        source = decision.source
+        weights = open_weights(source.directory, source.layout, source.dtype, recipe, monitor)
         tokens, batch_size = decision.calibration.tokens, recipe.calibrate.batch_size
         outcome = sweep(weights, decision.plan, reconstructor, tokens, batch_size, progress)
     return replace(outcome.plan, notes=(*decision.plan.notes, *outcome.notes)), outcome.tensors
@@ -207,10 +224,13 @@ def repair(recipe: Recipe, decision: Decision, monitor: Monitor) -> tuple[Plan, 
 
 def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, progress: Progress) -> Path:
     """Write the pruned checkpoint, one layer in memory at a time."""
+    import torch
+
     from hgsp_core.checkpoint.config import pruned_config
     from hgsp_core.checkpoint.rehouse import housed_tensors
     from hgsp_core.checkpoint.write import write_checkpoint
     from hgsp_core.surgery import prune_tensors
+    from hgsp_core.sweep.memory import free_bytes
 
     source, layout, plan = decision.source, decision.source.layout, decision.plan
 
@@ -225,41 +245,42 @@ def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, prog
 
     config = pruned_config(layout, plan)
     pruned = housed_tensors(prune_tensors(tensors(), layout, plan), layout, config)
-    write_checkpoint(pruned, config, source.directory, destination)
+    shard = min(MAX_SHARD, max(free_bytes(torch.device("cpu")) // 8, MIN_SHARD))  # a shard is collected in memory
+    write_checkpoint(pruned, config, source.directory, destination, shard)
     return destination
 
 
 def evaluate(
-    evaluators: Sequence[Any], directory: Path, dtype: str, recipe: Recipe, stage: str, monitor: Monitor
+    evaluators: Sequence[Any], directory: Path, layout: Layout, dtype: str, recipe: Recipe, stage: str, monitor: Monitor
 ) -> dict[str, Any]:
     """The metrics of every evaluator on one checkpoint."""
     if not evaluators:
         return {}
-    from hgsp_core.checkpoint.load import load_model, load_tokenizer
+    from hgsp_core.checkpoint.load import load_tokenizer
+    from hgsp_core.sweep.likelihood import total_loss
 
     result: dict[str, Any] = {}
     with monitor.stage(stage) as progress:
-        model, _ = load_model(directory, *_placed(dtype, recipe.device))
-        tokenizer = load_tokenizer(directory)
+        weights = open_weights(directory, layout, dtype, recipe, monitor)
+        model, tokenizer = weights.model if weights.stays else None, load_tokenizer(directory)
         for evaluator in evaluators:
-            result |= evaluator(EvaluateJob(model, tokenizer, recipe.calibrate.seed, progress))
+            loss = partial(total_loss, weights)
+            result |= evaluator(EvaluateJob(model, tokenizer, loss, recipe.calibrate.seed, progress))
     return result
 
 
-def export(exporters: Sequence[Any], checkpoint: Path, directory: Path, decision: Decision, device: str) -> list[str]:
+def export(
+    exporters: Sequence[Any], checkpoint: Path, directory: Path, layout: Layout, decision: Decision, recipe: Recipe
+) -> list[str]:
     """Every form asked for, below `directory`; each exporter is given the logits that its output must reproduce."""
     if not exporters:
         return []
-    import torch
+    from hgsp_core.sweep.likelihood import logits
 
-    from hgsp_core.checkpoint.load import load_model
-
-    model, config = load_model(checkpoint, *_placed(decision.source.dtype, device))
-    tokens = torch.arange(PROBE[0] * PROBE[1]).reshape(PROBE) % int(config["vocab_size"])
-    with torch.inference_mode():
-        logits = model(input_ids=tokens.to(model.device), use_cache=False).logits
-    paths = [exporter(ExportJob(checkpoint, directory, decision.plan, tokens, logits)) for exporter in exporters]
-    return [str(path.relative_to(directory)) for path in paths]
+    tokens = np.arange(PROBE[0] * PROBE[1]).reshape(PROBE) % int(layout.config["vocab_size"])
+    weights = open_weights(checkpoint, layout, decision.source.dtype, recipe, LogMonitor())
+    job = ExportJob(checkpoint, directory, decision.plan, layout, tokens, logits(weights, tokens), weights.stays)
+    return [str(exporter(job).relative_to(directory)) for exporter in exporters]
 
 
 def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report: dict[str, Any]) -> None:
@@ -289,13 +310,44 @@ def _build(kind: str, use: Use) -> Any:
     return plugins.build(kind, use.use, use.with_)
 
 
-def _weights(source: Source, recipe: Recipe) -> Any:
-    """The original model's weights as a sweep takes them."""
-    from hgsp_core.checkpoint.load import load_model
-    from hgsp_core.sweep import Resident
+def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor) -> Any:
+    """A checkpoint's weights as a sweep takes them: loaded whole, or streamed where that would not fit."""
+    import torch
 
-    model, _ = load_model(source.directory, *_placed(source.dtype, recipe.device))
-    return Resident(model, source.layout)
+    from hgsp_core.checkpoint.load import load_model
+    from hgsp_core.sweep import Resident, Streamed
+    from hgsp_core.sweep.memory import SHARE, free_bytes
+
+    number_type, device = _placed(dtype, recipe.device)
+    choice = recipe.model.weights
+    if choice == "auto":
+        needed, free = layout.parameters * BYTES[dtype], free_bytes(torch.device(device))
+        choice = "resident" if needed <= SHARE * free else "streamed"
+        if choice == "streamed":
+            monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
+    if choice == "streamed":
+        return Streamed(directory, layout, number_type, device)
+    return Resident(load_model(directory, number_type, device)[0], layout)
+
+
+@contextmanager
+def group() -> Iterator[bool]:
+    """Joins the processes that a launcher started, if one did; yields whether this is the first of them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    from hgsp_core.sweep.parallel import joined, rank
+
+    with joined():
+        yield rank() == 0
+
+
+def wait_for_all() -> None:
+    """Returns when every process of the group has come here; at once where there is one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from torch import distributed
+
+        distributed.barrier()
 
 
 def _placed(dtype: str, device: str) -> tuple[Any, str]:

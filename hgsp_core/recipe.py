@@ -30,6 +30,9 @@ class ModelPart(_Part):
         "auto", description="number type to compute and save in; auto = as stored"
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
+    weights: Literal["auto", "resident", "streamed"] = Field(
+        "auto", description="loaded whole, or one layer at a time from the files; auto = whole where it fits in memory"
+    )
 
 
 class CalibratePart(_Part):
@@ -64,6 +67,11 @@ class Recipe(_Part):
     recover: Use | None = Field(None, description="training after the cut")
     evaluate: tuple[Use, ...] = Field((), description="measurements before and after")
     export: tuple[Use, ...] = Field((Use(use="huggingface"),), description="forms of the result")
+    memory: Literal["auto", "graphs", "device", "cpu", "disk"] = Field(
+        "auto",
+        description="what a sweep keeps between forward and backward, and where: all activations (graphs), or the streams "
+        "between layers on the device, in the host's memory or on disk; auto = the fastest that fits",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     output: str = Field(min_length=1, description="directory of the run; must not exist")
 

@@ -14,17 +14,20 @@ log = logging.getLogger("hgsp")
 
 
 @contextmanager
-def run_directory(output: Path) -> Iterator[Path]:
+def run_directory(output: Path, first: bool = True) -> Iterator[Path]:
     """A working directory that becomes `output` when the block ends well; otherwise nothing of it is left.
 
-    `run.log` in it receives every line of the `hgsp` logger.
+    `run.log` in it receives every line of the `hgsp` logger. Of several processes only the `first` makes and renames it.
     Raises:
         OutputError: `output` exists (it is never overwritten), or cannot be made.
     """
     if output.exists() or output.is_symlink():
         raise OutputError.exists(str(output))
-    parents = [p for p in output.absolute().parents if not p.exists()]
     staging = output.absolute().parent / f".{output.name}.partial"
+    if not first:
+        yield staging
+        return
+    parents = [p for p in output.absolute().parents if not p.exists()]
     try:
         shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed; what it measured is in the store
         staging.mkdir(parents=True)

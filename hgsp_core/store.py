@@ -41,6 +41,11 @@ def key_of(inputs: Mapping[str, Any]) -> str:
 @dataclass(frozen=True)
 class Store:
     root: Path
+    writes: bool = True
+
+    def read_only(self) -> Store:
+        """The same store, in which nothing is put: for all but the first of several processes."""
+        return Store(self.root, writes=False)
 
     def path(self, kind: str, inputs: Mapping[str, Any]) -> Path:
         return self.root / kind / f"{key_of(inputs)}.safetensors"
@@ -64,6 +69,8 @@ class Store:
 
     def put(self, kind: str, inputs: Mapping[str, Any], arrays: Arrays) -> None:
         """Keep the arrays. Atomic: the file appears whole or not at all."""
+        if not self.writes:
+            return
         path = self.path(kind, inputs)
         path.parent.mkdir(parents=True, exist_ok=True)
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}

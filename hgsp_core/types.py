@@ -5,7 +5,7 @@ Nothing here imports torch, so that a plugin module which only *declares* method
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:  # the jobs carry these, but declaring a method must not import them
     from pathlib import Path
+
+    import numpy as np
 
     from hgsp_core.artifacts import Calibration, Plan, Priors, Scores, Statistics
     from hgsp_core.layout import BlockLayout, Layout, SliceLayout
@@ -203,26 +205,37 @@ class RecoverJob:
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """A loaded transformers model to measure. `progress(done, total)` may be called."""
+    """A model to measure.
+
+    model       the transformers model, or None where its weights are streamed (an evaluator that needs it says so)
+    total_loss  (windows [n, seq_len] int64, batch_size, progress) -> Σ -log p over all but each window's first token
+    progress    (done, total) may be called
+    """
 
     model: Any
     tokenizer: Any
+    total_loss: Callable[..., float]
     seed: int
-    progress: Any = field(default=lambda done, total: None)
+    progress: Callable[[int, int], None] = field(default=lambda done, total: None)
 
 
 @dataclass(frozen=True)
 class ExportJob:
     """A finished pruned checkpoint (an HF directory) and the directory to export into.
 
-    `logits` [batch, tokens, vocabulary] are the checkpoint's on `tokens` [batch, tokens]: what an export must reproduce.
+    layout     the pruned model's own
+    tokens     [windows, seq_len] int64;  logits [windows, seq_len, vocabulary] of the checkpoint on them: what an export
+               must reproduce
+    resident   whether the whole model fits in memory; if not, an exporter must go through it layer by layer
     """
 
     checkpoint: Path
     destination: Path
     plan: Plan
-    tokens: Any
+    layout: Layout
+    tokens: np.ndarray
     logits: Any
+    resident: bool
 
 
 @dataclass(frozen=True)

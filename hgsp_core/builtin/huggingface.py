@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 from pydantic import Field
@@ -21,12 +23,24 @@ class HuggingFace:
         self.params = params
 
     def __call__(self, job: ExportJob) -> Path:
-        from hgsp_core.checkpoint.read import iter_tensors, read_config
+        import torch
+
+        from hgsp_core.checkpoint.read import iter_tensors, read_config, tensor_files
         from hgsp_core.checkpoint.verify import verify_reload
         from hgsp_core.checkpoint.write import write_checkpoint
 
-        destination = job.destination / self.params.directory
-        tensors = iter_tensors(job.checkpoint)
-        write_checkpoint(tensors, read_config(job.checkpoint), job.checkpoint, destination, self.params.max_shard_size)
-        verify_reload(destination, job.tokens, job.logits)
+        destination, limit = job.destination / self.params.directory, self.params.max_shard_size
+        if all(file.stat().st_size <= limit for file in set(tensor_files(job.checkpoint).values())):
+            shutil.copytree(job.checkpoint, destination, copy_function=_link_or_copy)
+        else:
+            write_checkpoint(iter_tensors(job.checkpoint), read_config(job.checkpoint), job.checkpoint, destination, limit)
+        verify_reload(destination, torch.from_numpy(job.tokens), job.logits, job.resident)
         return destination
+
+
+def _link_or_copy(source: str, destination: str) -> None:
+    """A second name for the same file where the file system has those: the checkpoint itself is deleted afterwards."""
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copy2(source, destination)

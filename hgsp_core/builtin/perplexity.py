@@ -2,7 +2,7 @@
 
 Protocol: documents joined by a blank line, tokenised without special tokens, cut into windows of `seq_len` tokens without
 overlap (the rest dropped); the first token of each window is not predicted; exp(total negative log likelihood / predicted
-tokens). Likelihoods are summed in fp64 over fp32 logits.
+tokens). Likelihoods are of fp32 logits, and summed in fp64.
 """
 
 from __future__ import annotations
@@ -34,21 +34,11 @@ class Perplexity:
         return {"perplexity": {name: self._of(name, job) for name in self.datasets}}
 
     def _of(self, name: str, job: EvaluateJob) -> float:
-        import torch
-
         p = self.params
         text = read_text(self.datasets[name](DatasetJob("evaluation")), None, name)
         cut = windows(text, job.tokenizer, p.seq_len)[: p.max_windows]
         if not len(cut):
             raise DataError.no_window(name, p.seq_len)
-        device = next(job.model.parameters()).device
-        total = 0.0
-        with torch.inference_mode():
-            for start in range(0, len(cut), p.batch_size):
-                ids = torch.from_numpy(cut[start : start + p.batch_size]).to(device)
-                logits = job.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-                nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-                total += nll.double().sum().item()
-                job.progress(min(start + p.batch_size, len(cut)), len(cut))
+        total = job.total_loss(cut, p.batch_size, job.progress)
         mean = total / (len(cut) * (p.seq_len - 1))
         return math.exp(mean) if mean < 700 else math.inf

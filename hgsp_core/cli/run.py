@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ def run(
 
     Reads the recipe, the model that it names (never changed) and the calibration text.
 
+    Several processes share the calibration: `torchrun --nproc-per-node=2 -m hgsp_core run recipe.yaml`
+
     Writes the run directory, which must not exist yet: `model/` (the pruned model, ready for transformers),
     `report.json`, `plan.json`, `recipe.yaml` (with every default), `global_group_table.csv`,
     `pruning_summary_by_layer.txt`, `layers.png` and `run.log`. Tokens and statistics are kept in the store: another
@@ -31,11 +34,13 @@ def run(
     from hgsp_core.cli.console import terminal
 
     read = read_recipe(recipe, settings, output)
-    with terminal(quiet) as monitor:
+    first = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun, accelerate launch), one talks
+    with terminal(quiet or not first) as monitor:
         from hgsp_core.pipeline import run as prune
 
         report = prune(read, monitor, open_store(cache))
-    show(report, Path(read.output), as_json)
+    if first:
+        show(report, Path(read.output), as_json)
 
 
 def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:

@@ -26,6 +26,7 @@ from hgsp_core.surgery import mask_tensors
 from hgsp_core.sweep.batches import Batch, embed
 from hgsp_core.sweep.forward import watched
 from hgsp_core.sweep.layer import Passage
+from hgsp_core.sweep.parallel import add_up
 from hgsp_core.types import BlockJob, Moments, Repair
 
 OWN, DENSE, RESIDUAL = "own", "dense", "residual"
@@ -160,7 +161,11 @@ class _Sums:
             self.power[name] += float(y.double().square().sum())
 
     def moments(self) -> Moments:
-        cross, power = dict(self.cross), dict(self.power)
+        """Over all processes."""
+        counts = self.total.new_tensor([self.tokens, *self.power.values()], dtype=torch.float64)
+        add_up([self.total, self.gram, *self.cross.values(), counts])
+        self.tokens = int(counts[0])
+        cross, power = dict(self.cross), dict(zip(self.power, counts[1:].tolist()))
         if OWN in self.targets:  # Σ (W x + b) xᵀ and Σ |W x + b|² follow from the Gram matrix
             cross[OWN] = self.weight @ self.gram
             power[OWN] = float((cross[OWN].double() * self.weight).sum())
