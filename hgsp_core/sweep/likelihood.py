@@ -13,7 +13,7 @@ from hgsp_core.sweep.findings import Findings
 from hgsp_core.sweep.forward import forward
 from hgsp_core.sweep.loss import loss_sum
 from hgsp_core.sweep.memory import SHARE, free_bytes
-from hgsp_core.sweep.parallel import add_up
+from hgsp_core.sweep.parallel import add_up, processes
 
 
 def total_loss(
@@ -42,8 +42,9 @@ def total_loss(
 
 
 def logits(source, tokens: np.ndarray) -> Tensor:
-    """[windows, seq_len, vocabulary] of a few windows."""
-    _, (stream,) = _through(source, tokens, len(tokens))
+    """[windows, seq_len, vocabulary] of a few windows, in every process that asks."""
+    everybodys = np.concatenate([tokens] * processes())  # each takes its share of these: all of the tokens
+    _, (stream,) = _through(source, everybodys, len(tokens))
     architecture = source.layout.architecture
     with torch.no_grad(), source.outside(architecture.norm, architecture.head) as (norm, head):
         return head(norm(stream))
