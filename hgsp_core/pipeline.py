@@ -35,7 +35,7 @@ from hgsp_core.report.json_files import write_json
 from hgsp_core.rundir import run_directory
 from hgsp_core.source import BYTES, Source, open_model
 from hgsp_core.store import Store
-from hgsp_core.types import AllocateJob, EvaluateJob, ExportJob, NormalizeJob, PriorJob, ScoreJob
+from hgsp_core.types import AllocateJob, EvaluateJob, ExportJob, NormalizeJob, PriorJob, RecoverJob, ScoreJob
 
 #: windows and tokens of the input that exporters compare logits on
 PROBE = (2, 16)
@@ -85,6 +85,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
             if first:
                 cut(decision, repaired, checkpoint, progress)
             wait_for_all()
+        checkpoint, recovery = recover(recipe, decision, checkpoint, monitor, first)
         after |= evaluate(evaluators, checkpoint, pruned, source.dtype, recipe, "Evaluate pruned", monitor)
         wait_for_all()
         with monitor.stage("Export"):
@@ -96,6 +97,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
             "calibration": decision.calibration and decision.calibration.describe(),
             "before": before,
             "after": after,
+            "recovery": recovery,
             "reused": list(decision.reused),
             "notes": list(decision.plan.notes),
             "exports": exports,
@@ -248,6 +250,22 @@ def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, prog
     shard = min(MAX_SHARD, max(free_bytes(torch.device("cpu")) // 8, MIN_SHARD))  # a shard is collected in memory
     write_checkpoint(pruned, config, source.directory, destination, shard)
     return destination
+
+
+def recover(
+    recipe: Recipe, decision: Decision, checkpoint: Path, monitor: Monitor, first: bool
+) -> tuple[Path, dict[str, Any] | None]:
+    """The checkpoint after training, where the recipe asks for any, and what the recoverer tells of it."""
+    if recipe.recover is None:
+        return checkpoint, None
+    recovered, told = checkpoint.with_name("recovered"), None
+    with monitor.stage("Recover"):
+        if first:
+            job = RecoverJob(checkpoint, recovered, decision.calibration, recipe.calibrate.seed)
+            told = _build("recoverer", recipe.recover)(job)
+            shutil.rmtree(checkpoint)
+        wait_for_all()
+    return recovered, told
 
 
 def evaluate(

@@ -195,11 +195,14 @@ class Repair:
 
 @dataclass(frozen=True)
 class RecoverJob:
-    """A pruned checkpoint directory to train further, and where the trained one is to be written."""
+    """A pruned checkpoint directory to train further, and where the trained one is to be written.
+
+    `calibration` is None where nothing that was measured needed data.
+    """
 
     checkpoint: Path
     destination: Path
-    calibration: Calibration
+    calibration: Calibration | None
     seed: int
 
 

@@ -88,6 +88,10 @@ def third_party(tmp_path_factory):
         @hookimpl
         def hgsp_scorers():
             return [Method("even", "acme_pruning.even:Even", EvenParams, "even units first class")]
+
+        @hookimpl
+        def hgsp_recoverers():
+            return [Method("halve", "acme_pruning.halve:Halve", Params, "halves the final norm")]
         """)
     )
     (package / "even.py").write_text(
@@ -104,6 +108,21 @@ def third_party(tmp_path_factory):
                     {name: np.where(np.arange(b.units) % 2 == 0, self.reward, 1.0) * b.unit_cost for name, b in l.blocks.items()}
                     for l in job.layout.layers
                 ])
+        """)
+    )
+    (package / "halve.py").write_text(
+        textwrap.dedent("""
+        import shutil
+        from safetensors.torch import load_file, save_file
+
+        class Halve:
+            def __init__(self, params): ...
+            def __call__(self, job):
+                shutil.copytree(job.checkpoint, job.destination)
+                file = job.destination / "model.safetensors"
+                tensors = load_file(file)
+                save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"] / 2}, file, {"format": "pt"})
+                return {"steps": 1}
         """)
     )
     site = tmp_path_factory.mktemp("site")
@@ -124,6 +143,20 @@ def test_a_third_partys_scorer_runs_in_a_recipe(third_party, tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_text())["versions"]["acme-pruning"] == "1.0"
     listed = python("-m", "hgsp_core", "plugins", path=third_party)
     assert "even" in listed and "acme-pruning" in listed
+
+
+def test_a_third_partys_recoverer_has_the_last_word_on_the_weights(third_party, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        f"model: {{path: {MODEL}}}\nscore: {{use: even}}\nallocate: {{use: hgsp, with: {{ratio: 0.1, temperature: 0}}}}\n"
+        "recover: {use: halve}\noutput: out\n"
+    )
+    python("-m", "hgsp_core", "run", "recipe.yaml", "--quiet", "--cache", "cache", path=third_party, cwd=tmp_path)
+    from safetensors.torch import load_file
+
+    name = "model.norm.weight"
+    before, after = (load_file(d / "model.safetensors")[name] for d in (MODEL, tmp_path / "out" / "model"))
+    assert (after == before / 2).all()
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["recovery"] == {"steps": 1}
 
 
 @pytest.fixture(scope="module")
