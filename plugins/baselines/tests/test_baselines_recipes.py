@@ -13,7 +13,7 @@ from hgsp_core.store import Store
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes" / "baselines").glob("*.yaml"))
-#: methods that remove whole layers only, or may miss the ratio by more than a unit for reasons of their own
+#: what a method that removes whole layers may miss: less than one of six
 SHORTFALL = {"shortgpt": 1 / 6}
 
 
