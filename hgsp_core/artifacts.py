@@ -96,6 +96,16 @@ class Scores:
     def with_score(self, score: np.ndarray) -> Scores:
         return replace(self, score=np.asarray(score, dtype=np.float64))
 
+    def last(self, plan: Plan) -> Scores:
+        """The scores with units that the plan removed below all others: they go first again."""
+        gone = np.array(
+            [i not in kept for layer in plan.layers for b in layer.values() for kept in [set(b.kept)] for i in range(b.of)]
+        )
+        score, importance = self.score.copy(), self.importance.copy()
+        score[gone] = score[~gone].min(initial=np.inf)
+        importance[gone] = 0  # first among equal scores
+        return replace(self, score=score, importance=importance)
+
     def units_of(self, layer: int, axis: str) -> np.ndarray:
         """Positions (rows of the table) of one block's units, in order of index."""
         return np.flatnonzero((self.layer == layer) & (self.axis == self.axes.index(axis)))
@@ -161,6 +171,16 @@ class Plan:
 
     def block(self, block: BlockLayout) -> BlockPlan:
         return self.layers[block.layer][block.axis.name]
+
+    @property
+    def sha256(self) -> str:
+        """Of what is kept."""
+        kept = [[b.kept for b in layer.values()] for layer in self.layers]
+        return hashlib.sha256(repr(kept).encode()).hexdigest()
+
+    def within(self, other: Plan) -> bool:
+        """Whether nothing stays here that the other plan removes."""
+        return all(set(a[n].kept) <= set(b[n].kept) for a, b in zip(self.layers, other.layers) for n in a)
 
     def with_kept(self, layer: int, axis: str, kept: Sequence[int]) -> Plan:
         """The plan with other units kept in one block, as many as before."""

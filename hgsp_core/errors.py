@@ -86,6 +86,17 @@ class PlanError(HgspError):
         )
 
     @classmethod
+    def given_back(cls, allocator: str) -> PlanError:
+        return cls(
+            f"allocate.use: '{allocator}' kept units in one iterative step that the step before had removed, so its steps do not "
+            "add up to a plan. Set iterative_steps: 1, or use another allocator."
+        )
+
+    @classmethod
+    def no_ratio(cls, allocator: str) -> PlanError:
+        return cls(f"iterative_steps: the allocator '{allocator}' has no parameter 'ratio' that could grow step by step.")
+
+    @classmethod
     def score_shape(cls, layer: int, axis: str, units: int, shape: tuple) -> PlanError:
         return cls(
             f"The scorer returned an array of shape {shape} for layer {layer}, {axis}; it needs one number for each of {units} units. "

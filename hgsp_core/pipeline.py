@@ -8,7 +8,6 @@ torch is imported where a stage needs it: a recipe that cannot work is refused b
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import resource
@@ -24,16 +23,18 @@ from typing import Any
 import numpy as np
 
 from hgsp_core import data, plugins
-from hgsp_core.artifacts import Calibration, LayerStatistics, Plan, Priors, Scores, Statistics
-from hgsp_core.checkpoint.read import read_tensors, tokenizer_digest, weight_bytes
+from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
+from hgsp_core.checkpoint.read import read_tensors, weight_bytes
+from hgsp_core.errors import PlanError
 from hgsp_core.layout import Layout
+from hgsp_core.measure import calibrate, measure, open_weights, placed
 from hgsp_core.monitor import LogMonitor, Monitor, Progress
-from hgsp_core.recipe import CalibratePart, Recipe, Use, resolved
+from hgsp_core.recipe import Recipe, Use, resolved
 from hgsp_core.report.cost import costs
 from hgsp_core.report.files import write_reports
 from hgsp_core.report.json_files import write_json
 from hgsp_core.rundir import run_directory
-from hgsp_core.source import BYTES, Source, open_model
+from hgsp_core.source import Source, open_model
 from hgsp_core.store import Store
 from hgsp_core.types import AllocateJob, EvaluateJob, ExportJob, NormalizeJob, PriorJob, RecoverJob, ScoreJob
 
@@ -49,7 +50,6 @@ class Decision:
 
     source: Source
     calibration: Calibration | None
-    statistics: Statistics
     scores: Scores
     priors: Priors | None
     plan: Plan
@@ -123,14 +123,17 @@ def forecast(recipe: Recipe, monitor: Monitor, store: Store, first: bool = True)
 
 
 def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
-    """All that comes before the cut: calibration, statistics, scores, priors, plan."""
+    """All that comes before the cut: calibration, statistics, scores, priors, plan.
+
+    With `iterative_steps` the last three are repeated, each time on the model that the plan before leaves.
+    """
     dataset = data.open_dataset(recipe.calibrate.dataset, recipe.calibrate.with_, "calibrate.dataset")
     with monitor.stage("Read model"):
         source = open_model(recipe.model)
 
-    scorer, allocator = _build("scorer", recipe.score), _build("allocator", recipe.allocate)
+    scorer, allocators = _build("scorer", recipe.score), _allocators(recipe)
     normalizers = [_build("normalizer", use) for use in recipe.normalize]
-    prior = _build("prior", recipe.prior) if allocator.needs_priors else None
+    prior = _build("prior", recipe.prior) if allocators[0].needs_priors else None
     collectors = {c.key: c for method in (scorer, prior) if method for c in method.collectors}
     needs_tokens = any(c.needs_tokens for c in collectors.values()) or _build("reconstructor", recipe.reconstruct).targets
 
@@ -139,74 +142,36 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
     if needs_tokens:
         with monitor.stage("Calibrate"):
             calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
-    statistics = measure(recipe, source, calibration, list(collectors.values()), monitor, store, reused)
-    for name in reused:
+    plan = None
+    for allocator in allocators:
+        statistics = measure(recipe, source, calibration, list(collectors.values()), monitor, store, reused, plan)
+        with monitor.stage("Plan"):
+            scores = scorer(ScoreJob(source.layout, statistics, recipe.calibrate.seed))
+            for normalizer in normalizers:
+                scores = normalizer(NormalizeJob(source.layout, scores))
+            priors = prior(PriorJob(source.layout, statistics)) if prior else None
+            if plan:
+                scores = scores.last(plan)
+            previous, plan = plan, allocator(AllocateJob(source.layout, scores, priors))
+            if previous and not plan.within(previous):
+                raise PlanError.given_back(recipe.allocate.use)
+    for name in dict.fromkeys(reused):
         monitor.say(f"Reused from the store: {name}")
-
-    with monitor.stage("Plan"):
-        scores = scorer(ScoreJob(source.layout, statistics, recipe.calibrate.seed))
-        for normalizer in normalizers:
-            scores = normalizer(NormalizeJob(source.layout, scores))
-        priors = prior(PriorJob(source.layout, statistics)) if prior else None
-        plan = allocator(AllocateJob(source.layout, scores, priors))
-    return Decision(source, calibration, statistics, scores, priors, plan, tuple(reused))
+    return Decision(source, calibration, scores, priors, plan, tuple(dict.fromkeys(reused)))
 
 
-def calibrate(part: CalibratePart, dataset: Any, source: Source, store: Store, reused: list[str]) -> Calibration:
-    """The run's tokens. Their key holds the text itself, so a changed file or dataset is never served from the store."""
-    text = data.calibration_text(dataset, part)
-    inputs = {
-        "text": hashlib.sha256(text.encode()).hexdigest(),
-        "tokenizer": tokenizer_digest(source.directory),
-        "samples": part.samples,
-        "seq_len": part.seq_len,
-        "seed": part.seed,
-    }
-    if kept := store.get("calibration", inputs):
-        reused.append("calibration")
-        return Calibration(part.dataset, part.seed, kept["tokens"])
-    from hgsp_core.checkpoint.load import load_tokenizer
-
-    calibration = data.draw(text, load_tokenizer(source.directory), part)
-    store.put("calibration", inputs, {"tokens": calibration.tokens})
-    return calibration
-
-
-def measure(
-    recipe: Recipe,
-    source: Source,
-    calibration: Calibration | None,
-    collectors: Sequence[Any],
-    monitor: Monitor,
-    store: Store,
-    reused: list[str],
-) -> Statistics:
-    """What the methods asked for: from the store where it is there, and from one sweep for all the rest."""
-    inputs = {
-        c.key: {
-            "model": source.fingerprint,
-            "dtype": source.dtype,
-            "tokens": calibration.sha256 if c.needs_tokens else None,
-            "collector": c.key,
-        }
-        for c in collectors
-    }
-    values = {key: _unpack(kept) for key in inputs if (kept := store.get("statistics", inputs[key]))}
-    reused += [f"statistics {type(c).__name__}" for c in collectors if c.key in values]
-    missing = [c for c in collectors if c.key not in values]
-    if missing:
-        from hgsp_core.sweep import run_sweep
-
-        with monitor.stage("Load"):
-            weights = open_weights(source.directory, source.layout, source.dtype, recipe, monitor)
-        with monitor.stage("Sweep") as progress:
-            tokens = calibration.tokens if calibration else None
-            batch, memory = recipe.calibrate.batch_size, recipe.memory
-            measured = run_sweep(weights, source.layout, tokens, missing, batch, progress, memory, monitor.say)
-        for c in missing:
-            values[c.key] = measured[c]
-            store.put("statistics", inputs[c.key], _pack(measured[c]))
-    return Statistics(values)
+def _allocators(recipe: Recipe) -> list[Any]:
+    """One for each iterative step; the ratio grows evenly up to the one asked for."""
+    steps = recipe.iterative_steps
+    if steps == 1:
+        return [_build("allocator", recipe.allocate)]
+    params = plugins.registry().find("allocator", recipe.allocate.use).method.params(**recipe.allocate.with_)
+    if not hasattr(params, "ratio"):
+        raise PlanError.no_ratio(recipe.allocate.use)
+    return [
+        plugins.build("allocator", recipe.allocate.use, {**recipe.allocate.with_, "ratio": params.ratio * step / steps})
+        for step in range(1, steps + 1)
+    ]
 
 
 def repair(recipe: Recipe, decision: Decision, monitor: Monitor) -> tuple[Plan, Mapping[str, Any]]:
@@ -237,7 +202,7 @@ def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, prog
     source, layout, plan = decision.source, decision.source.layout, decision.plan
 
     def tensors() -> Iterator[tuple[str, Any]]:
-        dtype, _ = _placed(source.dtype, "cpu")
+        dtype, _ = placed(source.dtype, "cpu")
         yield from read_tensors(source.directory, layout.outside, dtype)
         for layer in layout.layers:
             names = [name for block in layer.blocks.values() for name in block.tensors()]
@@ -328,26 +293,6 @@ def _build(kind: str, use: Use) -> Any:
     return plugins.build(kind, use.use, use.with_)
 
 
-def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor) -> Any:
-    """A checkpoint's weights as a sweep takes them: loaded whole, or streamed where that would not fit."""
-    import torch
-
-    from hgsp_core.checkpoint.load import load_model
-    from hgsp_core.sweep import Resident, Streamed
-    from hgsp_core.sweep.memory import SHARE, free_bytes
-
-    number_type, device = _placed(dtype, recipe.device)
-    choice = recipe.model.weights
-    if choice == "auto":
-        needed, free = layout.parameters * BYTES[dtype], free_bytes(torch.device(device))
-        choice = "resident" if needed <= SHARE * free else "streamed"
-        if choice == "streamed":
-            monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
-    if choice == "streamed":
-        return Streamed(directory, layout, number_type, device)
-    return Resident(load_model(directory, number_type, device)[0], layout)
-
-
 @contextmanager
 def group() -> Iterator[bool]:
     """Joins the processes that a launcher started, if one did; yields whether this is the first of them."""
@@ -366,24 +311,3 @@ def wait_for_all() -> None:
         from torch import distributed
 
         distributed.barrier()
-
-
-def _placed(dtype: str, device: str) -> tuple[Any, str]:
-    """(torch dtype, device name); `auto` is the GPU where there is one."""
-    import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return getattr(torch, dtype), device
-
-
-def _pack(layers: Sequence[LayerStatistics]) -> dict[str, np.ndarray]:
-    return {f"{index}.{name}": np.asarray(array) for index, layer in enumerate(layers) for name, array in layer.items()}
-
-
-def _unpack(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    layers: dict[int, dict[str, np.ndarray]] = {}
-    for key, array in arrays.items():
-        index, _, name = key.partition(".")
-        layers.setdefault(int(index), {})[name] = array
-    return [layers[index] for index in sorted(layers)]

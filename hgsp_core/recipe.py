@@ -63,6 +63,9 @@ class Recipe(_Part):
     prior: Use = Field(Use(use="similarity"), description="importance of layers and blocks")
     normalize: tuple[Use, ...] = Field((), description="balance of scores between layers, in order")
     allocate: Use = Field(Use(use="hgsp"), description="which units stay")
+    iterative_steps: int = Field(
+        1, ge=1, le=100, description="times to score, remove a part and score again until the ratio is reached"
+    )
     reconstruct: Use = Field(Use(use="none"), description="repair of what stays, without training")
     recover: Use | None = Field(None, description="training after the cut")
     evaluate: tuple[Use, ...] = Field((), description="measurements before and after")

@@ -24,9 +24,9 @@ from hgsp_core.sweep.forward import forward
 from hgsp_core.sweep.layer import Layer, Passage
 from hgsp_core.sweep.memory import choose_trail, free_bytes
 from hgsp_core.sweep.removal import removal_losses, visits
-from hgsp_core.sweep.weights import Resident, Streamed
+from hgsp_core.sweep.weights import Masked, Resident, Streamed
 
-__all__ = ["Collector", "Depth", "Layer", "Passage", "Resident", "Streamed", "Sums", "run_sweep"]
+__all__ = ["Collector", "Depth", "Layer", "Masked", "Passage", "Resident", "Streamed", "Sums", "run_sweep"]
 
 log = logging.getLogger("hgsp")
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.register import register
 from hgsp_core.layout import Layout
+from hgsp_core.surgery import mask_tensors
 from hgsp_core.sweep.shards import Shards
 
 
@@ -142,3 +144,28 @@ def _filled(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> Itera
         yield
     finally:
         module.load_state_dict({name: p.to("meta") for name, p in module.named_parameters()}, assign=True)
+
+
+class Masked:
+    """Another source's weights with the units that a plan removes set to zero: the pruned model at its old size."""
+
+    stays = False  # the masked weights of a layer are made anew each time it is visited
+
+    def __init__(self, source: Resident | Streamed, plan: Plan):
+        self._source, self._plan = source, plan
+
+    def __getattr__(self, name: str):
+        return getattr(self._source, name)
+
+    def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
+        """As the other source's."""
+        for index, module in self._source.layers(order):
+            prefix = f"{self.layout.layers[index].module}."
+            own = dict(module.named_parameters())
+            named = ((prefix + name, parameter.detach()) for name, parameter in own.items())
+            masked = {n.removeprefix(prefix): t for n, t in mask_tensors(named, self.layout, self._plan)}
+            module.load_state_dict(masked, assign=True)
+            try:
+                yield index, module
+            finally:
+                module.load_state_dict(own, assign=True)

@@ -1,0 +1,126 @@
+"""What a run measures: its tokens, and the statistics that its methods ask for. Both are kept in the store.
+
+torch is imported where something is computed: what is found in the store, or refused, needs none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hgsp_core import data
+from hgsp_core.artifacts import Calibration, LayerStatistics, Plan, Statistics
+from hgsp_core.checkpoint.read import tokenizer_digest
+from hgsp_core.layout import Layout
+from hgsp_core.monitor import Monitor
+from hgsp_core.recipe import CalibratePart, Recipe
+from hgsp_core.source import BYTES, Source
+from hgsp_core.store import Store
+
+
+def calibrate(part: CalibratePart, dataset: Any, source: Source, store: Store, reused: list[str]) -> Calibration:
+    """The run's tokens. Their key holds the text itself, so a changed file or dataset is never served from the store."""
+    text = data.calibration_text(dataset, part)
+    inputs = {
+        "text": hashlib.sha256(text.encode()).hexdigest(),
+        "tokenizer": tokenizer_digest(source.directory),
+        "samples": part.samples,
+        "seq_len": part.seq_len,
+        "seed": part.seed,
+    }
+    if kept := store.get("calibration", inputs):
+        reused.append("calibration")
+        return Calibration(part.dataset, part.seed, kept["tokens"])
+    from hgsp_core.checkpoint.load import load_tokenizer
+
+    calibration = data.draw(text, load_tokenizer(source.directory), part)
+    store.put("calibration", inputs, {"tokens": calibration.tokens})
+    return calibration
+
+
+def measure(
+    recipe: Recipe,
+    source: Source,
+    calibration: Calibration | None,
+    collectors: Sequence[Any],
+    monitor: Monitor,
+    store: Store,
+    reused: list[str],
+    plan: Plan | None = None,
+) -> Statistics:
+    """What the methods asked for: from the store where it is there, and from one sweep for all the rest.
+
+    With a plan, of the model that it leaves: its units that go are masked, which is the same as cut.
+    """
+    inputs = {
+        c.key: {
+            "model": source.fingerprint,
+            "dtype": source.dtype,
+            "tokens": calibration.sha256 if c.needs_tokens else None,
+            "collector": c.key,
+            "plan": plan and plan.sha256,
+        }
+        for c in collectors
+    }
+    values = {key: _unpack(kept) for key in inputs if (kept := store.get("statistics", inputs[key]))}
+    reused += [f"statistics {type(c).__name__}" for c in collectors if c.key in values]
+    missing = [c for c in collectors if c.key not in values]
+    if missing:
+        from hgsp_core.sweep import Masked, run_sweep
+
+        with monitor.stage("Load"):
+            weights = open_weights(source.directory, source.layout, source.dtype, recipe, monitor)
+            weights = Masked(weights, plan) if plan else weights
+        with monitor.stage("Sweep") as progress:
+            tokens = calibration.tokens if calibration else None
+            batch, memory = recipe.calibrate.batch_size, recipe.memory
+            measured = run_sweep(weights, source.layout, tokens, missing, batch, progress, memory, monitor.say)
+        for c in missing:
+            values[c.key] = measured[c]
+            store.put("statistics", inputs[c.key], _pack(measured[c]))
+    return Statistics(values)
+
+
+def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor) -> Any:
+    """A checkpoint's weights as a sweep takes them: loaded whole, or streamed where that would not fit."""
+    import torch
+
+    from hgsp_core.checkpoint.load import load_model
+    from hgsp_core.sweep import Resident, Streamed
+    from hgsp_core.sweep.memory import SHARE, free_bytes
+
+    number_type, device = placed(dtype, recipe.device)
+    choice = recipe.model.weights
+    if choice == "auto":
+        needed, free = layout.parameters * BYTES[dtype], free_bytes(torch.device(device))
+        choice = "resident" if needed <= SHARE * free else "streamed"
+        if choice == "streamed":
+            monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
+    if choice == "streamed":
+        return Streamed(directory, layout, number_type, device)
+    return Resident(load_model(directory, number_type, device)[0], layout)
+
+
+def placed(dtype: str, device: str) -> tuple[Any, str]:
+    """(torch dtype, device name); `auto` is the GPU where there is one."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return getattr(torch, dtype), device
+
+
+def _pack(layers: Sequence[LayerStatistics]) -> dict[str, np.ndarray]:
+    return {f"{index}.{name}": np.asarray(array) for index, layer in enumerate(layers) for name, array in layer.items()}
+
+
+def _unpack(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    layers: dict[int, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        index, _, name = key.partition(".")
+        layers.setdefault(int(index), {})[name] = array
+    return [layers[index] for index in sorted(layers)]
