@@ -24,7 +24,7 @@ import numpy as np
 
 from hgsp_core import data, plugins
 from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
-from hgsp_core.checkpoint.read import read_tensors, weight_bytes
+from hgsp_core.checkpoint.read import weight_bytes
 from hgsp_core.errors import PlanError
 from hgsp_core.layout import Layout
 from hgsp_core.measure import calibrate, measure, open_weights, placed
@@ -195,6 +195,7 @@ def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, prog
 
     from hgsp_core.checkpoint.config import pruned_config
     from hgsp_core.checkpoint.rehouse import housed_tensors
+    from hgsp_core.checkpoint.shards import read_tensors
     from hgsp_core.checkpoint.write import write_checkpoint
     from hgsp_core.surgery import prune_tensors
     from hgsp_core.sweep.memory import free_bytes

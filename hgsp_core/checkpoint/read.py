@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,21 +75,6 @@ def iter_tensors(directory: Path | str, dtype: torch.dtype | None = None) -> Ite
                 if name in files:
                     tensor = shard.get_tensor(name)
                     yield name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-
-
-def read_tensors(
-    directory: Path | str, names: Iterable[str], dtype: torch.dtype | None = None
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """The named tensors, in that order; floating-point ones as `dtype`, where given."""
-    files = tensor_files(directory)
-    with ExitStack() as stack:
-        shards: dict[Path, Any] = {}
-        for name in names:
-            path = files[name]
-            if path not in shards:
-                shards[path] = stack.enter_context(safe_open(path, framework="pt"))
-            tensor = shards[path].get_tensor(name)
-            yield name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def stored_dtype(directory: Path | str) -> str:

@@ -19,24 +19,20 @@ import sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-directory, inputs, outputs, device, threads, offload = sys.argv[1:]
+directory, inputs, outputs, device, threads = sys.argv[1:]
 torch.set_num_threads(int(threads))
-where = dict(device_map={"": "disk"}, offload_folder=offload) if offload else {}
 model, info = AutoModelForCausalLM.from_pretrained(
-    directory, dtype="auto", trust_remote_code=True, output_loading_info=True, **where
+    directory, dtype="auto", trust_remote_code=True, output_loading_info=True
 )
-model = model.eval() if offload else model.to(device).eval()
 if info["missing_keys"]:
     sys.exit(f"no weights for {sorted(info['missing_keys'])}")
 with torch.no_grad():
-    logits = model(load_file(inputs)["ids"].to(device), use_cache=False).logits
+    logits = model.to(device).eval()(load_file(inputs)["ids"].to(device), use_cache=False).logits
 save_file({"logits": logits.cpu().contiguous()}, outputs)
 """
 
 
-def verify_reload(
-    directory: Path | str, token_ids: torch.Tensor, reference_logits: torch.Tensor, resident: bool = True
-) -> float:
+def verify_reload(directory: Path | str, token_ids: torch.Tensor, reference_logits: torch.Tensor) -> float:
     """Reload a checkpoint in a new process and compare its logits with the reference.
 
     Args:
@@ -53,8 +49,7 @@ def verify_reload(
     with tempfile.TemporaryDirectory(prefix="hgsp-verify-") as work:
         inputs, outputs = Path(work, "inputs.safetensors"), Path(work, "outputs.safetensors")
         save_file({"ids": token_ids.cpu().contiguous()}, inputs)
-        offload = "" if resident else str(Path(work, "offload"))
-        arguments = [directory, inputs, outputs, reference_logits.device, torch.get_num_threads(), offload]
+        arguments = [directory, inputs, outputs, reference_logits.device, torch.get_num_threads()]
         result = subprocess.run(
             [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
             cwd=work,
@@ -66,7 +61,16 @@ def verify_reload(
         if result.returncode:
             raise CheckpointError.not_reloaded(directory, result.stderr)
         logits = load_file(outputs)["logits"]
-    difference = (logits.float() - reference_logits.detach().cpu().float()).abs().max().item()
+    return compare(directory, logits, reference_logits)
+
+
+def compare(directory: Path | str, logits: torch.Tensor, reference_logits: torch.Tensor) -> float:
+    """The largest absolute difference of what was reloaded from what was written.
+
+    Raises:
+        CheckpointError: it is not 0.
+    """
+    difference = (logits.cpu().float() - reference_logits.detach().cpu().float()).abs().max().item()
     if difference != 0.0:  # also true of NaN
         raise CheckpointError.differs(directory, difference)
     return difference

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from math import prod
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.register import register
+from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.layout import Layout
 from hgsp_core.surgery import mask_tensors
-from hgsp_core.sweep.shards import Shards
+
+#: mallopt(3): the number of the parameter, and blocks of how many bytes are mapped one by one
+_M_MMAP_THRESHOLD, _MMAP_THRESHOLD = -3, 2**20
 
 
 class Resident:
@@ -57,6 +61,7 @@ class Streamed:
             CheckpointError: a file that is missing or damaged.
         """
         self.layout, self.dtype, self.device = layout, dtype, torch.device(device)
+        _give_back_freed_memory()
         self.shards = Shards(directory)
         self.model = _skeleton(directory, dtype, self.device)
         self._names = [
@@ -115,6 +120,14 @@ class Streamed:
         architecture = self.layout.architecture
         tied = name.startswith(f"{architecture.head}.") and name not in self.shards
         return f"{architecture.embed}{name.removeprefix(architecture.head)}" if tied else name
+
+
+def _give_back_freed_memory() -> None:
+    """Tell glibc to map large blocks one by one, so that a freed layer leaves no holes: a process under a hard limit
+    would otherwise run out of addresses after some dozen layers. Other C libraries do so anyway, or have no such call.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
 def _skeleton(directory: Path | str, dtype: torch.dtype, device: torch.device) -> nn.Module:

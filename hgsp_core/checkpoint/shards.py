@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -44,6 +44,10 @@ class Shards:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._places[name].shape
 
+    def dtype(self, name: str) -> torch.dtype:
+        """As stored."""
+        return self._places[name].dtype
+
     def read_into(self, name: str, target: Tensor) -> None:
         """Fill `target` (contiguous, on the CPU) with a tensor, converted to the target's dtype.
 
@@ -63,6 +67,17 @@ class Shards:
         self.bytes_read += done
         if stored is not target:
             target.copy_(stored)
+
+
+def read_tensors(
+    directory: Path | str, names: Iterable[str], dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """The named tensors, in that order, each in memory of its own; as `dtype`, where given."""
+    shards = Shards(directory)
+    for name in names:
+        target = torch.empty(shards.shape(name), dtype=dtype or shards.dtype(name))
+        shards.read_into(name, target)
+        yield name, target
 
 
 def _places(directory: Path) -> Mapping[str, _Place]:
