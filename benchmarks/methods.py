@@ -62,11 +62,11 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
     """Name -> the stages of its recipe, without the ratio; of those that share statistics, one without repair first.
 
     Args:
-        layers: depth of the model; LLM-Pruner prunes layers 3..29 of 32, here the same share of the depth, the first
-            layer always staying whole.
+        layers: depth of the model. LLM-Pruner's authors leave 4 layers at the input and 2 at the output of 32; here it
+            leaves the same share of the depth, but one at each end at the least, as in its recipe.
     """
     uniform, plain = {"use": "uniform"}, {"use": "hgsp", "with": {"temperature": 0}}
-    middle = {"layer_start": max(1, round(layers * 3 / 32)), "layer_end": round(layers * 30 / 32)}
+    middle = {"layer_start": max(1, layers * 4 // 32), "layer_end": layers * 30 // 32}
     squares = {"use": "least-squares"}
 
     def recipe(score: str, allocate: dict[str, Any], **stages: Any) -> dict[str, Any]:
