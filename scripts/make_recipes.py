@@ -1,8 +1,9 @@
-"""Writes recipes/MODEL/METHOD.yaml: every method of hgsp-core on the models of the headline results, at 20 %.
+"""Writes recipes/MODEL/METHOD.yaml: every method, baselines too, on the models of the headline results, at 20 %.
 
     python scripts/make_recipes.py
 
-All share one calibration set and one measurement, so their reports can be laid side by side. Baselines are in recipes/baselines.
+All share one calibration set and one measurement, so their reports can be laid side by side. recipes/baselines has the
+baselines on the demo model, SlimGPT and ShortGPT there with their authors' own calibration.
 """
 
 from dataclasses import dataclass
@@ -101,6 +102,40 @@ METHODS = {
     "shortgpt": (
         "ShortGPT: whole layers that turn the residual stream least; scores play no part, so the one without data.",
         "score: {use: magnitude}\nprior: {use: similarity}\nallocate: {use: depth, with: {ratio: 0.2}}\n",
+    ),
+    "magnitude": (
+        "The size of the weights, the same rate in every layer: needs no data; calibration is read by nobody.",
+        "score: {use: magnitude}\nallocate: {use: uniform, with: {ratio: 0.2}}\n",
+    ),
+    "wanda": (
+        "Weights times input norms of all of a unit's linears, the same rate in every layer.",
+        "score: {use: wanda}\nallocate: {use: uniform, with: {ratio: 0.2}}\n",
+    ),
+    "wanda-sp": (
+        "Wanda-sp (hgsp-baselines): weights times input norms where a unit writes to the stream, the same rate in every layer.",
+        "score: {use: wanda-sp}\nallocate: {use: uniform, with: {ratio: 0.2}}\n",
+    ),
+    "flap": (
+        "FLAP (hgsp-baselines): fluctuation of inputs, one standardised order for all layers, bias compensation where it fits.",
+        "score: {use: flap}\nallocate: {use: hgsp, with: {ratio: 0.2, temperature: 0, epsilon: 0}}\nreconstruct: {use: flap}\n",
+    ),
+    "llm_pruner": (
+        "LLM-Pruner (hgsp-baselines): element-wise first order, all layers but the first 4 and the last 2.",
+        "score: {use: llm_pruner, with: {importance: first}}\n"
+        "allocate:\n"
+        "  use: uniform\n"
+        "  with:\n"
+        "    ratio: 0.2\n"
+        "    attention: {layer_start: 4, layer_end: LAST}\n"
+        "    mlp: {layer_start: 4, layer_end: LAST}\n",
+    ),
+    "slimgpt": (
+        "SlimGPT (hgsp-baselines) on the shared calibration set; its authors use 64 samples of 2048 tokens, one at a time.",
+        "score: {use: magnitude}\nallocate: {use: slimgpt, with: {ratio: 0.2}}\nreconstruct: {use: slimgpt}\n",
+    ),
+    "torch_pruning": (
+        "Torch-Pruning (hgsp-baselines[torch-pruning]) decides by magnitude; of grouped-query attention it prunes the MLPs alone.",
+        "score: {use: magnitude}\nallocate: {use: torch_pruning, with: {ratio: 0.2}}\n",
     ),
     "random": (
         "The control: units at random, the same rate in every layer.",
