@@ -58,6 +58,18 @@ class LayoutError(HgspError):
         )
 
     @classmethod
+    def bad_count(cls, key: str, value: object) -> LayoutError:
+        given = "is missing" if value is None else f"is {value!r}, not a whole number above 0"
+        return cls(f"config.json: '{key}' {given}. Download or save the model again.")
+
+    @classmethod
+    def other_rows(cls, name: str, rows: int, expected: int, why: str) -> LayoutError:
+        return cls(
+            f"Tensor '{name}' has {rows} rows, but config.json says {expected} ({why}). "
+            "config.json and the weights disagree: check that they belong together."
+        )
+
+    @classmethod
     def no_units(cls, key: str) -> LayoutError:
         return cls(f"config.json has no '{key}', so the units of the model cannot be counted. Add it to config.json.")
 
@@ -215,9 +227,10 @@ class DataError(HgspError):
 
     @classmethod
     def too_short(cls, name: str, there: int, samples: int, seq_len: int) -> DataError:
+        fewer = f"calibrate.samples (to {there} at most) or " if there else ""
         return cls(
             f"The dataset '{name}' has only {there} windows of {seq_len} tokens, {samples} are asked for. "
-            f"Use a longer text, or lower calibrate.samples (to {there} at most) or calibrate.seq_len."
+            f"Use a longer text, or lower {fewer}calibrate.seq_len."
         )
 
     @classmethod
@@ -240,10 +253,6 @@ class DataError(HgspError):
     @classmethod
     def no_column(cls, name: str, column: str, there: Sequence[str]) -> DataError:
         return cls(f"'{name}' has no column '{column}' (with: {{column: NAME}}).{did_you_mean(column, there)}")
-
-    @classmethod
-    def no_split(cls, name: str, split: str, there: Sequence[str]) -> DataError:
-        return cls(f"'{name}' has no split '{split}' (with: {{split: NAME}}).{did_you_mean(split, there)}")
 
     @classmethod
     def hub(cls, name: str, error: Exception) -> DataError:
@@ -294,6 +303,13 @@ class NumericError(HgspError):
 
 class SweepError(HgspError):
     """A sweep that cannot be run as asked."""
+
+    @classmethod
+    def nothing_to_hold_out(cls, samples: int) -> SweepError:
+        return cls(
+            f"reconstruct: {samples} calibration sample cannot be split into one to fit on and one to judge by. "
+            "Raise calibrate.samples to at least 2."
+        )
 
     @classmethod
     def too_short(cls, seq_len: int) -> SweepError:
@@ -411,6 +427,17 @@ class CheckpointError(HgspError):
         )
 
     @classmethod
+    def no_model_type(cls, path) -> CheckpointError:
+        return cls(f"'{path}' has no 'model_type', so the model's family is not known. Download or save the model again.")
+
+    @classmethod
+    def pruned_already(cls, path) -> CheckpointError:
+        return cls(
+            f"'{path}' is of a model that is pruned already, with layers of different sizes. Prune the original model by a "
+            "larger ratio instead, or start from a model with equal layers (allocate: {use: uniform, with: {same_sizes: true}})."
+        )
+
+    @classmethod
     def quantised(cls, path, stored: str, known: Sequence[str]) -> CheckpointError:
         return cls(f"'{path}' stores its weights as {stored}, which cannot be pruned. Use the model in one of: {', '.join(known)}.")
 
@@ -491,3 +518,13 @@ class ProjectError(HgspError):
     @classmethod
     def cannot_make(cls, path: Path, error: OSError) -> ProjectError:
         return cls(f"'{path}' cannot be made: {error.strerror or error}. Choose another place with --directory DIR.")
+
+
+class StoreError(HgspError):
+    """A store of artifacts that cannot be written."""
+
+    @classmethod
+    def cannot_write(cls, root, error: OSError) -> StoreError:
+        return cls(
+            f"Artifacts cannot be kept in '{root}': {error.strerror or error}. Choose another place with --cache DIR or HGSP_CACHE."
+        )

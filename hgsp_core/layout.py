@@ -162,7 +162,7 @@ def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: M
         return left.pop(name)
 
     layers = tuple(
-        _read_layer(architecture, config, index, left, take) for index in range(int(config["num_hidden_layers"]))
+        _read_layer(architecture, config, index, left, take) for index in range(_count(config, "num_hidden_layers"))
     )
     tied = bool(config.get("tie_word_embeddings", False))
     if tied:
@@ -173,6 +173,9 @@ def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: M
         outside[f"{module}.weight"] = take(f"{module}.weight")
         if f"{module}.bias" in left:
             outside[f"{module}.bias"] = take(f"{module}.bias")
+    rows = outside[f"{architecture.embed}.weight"][0]
+    if rows != _count(config, "vocab_size"):
+        raise LayoutError.other_rows(f"{architecture.embed}.weight", rows, config["vocab_size"], "vocab_size")
     if left:
         raise LayoutError.unaccounted(sorted(left), architecture.model_type)
     return Layout(architecture, dict(config), layers, outside)
@@ -182,7 +185,7 @@ def _read_layer(architecture, config, index, left, take) -> LayerLayout:
     prefix = f"{architecture.layers}.{index}"
     blocks = {}
     for axis in architecture.axes:
-        units = int(config[axis.units]) if config.get(axis.units) else _default_units(axis, config)
+        units = _count(config, axis.units) if config.get(axis.units) is not None else _default_units(axis, config)
         slices = []
         for s in axis.slices:
             module = f"{prefix}.{s.module}"
@@ -200,9 +203,16 @@ def _read_layer(architecture, config, index, left, take) -> LayerLayout:
     return LayerLayout(index, prefix, blocks)
 
 
+def _count(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise LayoutError.bad_count(key, value)
+    return value
+
+
 def _default_units(axis: Axis, config: Mapping[str, Any]) -> int:
     """Old MHA configs carry only `num_attention_heads`; their KV heads are as many."""
     for key in axis.scales:
-        if config.get(key):
-            return int(config[key])
+        if config.get(key) is not None:
+            return _count(config, key)
     raise LayoutError.no_units(axis.units)

@@ -15,6 +15,7 @@ import numpy as np
 from hgsp_core import data
 from hgsp_core.artifacts import Calibration, LayerStatistics, Plan, Statistics
 from hgsp_core.checkpoint.read import tokenizer_digest
+from hgsp_core.errors import RecipeError
 from hgsp_core.layout import Layout
 from hgsp_core.monitor import Monitor
 from hgsp_core.recipe import CalibratePart, Recipe
@@ -59,6 +60,7 @@ def measure(
     inputs = {
         c.key: {
             "model": source.fingerprint,
+            "architecture": repr(source.layout.architecture),
             "dtype": source.dtype,
             "tokens": calibration.sha256 if c.needs_tokens else None,
             "collector": c.key,
@@ -111,6 +113,10 @@ def placed(dtype: str, device: str) -> tuple[Any, str]:
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        index = int(device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise RecipeError(f"device: '{device}' is not there: torch sees {torch.cuda.device_count()} GPUs. Set device: cpu or auto.")
     return getattr(torch, dtype), device
 
 

@@ -25,12 +25,12 @@ import numpy as np
 from hgsp_core import data, plugins
 from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
 from hgsp_core.checkpoint.read import weight_bytes
-from hgsp_core.errors import PlanError
+from hgsp_core.errors import NumericError, PlanError, RecipeError
 from hgsp_core.layout import Layout
 from hgsp_core.measure import calibrate, measure, open_weights, placed
 from hgsp_core.monitor import LogMonitor, Monitor, Progress
 from hgsp_core.recipe import Recipe, Use, resolved
-from hgsp_core.report.cost import costs
+from hgsp_core.report.cost import COSTS, costs
 from hgsp_core.report.files import write_reports
 from hgsp_core.report.json_files import write_json
 from hgsp_core.rundir import run_directory
@@ -72,15 +72,17 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
     """
     evaluators = [_build("evaluator", use) for use in recipe.evaluate]
     exporters = [_build("exporter", use) for use in recipe.export]
+    check_exports(recipe.export)
     with group() as first, run_directory(Path(recipe.output), first) as directory:
         expected = forecast(recipe, monitor, store, first)
         decision, before, after = expected.decision, expected.before, expected.after
         source, dense = decision.source, decision.source.layout
+        placed(source.dtype, recipe.device)  # the device is there, also where everything was found in the store
 
         before |= evaluate(evaluators, source.directory, dense, source.dtype, recipe, "Evaluate original", monitor)
         plan, repaired = repair(recipe, decision, monitor)
         decision = replace(decision, plan=plan)
-        pruned, checkpoint = plan.layout_after(dense), directory / "checkpoint"
+        pruned, checkpoint = plan.layout_after(dense), directory / ".checkpoint"
         with monitor.stage("Cut") as progress:
             if first:
                 cut(decision, repaired, checkpoint, progress)
@@ -90,7 +92,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         wait_for_all()
         with monitor.stage("Export"):
             exports = export(exporters, checkpoint, directory, pruned, decision, recipe) if first else []
-        before["bytes"], after["bytes"] = weight_bytes(source.directory), weight_bytes(checkpoint)
+        after["bytes"] = weight_bytes(checkpoint)
 
         report = {
             "recipe": resolved(recipe).model_dump(mode="json"),
@@ -112,14 +114,23 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
     return report
 
 
+def check_exports(uses: Sequence[Use]) -> None:
+    """No two exports write to the same folder. Raises RecipeError."""
+    seen: set[tuple[str, Any]] = set()
+    for index, use in enumerate(uses):
+        target = (use.use, use.with_.get("directory"))
+        if target in seen:
+            raise RecipeError(f"export.{index}: '{use.use}' is to write to the same folder twice; leave one out.")
+        seen.add(target)
+
+
 def forecast(recipe: Recipe, monitor: Monitor, store: Store, first: bool = True) -> Forecast:
     """Measure and plan; cut nothing and write nothing but the store (only where this process is the `first`)."""
     decision = decide(recipe, monitor, store if first else store.read_only())
     layout = decision.source.layout
     context, size = recipe.calibrate.seq_len, decision.source.bytes_per_parameter
-    return Forecast(
-        decision, costs(layout, Plan.keep_all(layout), context, size), costs(layout, decision.plan, context, size)
-    )
+    before = costs(layout, Plan.keep_all(layout), context, size) | {"bytes": weight_bytes(decision.source.directory)}
+    return Forecast(decision, before, costs(layout, decision.plan, context, size))
 
 
 def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
@@ -204,11 +215,12 @@ def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, prog
 
     def tensors() -> Iterator[tuple[str, Any]]:
         dtype, _ = placed(source.dtype, "cpu")
-        yield from read_tensors(source.directory, layout.outside, dtype)
+        for name, tensor in read_tensors(source.directory, layout.outside, dtype):
+            yield name, _finite(name, tensor)
         for layer in layout.layers:
             names = [name for block in layer.blocks.values() for name in block.tensors()]
             for name, tensor in read_tensors(source.directory, names, dtype):
-                yield name, repaired.get(name, tensor)
+                yield name, _finite(name, repaired.get(name, tensor))
             progress(layer.index + 1, len(layout.layers))
 
     config = pruned_config(layout, plan)
@@ -218,13 +230,20 @@ def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, prog
     return destination
 
 
+def _finite(name: str, tensor: Any) -> Any:
+    """The tensor. Raises NumericError where it holds NaN or infinity: no sweep may have looked at it."""
+    if not tensor.isfinite().all():
+        raise NumericError.weight(name)
+    return tensor
+
+
 def recover(
     recipe: Recipe, decision: Decision, checkpoint: Path, monitor: Monitor, first: bool
 ) -> tuple[Path, dict[str, Any] | None]:
     """The checkpoint after training, where the recipe asks for any, and what the recoverer tells of it."""
     if recipe.recover is None:
         return checkpoint, None
-    recovered, told = checkpoint.with_name("recovered"), None
+    recovered, told = checkpoint.with_name(".recovered"), None
     with monitor.stage("Recover"):
         if first:
             job = RecoverJob(checkpoint, recovered, decision.calibration, recipe.calibrate.seed)
@@ -249,8 +268,20 @@ def evaluate(
         model, tokenizer = weights.model if weights.stays else None, load_tokenizer(directory)
         for evaluator in evaluators:
             loss = partial(total_loss, weights)
-            result |= evaluator(EvaluateJob(model, tokenizer, loss, recipe.calibrate.seed, progress))
+            _merge(result, evaluator(EvaluateJob(model, tokenizer, loss, recipe.calibrate.seed, progress)))
     return result
+
+
+def _merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:
+    """Add an evaluator's metrics; two may give the same metric of different texts, and none may hide another's."""
+    for metric, value in found.items():
+        there = result.get(metric)
+        if isinstance(there, dict) and isinstance(value, Mapping) and not there.keys() & value.keys():
+            there.update(value)
+        elif metric in result or metric in COSTS:
+            raise RecipeError(f"evaluate: two measurements give '{metric}' of the same thing; leave one of them out.")
+        else:
+            result[metric] = dict(value) if isinstance(value, Mapping) else value
 
 
 def export(

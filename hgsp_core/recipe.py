@@ -10,16 +10,36 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hgsp_core import plugins
 from hgsp_core.errors import PluginError, RecipeError, did_you_mean
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that is given twice: one of the two would be lost without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key '{key.value}' is given twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True, ser_json_inf_nan="constants"
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, ser_json_inf_nan="constants")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any) -> Any:
+        """No key of a recipe is a switch; YAML reads yes, no, on and off as booleans, which would pass as 1 and 0."""
+        if isinstance(value, bool):
+            raise ValueError("true and false mean nothing here")
+        return value
 
 
 class ModelPart(_Part):
@@ -125,8 +145,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in `text`; `source` is what messages call it."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
         raise RecipeError.at(source, place, f"not valid YAML: {getattr(error, 'problem', None) or error}.") from None
@@ -171,14 +191,24 @@ def resolved(recipe: Recipe) -> Recipe:
 
     def whole(kind: str, use: Use) -> Use:
         params = plugins.registry().find(kind, use.use).method.params(**use.with_)
-        return Use(use=use.use, with_=params.model_dump(mode="json"))
+        return Use.model_validate({"use": use.use, "with": params.model_dump(mode="json")})
 
     changed = {}
     for key, kind in STAGES.items():
         value = getattr(recipe, key)
         if value is not None:
             changed[key] = tuple(whole(kind, u) for u in value) if isinstance(value, tuple) else whole(kind, value)
-    return recipe.model_copy(update=changed)
+    part = recipe.calibrate
+    with_ = data_params(part.dataset, part.with_)
+    return recipe.model_copy(update={**changed, "calibrate": part.model_copy(update={"with_": with_})})
+
+
+def data_params(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A registered dataset's parameters with their defaults; of a file or hub id, those that were given."""
+    try:
+        return plugins.registry().find("dataset", name).method.params(**given).model_dump(mode="json")
+    except PluginError:
+        return dict(given)
 
 
 def _override(data: dict, text: str) -> None:
@@ -188,8 +218,8 @@ def _override(data: dict, text: str) -> None:
     if not equals or not all(keys):
         raise RecipeError(f"--set {text}: write it as key.key=value, for example --set allocate.with.ratio=0.3")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = yaml.load(value, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise RecipeError(f"--set {text}: '{value}' is not a valid YAML value.") from None
     node: Any = data
     for i, key in enumerate(keys):

@@ -21,8 +21,11 @@ def run_directory(output: Path, first: bool = True) -> Iterator[Path]:
     Raises:
         OutputError: `output` exists (it is never overwritten), or cannot be made.
     """
-    if output.exists() or output.is_symlink():
-        raise OutputError.exists(str(output))
+    try:
+        if output.exists() or output.is_symlink():
+            raise OutputError.exists(str(output))
+    except OSError as error:  # a name that is too long, a parent that may not be looked into
+        raise OutputError.cannot_make(str(output), error) from None
     staging = output.absolute().parent / f".{output.name}.partial"
     if not first:
         yield staging

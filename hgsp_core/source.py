@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hgsp_core import plugins
+from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.read import read_config, stored_dtype, tensor_shapes
 from hgsp_core.errors import CheckpointError, PluginError
@@ -45,12 +46,18 @@ def open_model(part: ModelPart) -> Source:
     """
     directory = locate(part)
     config = read_config(directory)
+    model_type = config.get("model_type")
+    if not model_type:
+        raise CheckpointError.no_model_type(directory / "config.json")
+    if model_type == MODEL_TYPE:
+        raise CheckpointError.pruned_already(directory)
     try:
-        architecture = plugins.architecture(str(config.get("model_type")))
+        architecture = plugins.architecture(str(model_type))
     except PluginError as error:
         raise PluginError(f"{directory / 'config.json'}: model_type: {error}") from None
     layout = read_layout(architecture, config, tensor_shapes(directory))
-    dtype = stored_dtype(directory) if part.dtype == "auto" else part.dtype
+    stored = stored_dtype(directory)
+    dtype = stored if part.dtype == "auto" else part.dtype
     return Source(part.path, directory, config, layout, dtype, fingerprint(directory))
 
 

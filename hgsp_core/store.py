@@ -20,6 +20,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
+from hgsp_core.errors import StoreError
+
 log = logging.getLogger("hgsp")
 
 Arrays = Mapping[str, np.ndarray]
@@ -72,10 +74,16 @@ class Store:
         if not self.writes:
             return
         path = self.path(kind, inputs)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError.cannot_write(self.root, error) from None
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         metadata = {"sha256": _checksum(contiguous), "inputs": json.dumps(inputs, sort_keys=True)}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        try:
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        except OSError as error:
+            raise StoreError.cannot_write(self.root, error) from None
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(save(contiguous, metadata=metadata))

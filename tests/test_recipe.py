@@ -73,3 +73,20 @@ def test_a_missing_recipe_names_its_neighbours(tmp_path):
     (tmp_path / "demo.yaml").write_text(BASE)
     with pytest.raises(HgspError, match="Did you mean 'demo.yaml'"):
         load_recipe(tmp_path / "dmo.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (BASE + "allocate: {with: {ratio: 0.2, ratio: 0.5}}", ["line 3", "'ratio' is given twice"]),
+        (BASE + "calibrate: {samples: true}", ["calibrate.samples", "true and false mean nothing here"]),
+        (BASE + "calibrate: {with_: {}}", ["calibrate.with_", "unknown key"]),
+        ("model: {path: a}\noutput: 2024-13-45", ["not valid YAML"]),
+    ],
+    ids=["twice", "boolean", "alias", "date"],
+)
+def test_what_yaml_would_let_pass_is_refused(text, words):
+    with pytest.raises(HgspError) as caught:
+        parse_recipe(text, "r.yaml")
+    for word in words:
+        assert word in str(caught.value), str(caught.value)

@@ -12,7 +12,7 @@ from hgsp_core.types import ExportJob, Params
 
 
 class HuggingFaceParams(Params):
-    directory: str = Field("model", pattern=r"^[\w.-]+$", description="name of the folder in the run directory")
+    directory: str = Field("model", pattern=r"^\w[\w-]*$", description="name of the folder in the run directory")
     max_shard_size: int = Field(5_000_000_000, ge=1_000_000, description="bytes per safetensors file at the most")
 
 

@@ -123,6 +123,9 @@ def _sharded_headers(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]
     weight_map = _read_json(directory / INDEX).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError.bad_json(directory / INDEX, "no 'weight_map'")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise CheckpointError.bad_json(directory / INDEX, f"'weight_map' names {shard!r}, which is no file beside it")
     shards = {}
     for name in sorted(set(weight_map.values())):
         if not (directory / name).is_file():

@@ -40,7 +40,7 @@ def read_recipe(path: Path, settings: list[str] | None, output: Path | None) -> 
 
     overrides = list(settings or ())
     if output is not None:
-        overrides.append(f"output={json.dumps(str(output))}")
+        overrides.append(f"output={json.dumps(str(output.expanduser()), ensure_ascii=False)}")
     return load_recipe(path, overrides)
 
 

@@ -16,6 +16,9 @@ from math import prod
 from hgsp_core.artifacts import Plan
 from hgsp_core.layout import BlockLayout, Layout
 
+#: what `costs` gives
+COSTS = ("parameters", "layer_parameters", "macs", "bytes", "kv_cache_bytes_per_token")
+
 
 def costs(layout: Layout, plan: Plan, seq_len: int, bytes_per_parameter: float) -> dict[str, int]:
     """Costs of the model that `plan` leaves.

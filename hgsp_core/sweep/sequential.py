@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hgsp_core.artifacts import Plan
+from hgsp_core.errors import SweepError
 from hgsp_core.layout import LayerLayout
 from hgsp_core.surgery import mask_tensors
 from hgsp_core.sweep.batches import Batch, embed
@@ -58,6 +59,8 @@ def repair(
         reconstructor: its `targets` say what is measured.
         tokens: [samples, seq_len] int64; the last eighth is held out.
     """
+    if len(tokens) < 2:
+        raise SweepError.nothing_to_hold_out(len(tokens))
     held_out = max(1, round(len(tokens) * HELD_OUT))
     batches, dense, split = [], [], []
     for part in (tokens[:-held_out], tokens[-held_out:]):
