@@ -174,7 +174,7 @@ def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: M
         if f"{module}.bias" in left:
             outside[f"{module}.bias"] = take(f"{module}.bias")
     rows = outside[f"{architecture.embed}.weight"][0]
-    if rows != _count(config, "vocab_size"):
+    if config.get("vocab_size") is not None and rows != _count(config, "vocab_size"):
         raise LayoutError.other_rows(f"{architecture.embed}.weight", rows, config["vocab_size"], "vocab_size")
     if left:
         raise LayoutError.unaccounted(sorted(left), architecture.model_type)

@@ -162,7 +162,7 @@ def test_run_with_json_prints_the_report_and_nothing_else(ran, folder):
 def test_a_run_leaves_every_file_that_it_promises(ran, folder):
     files = {p.name for p in (folder / "result").iterdir()}
     assert files == {"recipe.yaml", "plan.json", "report.json", "global_group_table.csv",
-                     "pruning_summary_by_layer.txt", "layers.png", "model", "run.log"}  # fmt: skip
+                     "pruning_summary_by_layer.txt", "layers.png", "layer_importance.json", "model", "run.log"}  # fmt: skip
     assert sorted(p.name for p in folder.iterdir()) == ["result", "small.yaml"]
     assert hgsp("recipe", "validate", "result/recipe.yaml", cwd=folder).returncode == 0
     log = (folder / "result" / "run.log").read_text()
