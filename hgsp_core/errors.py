@@ -271,6 +271,10 @@ class OutputError(HgspError):
         return cls(f"output: '{path}' exists and is not overwritten. Choose another with --output DIR, or move it away.")
 
     @classmethod
+    def busy(cls, path: str) -> OutputError:
+        return cls(f"output: another run is writing '{path}' at this moment. Wait for it, or choose another with --output DIR.")
+
+    @classmethod
     def cannot_make(cls, path: str, error: OSError) -> OutputError:
         return cls(f"output: '{path}' cannot be made: {error.strerror or error}. Choose another place with --output DIR.")
 

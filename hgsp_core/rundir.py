@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from hgsp_core.errors import OutputError
 
 log = logging.getLogger("hgsp")
+LOCK = ".lock"
 
 
 @contextmanager
@@ -32,8 +35,11 @@ def run_directory(output: Path, first: bool = True) -> Iterator[Path]:
         return
     parents = [p for p in output.absolute().parents if not p.exists()]
     try:
-        shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed; what it measured is in the store
+        if staging.exists():
+            with _locked(staging, output):  # a run that is alive holds the lock
+                shutil.rmtree(staging)  # left by one that was killed; what it measured is in the store
         staging.mkdir(parents=True)
+        lock = _locked(staging, output)
     except OSError as error:
         raise OutputError.cannot_make(str(output), error) from None
     handler = logging.FileHandler(staging / "run.log", encoding="utf-8")
@@ -46,6 +52,7 @@ def run_directory(output: Path, first: bool = True) -> Iterator[Path]:
         handler.close()
         if output.exists():
             raise OutputError.exists(str(output))
+        (staging / LOCK).unlink()
         staging.rename(output)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -59,3 +66,15 @@ def run_directory(output: Path, first: bool = True) -> Iterator[Path]:
         log.setLevel(level)
         log.removeHandler(handler)
         handler.close()
+        lock.close()
+
+
+def _locked(staging: Path, output: Path) -> IO[str]:
+    """The lock of a working directory, held until it is closed or the process ends. Raises OutputError if it is taken."""
+    file = (staging / LOCK).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise OutputError.busy(str(output)) from None
+    return file

@@ -1,12 +1,11 @@
 """LoRA by peft trains, saves, reloads and merges on a model whose layers differ in size."""
 
+import peft
 import pytest
 import torch
 from checkpoints import PLANS, logits, prune, tokens
 
 from hgsp_core.checkpoint.load import load_model
-
-peft = pytest.importorskip("peft", reason="peft is not installed")
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])

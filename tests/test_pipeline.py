@@ -15,6 +15,7 @@ from hgsp_core.errors import HgspError
 from hgsp_core.monitor import LogMonitor
 from hgsp_core.pipeline import decide, forecast, run
 from hgsp_core.recipe import parse_recipe
+from hgsp_core.rundir import run_directory
 from hgsp_core.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -173,6 +174,23 @@ def test_two_runs_of_a_recipe_are_byte_identical(first, folder, tmp_path):
     run(recipe(tmp_path / "again"), LogMonitor(), Store(tmp_path / "store"))
     for name in ("plan.json", "model/model.safetensors", "model/config.json", "global_group_table.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / "first" / name).read_bytes()
+
+
+def test_a_second_run_of_the_same_output_is_refused_and_disturbs_nothing(tmp_path):
+    with run_directory(tmp_path / "run") as directory:
+        (directory / "half").write_text("done")
+        with pytest.raises(HgspError, match="another run is writing"), run_directory(tmp_path / "run"):
+            pass
+        assert (directory / "half").read_text() == "done"
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["half", "run.log"]
+
+
+def test_what_a_killed_run_left_is_replaced(tmp_path):
+    (tmp_path / ".run.partial").mkdir()
+    (tmp_path / ".run.partial" / "old").write_text("")
+    with run_directory(tmp_path / "run"):
+        pass
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.log"]
 
 
 def test_a_failing_run_leaves_nothing(folder, store, tmp_path, monkeypatch):
