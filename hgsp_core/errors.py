@@ -309,6 +309,13 @@ class SweepError(HgspError):
     """A sweep that cannot be run as asked."""
 
     @classmethod
+    def unknown_token(cls, token: int, rows: int) -> SweepError:
+        return cls(
+            f"The tokenizer gave token {token}, but the model's embedding has {rows} rows: tokenizer and weights do not belong "
+            "together. Copy the original model's tokenizer files into its directory."
+        )
+
+    @classmethod
     def nothing_to_hold_out(cls, samples: int) -> SweepError:
         return cls(
             f"reconstruct: {samples} calibration sample cannot be split into one to fit on and one to judge by. "

@@ -428,3 +428,11 @@ def test_a_shard_that_is_cut_off_is_named(tokens, tmp_path):
     file.write_bytes(file.read_bytes()[:-4000])
     with pytest.raises(CheckpointError, match="model.safetensors"):
         sweep_of(Streamed(tmp_path, layout_of(model), torch.float32), tokens, [TaylorAbs()])
+
+
+def test_tokens_that_the_embedding_does_not_have_are_refused():
+    model = tiny_model("llama")
+    layout = layout_of(model)
+    tokens = np.full((2, 4), model.config.vocab_size)
+    with pytest.raises(SweepError, match="tokenizer and weights do not belong together"):
+        run_sweep(Resident(model, layout), layout, tokens, [ResidualCosine()], 2)
