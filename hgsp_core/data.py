@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import ValidationError
 
 from hgsp_core import plugins
@@ -69,11 +70,15 @@ def read_text(documents: Iterable[str], characters: int | None, name: str) -> st
     return SEPARATOR.join(parts)
 
 
-def windows(text: str, tokenizer: Any, seq_len: int) -> np.ndarray:
-    """Consecutive windows without overlap, [windows, seq_len] int64; the tokens that do not fill the last one are dropped."""
+def windows(text: str, tokenizer: Any, seq_len: int, stride: int | None = None) -> np.ndarray:
+    """Windows that begin `stride` tokens apart (None: `seq_len`, so without overlap), [windows, seq_len] int64.
+
+    The tokens that do not fill the last one are dropped.
+    """
     ids = np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
-    count = len(ids) // seq_len
-    return ids[: count * seq_len].reshape(count, seq_len)
+    if len(ids) < seq_len:
+        return np.empty((0, seq_len), dtype=np.int64)
+    return sliding_window_view(ids, seq_len)[:: stride or seq_len].copy()
 
 
 def calibration_text(dataset: Any, part: CalibratePart) -> str:

@@ -98,6 +98,27 @@ class PlanError(HgspError):
         )
 
     @classmethod
+    def uneven_heads(cls, layer: int, axis: str, heads: int) -> PlanError:
+        return cls(
+            f"Plan of layer {layer}, {axis}: every kept unit must keep as many query heads, one or more, as indices below {heads} "
+            "without repeats. Plan again (hgsp plan); if a plugin made it, this is its fault."
+        )
+
+    @classmethod
+    def units_of_heads(cls, layer: int, axis: str) -> PlanError:
+        return cls(
+            f"The reconstructor kept other units than planned in layer {layer}, {axis}, where single query heads go. "
+            "Use reconstruct.use: least-squares, or allocate.with.query_heads: false."
+        )
+
+    @classmethod
+    def no_head_scores(cls, layer: int, axis: str) -> PlanError:
+        return cls(
+            f"allocate.with.query_heads: the scorer says nothing about the query heads of layer {layer}, {axis}. "
+            "Use score.use: taylor, or set allocate.with.query_heads: false."
+        )
+
+    @classmethod
     def given_back(cls, allocator: str) -> PlanError:
         return cls(
             f"allocate.use: '{allocator}' kept units in one iterative step that the step before had removed, so its steps do not "
@@ -298,6 +319,13 @@ class NumericError(HgspError):
         return cls(
             f"The loss over the calibration set is {value} in {dtype}, although every layer's output is finite: "
             "look at the final norm and the head, or use a dtype of more range (model.dtype: float32 or bfloat16)."
+        )
+
+    @classmethod
+    def evaluation(cls, value: float, dtype: str) -> NumericError:
+        return cls(
+            f"The loss over the evaluation text is {value} in {dtype}. Use a dtype of more range (float32 or bfloat16); "
+            "if it stays so, the weights are damaged."
         )
 
     @classmethod
@@ -539,3 +567,268 @@ class StoreError(HgspError):
         return cls(
             f"Artifacts cannot be kept in '{root}': {error.strerror or error}. Choose another place with --cache DIR or HGSP_CACHE."
         )
+
+
+class EvaluationError(HgspError):
+    """A measurement that cannot be made."""
+
+    @classmethod
+    def twice(cls, place: str, measure: str) -> EvaluationError:
+        return cls(f"{place}: '{measure}' is measured twice; leave one of them out, or give a dataset another name (name: ...).")
+
+    @classmethod
+    def streamed(cls, name: str) -> EvaluationError:
+        return cls(
+            f"evaluate: '{name}' needs the whole model in memory, but its weights are streamed. Use model.dtype: bfloat16, a device "
+            "with more memory, or model.weights: resident; or leave it out here and run `hgsp eval` on the result elsewhere."
+        )
+
+    @classmethod
+    def no_library(cls, name: str, library: str, extra: str) -> EvaluationError:
+        return cls(f"evaluate: '{name}' needs the library {library}, which is not installed: pip install 'hgsp-core[{extra}]'")
+
+    @classmethod
+    def unknown_tasks(cls, names: Sequence[str], known: Iterable[str], include_path: str | None) -> EvaluationError:
+        known = sorted(known)
+        nearest = {name: get_close_matches(name.lower(), known, n=3, cutoff=0.6) for name in names}
+        each = "; ".join(f"'{n}'{f' (near: {chr(44).join(near)})' if near else ''}" for n, near in nearest.items())
+        where = f" and in '{include_path}'" if include_path else ""
+        return cls(f"evaluate: lm_eval: tasks: lm-eval{where} has no {each}. All names: lm-eval ls tasks")
+
+    @classmethod
+    def no_task_folder(cls, path: str) -> EvaluationError:
+        return cls(f"evaluate: lm_eval: include_path: there is no directory '{path}'. Give the one that holds the tasks' YAML files.")
+
+    @classmethod
+    def task(cls, name: str, error: Exception) -> EvaluationError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return cls(
+            f"evaluate: lm_eval: the task '{name}' cannot be prepared: {reason}\n"
+            "Check the network (HF_HUB_OFFLINE) and the data that its YAML file names, or leave the task out."
+        )
+
+    @classmethod
+    def no_model_in_run(cls, path: Path) -> EvaluationError:
+        return cls(f"The run '{path}' holds no model to evaluate: its recipe exported none. Run it with export: [{{use: huggingface}}].")
+
+
+class FlagError(HgspError):
+    """Flags that contradict each other or the model, or that mean nothing together."""
+
+    @classmethod
+    def contradict(cls, one: tuple[str, object], other: tuple[str, object]) -> FlagError:
+        return cls(f"{one[0]} {one[1]} and {other[0]} {other[1]} contradict each other: they set the same thing. Leave one of them out.")
+
+    @classmethod
+    def model_differs(cls, flag: str, given: int, model: str, there: int) -> FlagError:
+        return cls(f"{flag} {given}: '{model}' has {there} (config.json). The number is read from the model; leave the flag out.")
+
+    @classmethod
+    def needs(cls, flag: str, other: str) -> FlagError:
+        return cls(f"{flag} does nothing without {other}. Add {other}, or leave {flag} out.")
+
+    @classmethod
+    def excludes(cls, flag: str, other: str, why: str) -> FlagError:
+        return cls(f"{flag} and {other} exclude each other: {why}. Leave one of them out.")
+
+    @classmethod
+    def apart(cls, flags: Sequence[str], places: Iterable[str]) -> FlagError:
+        belong = "; ".join(places)
+        return cls(f"No --pruning_strategy takes {', '.join(flags)} together: {belong}.")
+
+    @classmethod
+    def required(cls, flag: str, example: str) -> FlagError:
+        return cls(f"{flag} is required, for example: {example}")
+
+    @classmethod
+    def no_file(cls, flag: str, path: Path, near: Iterable[str]) -> FlagError:
+        return cls(f"{flag}: there is no file '{path}'.{did_you_mean(path.name, near)}")
+
+
+class GgufError(HgspError):
+    """A model that GGUF cannot hold, or a GGUF file that cannot be written or trusted."""
+
+    @classmethod
+    def not_installed(cls) -> GgufError:
+        return cls("export: 'gguf' needs the package gguf: pip install 'hgsp-core[gguf]'")
+
+    @classmethod
+    def family(cls, family: str, known: Sequence[str]) -> GgufError:
+        return cls(
+            f"export: GGUF files are written for the families {', '.join(known)}, not for '{family}'. "
+            "Export it with export: [{use: huggingface}] instead."
+        )
+
+    @classmethod
+    def setting(cls, key: str, value: object, known: Sequence[object]) -> GgufError:
+        return cls(
+            f"export: GGUF cannot hold a model with {key}: {value!r} in its config.json, only {', '.join(map(repr, known))}: "
+            "llama.cpp would compute something else. Export it with export: [{use: huggingface}] instead."
+        )
+
+    @classmethod
+    def biases(cls, names: Sequence[str]) -> GgufError:
+        return cls(
+            f"export: GGUF cannot hold '{names[0]}': llama.cpp's architectures with q and k norms know no biases. "
+            "Export it with export: [{use: huggingface}] instead."
+        )
+
+    @classmethod
+    def untied(cls) -> GgufError:
+        return cls(
+            "export: GGUF cannot hold this model: llama.cpp's only architecture with q and k norms whose layers may differ in size "
+            "(openelm) has no head of its own. Give all layers one size (allocate: {use: uniform, with: {same_sizes: true}} or "
+            "{use: depth}), which it can hold, or export it with export: [{use: huggingface}] instead."
+        )
+
+    @classmethod
+    def tokenizer(cls, reason: str) -> GgufError:
+        return cls(
+            f"export: GGUF cannot hold this tokenizer: {reason}. llama.cpp would give other token ids. "
+            "Export it with export: [{use: huggingface}] instead."
+        )
+
+    @classmethod
+    def too_few_rows(cls, tokens: int, rows: int) -> GgufError:
+        return cls(
+            f"export: the tokenizer has {tokens} tokens, but the model's embedding only {rows} rows, which GGUF cannot hold. "
+            "Check that tokenizer and weights belong together."
+        )
+
+    @classmethod
+    def overflow(cls, tensor: str, value: float, kind: str, limit: float) -> GgufError:
+        return cls(
+            f"export: '{tensor}' holds {value:g}, too large for {kind} (at most {limit:g}). "
+            "Set the exporter's type: bf16 or f32, which hold it."
+        )
+
+    @classmethod
+    def not_written(cls, path: Path, error: Exception) -> GgufError:
+        return cls(f"'{path}' cannot be written: {error}. Nothing of it was kept; make room or choose another place.")
+
+    @classmethod
+    def not_loaded(cls, path: Path, output: str) -> GgufError:
+        reason = "\n".join(output.strip().splitlines()[-5:])
+        return cls(f"'{path}' was written, but llama.cpp cannot load it:\n{reason}")
+
+    @classmethod
+    def differs(cls, path: Path, output: str) -> GgufError:
+        reason = "\n".join(output.strip().splitlines()[-3:])
+        return cls(f"'{path}' was written, but read again it is not the checkpoint: {reason}. Please report this.")
+
+    @classmethod
+    def other_logits(cls, path: Path, difference: float, most: float) -> GgufError:
+        return cls(
+            f"'{path}' was written, but llama.cpp's logits differ from the checkpoint's by {difference:.2g} of their spread, and may "
+            f"by {most:g}. This llama.cpp computes something else than it should: try another version, and please report this."
+        )
+
+    @classmethod
+    def other_ids(cls, path: Path, text: str, theirs: Sequence[int], ours: Sequence[int]) -> GgufError:
+        return cls(
+            f"'{path}' was written, but llama.cpp tokenizes {text!r} as {list(theirs)}, the model's tokenizer as {list(ours)}. "
+            "Export it with export: [{use: huggingface}] instead, and please report this."
+        )
+
+
+class RecoverError(HgspError):
+    """Training after the cut that cannot be done as asked."""
+
+    @classmethod
+    def record(cls, name: str, number: int, fault: str, wanted: str) -> RecoverError:
+        return cls(f"recover: record {number} of '{name}' {fault}. {wanted} Mend or remove that record.")
+
+    @classmethod
+    def no_format(cls, name: str, there: Sequence[str], column: str) -> RecoverError:
+        return cls(
+            f"recover: the records of '{name}' have the fields {', '.join(there)}: neither 'instruction' and 'output', nor 'messages', "
+            f"nor '{column}'. Name the column of text with: records: {{options: {{column: NAME}}}}."
+        )
+
+    @classmethod
+    def no_records(cls, name: str) -> RecoverError:
+        return cls(f"recover: the dataset '{name}' holds no record. Choose another one, or check the file.")
+
+    @classmethod
+    def only_text(cls, name: str, wanted: str) -> RecoverError:
+        return cls(f"recover: '{name}' is plain text, not records. Set records: {{format: text}} (or auto), or give {wanted} records.")
+
+    @classmethod
+    def too_few(cls, name: str, rows: int) -> RecoverError:
+        return cls(
+            f"recover: '{name}' gives {rows} row(s) to learn from; at least 2 are needed, one to train on and one held out. "
+            "Use more data, or raise records.seq_len where answers were cut off."
+        )
+
+    @classmethod
+    def no_template(cls, name: str) -> RecoverError:
+        return cls(
+            f"recover: '{name}' holds chats, but the model's tokenizer has no chat template. Add chat_template.jinja to the model's "
+            "directory, or use records in instruction/input/output form."
+        )
+
+    @classmethod
+    def bad_template(cls, number: int, error: Exception) -> RecoverError:
+        return cls(f"recover: the tokenizer's chat template refuses record {number}: {error}. Mend the record or the template.")
+
+    @classmethod
+    def batch(cls, batch: int, micro: int, processes: int) -> RecoverError:
+        each = f"{processes} processes with {micro} rows each" if processes > 1 else f"parts of {micro} rows"
+        return cls(
+            f"recover: batch_size: {batch} rows cannot be made of {each}. Make batch_size a multiple of {micro * processes}, "
+            "or change micro_batch_size."
+        )
+
+    @classmethod
+    def no_teacher(cls) -> RecoverError:
+        return cls("recover: distill needs the dense model, and it is not known here. Name its directory with --dense DIR.")
+
+    @classmethod
+    def other_vocabulary(cls, teacher: Path, theirs: int, ours: int) -> RecoverError:
+        return cls(
+            f"recover: distill: '{teacher}' has a vocabulary of {theirs} tokens, the pruned model one of {ours}: "
+            "it is not the model that was pruned. Give that one (--dense DIR)."
+        )
+
+    @classmethod
+    def no_adapter(cls, path: Path, reason: str) -> RecoverError:
+        return cls(f"recover: adapter: '{path}' is no LoRA adapter: {reason}. Give the directory that peft's save_pretrained wrote.")
+
+    @classmethod
+    def other_adapter(cls, path: Path, tensor: str, fault: str) -> RecoverError:
+        return cls(
+            f"recover: adapter: '{path}' was trained on another model: {tensor} {fault}. "
+            "Use it on the model it was trained on, or leave `adapter` out to train a new one."
+        )
+
+    @classmethod
+    def no_room(cls, needed: str, free: str, method: str) -> RecoverError:
+        less = "recover: {use: lora}, " if method == "full" else ""
+        return cls(
+            f"recover: training needs the whole model in memory, {needed} at least, and {free} are free; weights cannot be streamed "
+            f"here. Use {less}model.dtype: bfloat16, distill: false, or train the result on a larger machine (hgsp finetune)."
+        )
+
+    @classmethod
+    def diverged(cls, step: int, rate: float) -> RecoverError:
+        return cls(
+            f"recover: the training loss is NaN or infinite in step {step}. Lower learning_rate (it is {rate:g}), "
+            "or use schedule: {precision: float32}."
+        )
+
+    @classmethod
+    def device(cls, device: str) -> RecoverError:
+        index = device.partition(":")[2]
+        return cls(
+            f"recover: training in one process uses the first GPU that it sees, not '{device}'. "
+            f"Set CUDA_VISIBLE_DEVICES={index} and device: cuda."
+        )
+
+    @classmethod
+    def busy(cls, path: Path) -> RecoverError:
+        return cls(f"recover: another run is doing this very training at this moment ('{path}'). Wait for it to end.")
+
+    @classmethod
+    def not_a_model(cls, path: Path, inside: Sequence[str]) -> RecoverError:
+        several = f" It has several models: {', '.join(inside)}; name one of them." if inside else ""
+        return cls(f"'{path}' is neither a model directory (config.json and safetensors) nor a run directory with one in it.{several}")

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,19 @@ from hgsp_core import data, plugins
 from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
 from hgsp_core.checkpoint.read import weight_bytes
 from hgsp_core.errors import NumericError, PlanError, RecipeError
+from hgsp_core.evaluation import Evaluators, compare, metrics, open_evaluators
 from hgsp_core.layout import Layout
 from hgsp_core.measure import calibrate, measure, open_weights, placed
 from hgsp_core.monitor import LogMonitor, Monitor, Progress
 from hgsp_core.recipe import Recipe, Use, resolved
-from hgsp_core.report.cost import COSTS, costs
+from hgsp_core.report.cost import costs
 from hgsp_core.report.files import write_reports
 from hgsp_core.report.json_files import write_json
 from hgsp_core.rundir import run_directory
 from hgsp_core.source import Source, open_model
 from hgsp_core.store import Store
 from hgsp_core.types import AllocateJob, EvaluateJob, ExportJob, NormalizeJob, PriorJob, RecoverJob, ScoreJob
+from hgsp_core.versions import versions
 
 #: windows and tokens of the input that exporters compare logits on
 PROBE = (2, 16)
@@ -70,7 +71,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
 
     Started several times by `torchrun` or `accelerate launch`, the processes share the calibration set; only the first writes.
     """
-    evaluators = [_build("evaluator", use) for use in recipe.evaluate]
+    evaluators = open_evaluators(recipe.evaluate)
     exporters = [_build("exporter", use) for use in recipe.export]
     check_exports(recipe.export)
     with group() as first, run_directory(Path(recipe.output), first) as directory:
@@ -89,6 +90,8 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
             wait_for_all()
         checkpoint, recovery = recover(recipe, decision, checkpoint, monitor, first)
         after |= evaluate(evaluators, checkpoint, pruned, source.dtype, recipe, "Evaluate pruned", monitor)
+        pair = evaluate_pair(evaluators, checkpoint, pruned, source, recipe, monitor)
+        before, after = before | pair[0], after | pair[1]
         wait_for_all()
         with monitor.stage("Export"):
             exports = export(exporters, checkpoint, directory, pruned, decision, recipe) if first else []
@@ -254,34 +257,46 @@ def recover(
 
 
 def evaluate(
-    evaluators: Sequence[Any], directory: Path, layout: Layout, dtype: str, recipe: Recipe, stage: str, monitor: Monitor
+    evaluators: Evaluators, directory: Path, layout: Layout, dtype: str, recipe: Recipe, stage: str, monitor: Monitor
 ) -> dict[str, Any]:
-    """The metrics of every evaluator on one checkpoint."""
-    if not evaluators:
+    """The metrics of one checkpoint, of all evaluators but those that need two models side by side."""
+    if not (evaluators.alone or evaluators.paired):
         return {}
+    with monitor.stage(stage) as progress:
+        job = _evaluate_job(directory, layout, dtype, recipe, monitor, progress)
+        evaluators.require(job)
+        return metrics(evaluators.alone, job)
+
+
+def evaluate_pair(
+    evaluators: Evaluators, checkpoint: Path, layout: Layout, source: Source, recipe: Recipe, monitor: Monitor
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The metrics of the original and of the pruned model, measured in turns where both fit in memory together."""
+    if not evaluators.paired:
+        return {}, {}
+    with monitor.stage("Evaluate both") as progress:
+        pruned = _evaluate_job(checkpoint, layout, source.dtype, recipe, monitor, progress)
+        dense = _evaluate_job(source.directory, source.layout, source.dtype, recipe, monitor, progress)
+        evaluators.require(pruned)
+        if dense.model is not None:
+            return compare(evaluators.paired, dense, pruned)
+        monitor.say("Both models do not fit in memory together: they are measured one after the other, so ratios are less exact.")
+        after = metrics(evaluators.paired, pruned)
+        del pruned
+        dense = _evaluate_job(source.directory, source.layout, source.dtype, recipe, monitor, progress)
+        evaluators.require(dense)
+        return metrics(evaluators.paired, dense), after
+
+
+def _evaluate_job(
+    directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor, progress: Progress
+) -> EvaluateJob:
     from hgsp_core.checkpoint.load import load_tokenizer
     from hgsp_core.sweep.likelihood import total_loss
 
-    result: dict[str, Any] = {}
-    with monitor.stage(stage) as progress:
-        weights = open_weights(directory, layout, dtype, recipe, monitor)
-        model, tokenizer = weights.model if weights.stays else None, load_tokenizer(directory)
-        for evaluator in evaluators:
-            loss = partial(total_loss, weights)
-            _merge(result, evaluator(EvaluateJob(model, tokenizer, loss, recipe.calibrate.seed, progress)))
-    return result
-
-
-def _merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:
-    """Add an evaluator's metrics; two may give the same metric of different texts, and none may hide another's."""
-    for metric, value in found.items():
-        there = result.get(metric)
-        if isinstance(there, dict) and isinstance(value, Mapping) and not there.keys() & value.keys():
-            there.update(value)
-        elif metric in result or metric in COSTS:
-            raise RecipeError(f"evaluate: two measurements give '{metric}' of the same thing; leave one of them out.")
-        else:
-            result[metric] = dict(value) if isinstance(value, Mapping) else value
+    weights = open_weights(directory, layout, dtype, recipe, monitor)
+    model, loss = weights.model if weights.stays else None, partial(total_loss, weights)
+    return EvaluateJob(model, load_tokenizer(directory), loss, recipe.calibrate.seed, progress)
 
 
 def export(
@@ -312,13 +327,6 @@ def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report:
 def peak_memory() -> int:
     """Largest resident set of this process so far, in bytes (macOS counts bytes, the others KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-
-
-def versions() -> dict[str, str]:
-    """What made the result."""
-    names = ["hgsp-core", "torch", "transformers", "safetensors", "datasets", "numpy"]
-    providers = sorted({entry.distribution for entry in plugins.registry().entries} - set(names))
-    return {"python": platform.python_version(), **{name: version(name) for name in names + providers}}
 
 
 def _build(kind: str, use: Use) -> Any:

@@ -1,44 +1,104 @@
 """Perplexity of a causal language model on a text.
 
-Protocol: documents joined by a blank line, tokenised without special tokens, cut into windows of `seq_len` tokens without
-overlap (the rest dropped); the first token of each window is not predicted; exp(total negative log likelihood / predicted
-tokens). Likelihoods are of fp32 logits, and summed in fp64.
+Protocol: documents joined by a blank line, tokenised without special tokens, cut into windows of `seq_len` tokens that begin
+`stride` tokens apart (the rest dropped); exp(total negative log likelihood / predicted tokens). Without a stride the windows
+do not overlap, and the first token of each is not predicted. With one, a window predicts only the tokens that the one
+before it did not have: the sliding window of transformers' guide "Perplexity of fixed-length models", with every
+predicted token counted once. Likelihoods are of fp32 logits, and summed in fp64.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from typing import Any
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, field_validator, model_validator
 
-from hgsp_core.data import open_dataset, read_text, windows
+from hgsp_core.data import CHARACTERS_PER_TOKEN, open_dataset, read_text, windows
 from hgsp_core.errors import DataError
+from hgsp_core.recipe import Use, data_params
 from hgsp_core.types import DatasetJob, EvaluateJob, Params
 
 
+class TextUse(Use):
+    """A dataset by name, with its parameters; a bare name stands for one without any."""
+
+    name: str | None = Field(None, min_length=1, description="what the report calls it, where that is not the dataset's name")
+
+    @property
+    def label(self) -> str:
+        return self.name or self.use
+
+
 class PerplexityParams(Params):
-    datasets: tuple[str, ...] = Field(("wikitext2",), min_length=1, description="dataset names, local files or hub ids")
+    datasets: tuple[TextUse, ...] = Field(
+        (TextUse(use="wikitext2"),), min_length=1, description="names, local files, hub ids, or {use, with, name} of each"
+    )
     seq_len: int = Field(128, ge=2, description="tokens per window")
+    stride: int = Field(
+        0, ge=0, description="tokens from one window to the next, each predicted once with what is before it; 0 = no overlap"
+    )
     batch_size: int = Field(8, ge=1, description="windows at a time; changes cost, never the result")
     max_windows: int | None = Field(None, ge=1, description="only the first so many windows of each text; none = all")
-    column: str | None = Field(None, description="column that holds the text, where it is not called 'text'")
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _names_stand_for_datasets(cls, value: Any) -> Any:
+        return [{"use": item} if isinstance(item, str) else item for item in value] if isinstance(value, (list, tuple)) else value
+
+    @model_validator(mode="after")
+    def _windows_leave_no_gap(self) -> PerplexityParams:
+        if self.stride > self.seq_len:
+            raise ValueError(f"stride {self.stride} is more than seq_len {self.seq_len}: tokens between windows would be left out")
+        return self
 
 
 class Perplexity:
     def __init__(self, params: PerplexityParams):
         self.params = params
-        with_ = {"column": params.column} if params.column else {}
-        self.datasets = {name: open_dataset(name, with_, "evaluate: perplexity: datasets") for name in params.datasets}
+        self.datasets = []
+        for use in params.datasets:
+            dataset = open_dataset(use.use, use.with_, "evaluate: perplexity: datasets")
+            if not any(document.strip() for document in dataset(DatasetJob("evaluation"))):  # reads as far as the first text
+                raise DataError.empty(use.use)
+            self.datasets.append((use, dataset))
 
-    def __call__(self, job: EvaluateJob) -> dict[str, dict[str, float]]:
-        return {"perplexity": {name: self._of(name, job) for name in self.datasets}}
+    @property
+    def measures(self) -> list[str]:
+        return [f"perplexity, {use.label}" for use, _ in self.datasets]
 
-    def _of(self, name: str, job: EvaluateJob) -> float:
+    def __call__(self, job: EvaluateJob) -> dict[str, dict[str, Any]]:
+        numbers, protocols = {}, {}
+        for use, dataset in self.datasets:
+            numbers[use.label], protocols[use.label] = self._of(use, dataset, job)
+        return {"perplexity": numbers, "perplexity_protocol": protocols}
+
+    def _of(self, use: TextUse, dataset: Any, job: EvaluateJob) -> tuple[float, dict[str, Any]]:
         p = self.params
-        text = read_text(self.datasets[name](DatasetJob("evaluation")), None, name)
-        cut = windows(text, job.tokenizer, p.seq_len)[: p.max_windows]
+        stride = p.stride or p.seq_len
+        characters = p.max_windows and (p.max_windows * stride + p.seq_len) * CHARACTERS_PER_TOKEN
+        text = read_text(dataset(DatasetJob("evaluation")), characters, use.use)
+        cut = windows(text, job.tokenizer, p.seq_len, stride)[: p.max_windows]
         if not len(cut):
-            raise DataError.no_window(name, p.seq_len)
-        total = job.total_loss(cut, p.batch_size, job.progress)
-        mean = total / (len(cut) * (p.seq_len - 1))
-        return math.exp(mean) if mean < 700 else math.inf
+            raise DataError.no_window(use.use, p.seq_len)
+        context = np.full(len(cut), max(1, p.seq_len - stride))
+        context[0] = 1
+        total = job.total_loss(cut, p.batch_size, job.progress, context)
+        predicted = int((p.seq_len - context).sum())
+        with_ = data_params(use.use, use.with_)
+        return _perplexity(total / predicted), {
+            "dataset": use.use,
+            "with": with_,
+            "split": with_.get("evaluation_split", "evaluation"),
+            "seq_len": p.seq_len,
+            "stride": p.stride,
+            "windows": len(cut),
+            "predicted_tokens": predicted,
+            "tokens_sha256": hashlib.sha256(np.ascontiguousarray(cut, dtype="<i8").tobytes()).hexdigest(),
+        }
+
+
+def _perplexity(mean_loss: float) -> float:
+    return math.exp(mean_loss) if mean_loss < 700 else math.inf

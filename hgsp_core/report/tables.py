@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 HEADER = ("", "before", "after", "change")
+#: a metric of this ending says how another one was measured, and is no number
+PROTOCOL = "_protocol"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def _rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Row]:
     for key, (measure, show) in _COSTS.items():
         if key in before:
             yield Row(measure, before[key], after.get(key), show)
-    for metric in [key for key in before if key not in _COSTS]:
+    for metric in [key for key in before if key not in _COSTS and not key.endswith(PROTOCOL)]:
         values, later = before[metric], after.get(metric)
         if isinstance(values, Mapping):
             for name, value in values.items():

@@ -1,26 +1,43 @@
-"""What a model makes of token windows: its total loss and its logits, from resident or streamed weights."""
+"""What a model makes of token windows: its total loss and its logits, from resident or streamed weights.
+
+`model_loss` is the total loss of any transformers model, of which nothing needs to be known.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from hgsp_core.errors import NumericError
 from hgsp_core.sweep.batches import Batches, embed
 from hgsp_core.sweep.findings import Findings
 from hgsp_core.sweep.forward import forward
 from hgsp_core.sweep.loss import loss_sum
 from hgsp_core.sweep.memory import SHARE, free_bytes
-from hgsp_core.sweep.parallel import add_up, processes
+from hgsp_core.sweep.parallel import add_up, processes, share
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: the most that one forward pass of `model_loss` spends on logits, if one window allows
+LOGITS_BYTES = 2**29
 
 
 def total_loss(
-    source, tokens: np.ndarray, batch_size: int, progress: Callable[[int, int], None] = lambda done, total: None
+    source,
+    tokens: np.ndarray,
+    batch_size: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    context: np.ndarray | None = None,
 ) -> float:
-    """Σ -log p over the predicted tokens of the windows [windows, seq_len]: all but the first of each.
+    """Σ -log p over the predicted tokens of the windows [windows, seq_len].
 
+    `context` [windows]: so many tokens at the start of each window are read and not predicted; None = the first one.
     As many windows go through the layers at a time as memory has room for their streams; streamed weights are read once
     for each such part. Several processes share the windows.
 
@@ -28,16 +45,47 @@ def total_loss(
         NumericError: a weight or an activation is not finite.
     """
     total = torch.zeros((), dtype=torch.float64, device=source.device)
-    done = 0
-    for part in _parts(source, tokens, batch_size):
-        batches, streams = _through(source, part, batch_size)
+    context = np.ones(len(tokens), dtype=np.int64) if context is None else context
+    size = _windows_at_a_time(source, tokens, batch_size)
+    for start in range(0, len(tokens), size):
+        part = slice(start, start + size)
+        batches, streams = _through(source, tokens[part], batch_size)
+        read_only = torch.from_numpy(share(context[part])).to(source.device).split(batch_size)
         architecture = source.layout.architecture
         with source.outside(architecture.norm, architecture.head) as (norm, head):
-            for batch, stream in zip(batches, streams):
-                total += loss_sum(norm, head, stream, batch.ids)
-        done += len(part)
-        progress(done, len(tokens))
+            for batch, stream, first in zip(batches, streams, read_only, strict=True):
+                total += loss_sum(norm, head, stream, batch.ids, first)
+        progress(min(start + size, len(tokens)), len(tokens))
     add_up([total])
+    return total.item()
+
+
+@torch.no_grad()
+def model_loss(
+    model: PreTrainedModel,
+    tokens: np.ndarray,
+    batch_size: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    context: np.ndarray | None = None,
+) -> float:
+    """As `total_loss`, of a transformers model through its own forward pass.
+
+    Raises:
+        NumericError: the loss is not finite.
+    """
+    context = np.ones(len(tokens), dtype=np.int64) if context is None else context
+    window = tokens.shape[1] * model.config.get_text_config().vocab_size * 4  # its logits in fp32
+    size = max(1, min(batch_size, LOGITS_BYTES // window))
+    total = torch.zeros((), dtype=torch.float64, device=model.device)
+    for start in range(0, len(tokens), size):
+        ids = torch.from_numpy(tokens[start : start + size]).to(model.device)
+        first = torch.from_numpy(context[start : start + size]).to(model.device)
+        predicted = torch.arange(1, ids.shape[1], device=model.device) >= first[:, None]
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        total += cross_entropy(logits[predicted].float(), ids[:, 1:][predicted], reduction="sum")
+        progress(min(start + size, len(tokens)), len(tokens))
+    if not total.isfinite():
+        raise NumericError.evaluation(total.item(), str(model.dtype).removeprefix("torch."))
     return total.item()
 
 
@@ -56,12 +104,10 @@ def _through(source, tokens: np.ndarray, batch_size: int) -> tuple[Batches, list
     return batches, forward(source, batches, streams, [], nothing, None, lambda: None)
 
 
-def _parts(source, tokens: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Windows in parts: a resident model takes a batch at a time, streamed weights as many as fit a part of memory."""
-    size = batch_size
-    if not source.stays:
-        hidden = source.shards.shape(f"{source.layout.architecture.embed}.weight")[1]
-        window = tokens.shape[1] * hidden * source.dtype.itemsize * 4  # the stream, and what a layer makes of it
-        size = max(batch_size, int(SHARE * free_bytes(source.device) / window))
-    for start in range(0, len(tokens), size):
-        yield tokens[start : start + size]
+def _windows_at_a_time(source, tokens: np.ndarray, batch_size: int) -> int:
+    """A resident model takes a batch at a time, streamed weights as many windows as fit a part of memory."""
+    if source.stays:
+        return batch_size
+    hidden = source.shards.shape(f"{source.layout.architecture.embed}.weight")[1]
+    window = tokens.shape[1] * hidden * source.dtype.itemsize * 4  # the stream, and what a layer makes of it
+    return max(batch_size, int(SHARE * free_bytes(source.device) / window))

@@ -12,21 +12,31 @@ from torch.nn.functional import cross_entropy
 CHUNK_BYTES = 2**26
 
 
-def loss_sum(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor) -> Tensor:
+def loss_sum(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor, context: Tensor | None = None) -> Tensor:
     """Σ -log p over the predicted tokens of a micro-batch, fp64.
 
     Args:
         stream: [batch, seq_len, hidden], the residual stream after the last layer.
         ids: [batch, seq_len]; the first token of each sample is not predicted.
+        context: [batch], so many tokens at the start of each sample are read and not predicted; None = that first one.
     """
+    x, targets = stream[:, :-1], ids[:, 1:]  # [batch, seq_len - 1, hidden], [batch, seq_len - 1]
+    if context is None:
+        x, targets = x.flatten(0, 1), targets.flatten()
+    else:
+        predicted = torch.arange(1, ids.shape[1], device=ids.device) >= context[:, None]
+        x, targets = x[predicted], targets[predicted]
+    total = torch.zeros((), dtype=torch.float64, device=ids.device)
     with torch.no_grad():
-        return sum(_chunk_loss(norm, head, x, targets).double() for x, targets in _chunks(head, stream, ids))
+        for part, wanted in _chunks(head, x, targets):
+            total += _chunk_loss(norm, head, part, wanted)
+    return total
 
 
 def loss_gradient(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Σ -log p as `loss_sum`, and `scale` times its gradient by the stream [batch, seq_len, hidden]."""
     total, gradients = 0, []
-    for x, targets in _chunks(head, stream, ids):
+    for x, targets in _chunks(head, stream[:, :-1].flatten(0, 1), ids[:, 1:].flatten()):
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             loss = _chunk_loss(norm, head, x, targets)
@@ -41,7 +51,7 @@ def _chunk_loss(norm: nn.Module, head: nn.Module, x: Tensor, targets: Tensor) ->
     return cross_entropy(head(norm(x)).float(), targets, reduction="sum")
 
 
-def _chunks(head: nn.Module, stream: Tensor, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """(x [positions, hidden], the tokens they predict [positions])."""
+def _chunks(head: nn.Module, x: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """x [positions, hidden] and the tokens they predict [positions], in parts."""
     length = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
-    return zip(stream[:, :-1].flatten(0, 1).split(length), ids[:, 1:].flatten().split(length))
+    return zip(x.split(length), targets.split(length))
