@@ -132,33 +132,48 @@ STAGES = {
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override (`a.b=c`), check. Every fault is a RecipeError or PluginError that names the file and the key."""
+    return parse_recipe(read_text(path, "recipe"), str(path), overrides)
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file that is a `what`. Raises RecipeError, with the nearest name where it is not there."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise RecipeError(f"{path}: no such recipe.{did_you_mean(path.name, near)}") from None
+        raise RecipeError(f"{path}: no such {what}.{did_you_mean(path.name, near)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as a text file: {error}") from None
-    return parse_recipe(text, str(path), overrides)
 
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in `text`; `source` is what messages call it."""
+    data = parse_mapping(text, source)
+    if data is None:
+        raise RecipeError.at(source, "the file", "a recipe is a mapping of keys such as 'model:' and 'allocate:'.",
+                             "Write one with: hgsp recipe init")
+    for override in overrides:
+        _override(data, override)
+    return recipe_of(data, source)
+
+
+def parse_mapping(text: str, source: str) -> dict | None:
+    """The YAML mapping in `text`, or None where it is something else. Raises RecipeError with the place of a fault."""
     try:
         data = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
         raise RecipeError.at(source, place, f"not valid YAML: {getattr(error, 'problem', None) or error}.") from None
-    if not isinstance(data, dict):
-        raise RecipeError.at(source, "the file", "a recipe is a mapping of keys such as 'model:' and 'allocate:'.",
-                             "Write one with: hgsp recipe init")
-    for override in overrides:
-        _override(data, override)
+    return data if isinstance(data, dict) else None
+
+
+def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
+    """The checked recipe of a mapping of its keys."""
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(_explain(error, source, Recipe)) from None
+        raise RecipeError(explain(error, source, Recipe)) from None
     check_methods(recipe, source)
     return recipe
 
@@ -183,24 +198,27 @@ def check_methods(recipe: Recipe, source: str) -> None:
         try:
             entry.method.params(**use.with_)
         except ValidationError as error:
-            raise RecipeError(_explain(error, source, entry.method.params, f"{place}.with.")) from None
+            raise RecipeError(explain(error, source, entry.method.params, f"{place}.with.")) from None
 
 
 def resolved(recipe: Recipe) -> Recipe:
     """The recipe with every default of its methods written out too: what exactly was run."""
 
-    def whole(kind: str, use: Use) -> Use:
-        params = plugins.registry().find(kind, use.use).method.params(**use.with_)
-        return Use.model_validate({"use": use.use, "with": params.model_dump(mode="json")})
-
     changed = {}
     for key, kind in STAGES.items():
         value = getattr(recipe, key)
         if value is not None:
-            changed[key] = tuple(whole(kind, u) for u in value) if isinstance(value, tuple) else whole(kind, value)
+            several = isinstance(value, tuple)
+            changed[key] = tuple(resolved_use(kind, u) for u in value) if several else resolved_use(kind, value)
     part = recipe.calibrate
     with_ = data_params(part.dataset, part.with_)
     return recipe.model_copy(update={**changed, "calibrate": part.model_copy(update={"with_": with_})})
+
+
+def resolved_use(kind: str, use: Use) -> Use:
+    """One method with every default of its parameters."""
+    params = plugins.registry().find(kind, use.use).method.params(**use.with_)
+    return Use.model_validate({"use": use.use, "with": params.model_dump(mode="json")})
 
 
 def data_params(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,17 +239,25 @@ def _override(data: dict, text: str) -> None:
         parsed = yaml.load(value, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise RecipeError(f"--set {text}: '{value}' is not a valid YAML value.") from None
+    assign(data, keys, parsed, f"--set {text}")
+
+
+def assign(data: dict, keys: Sequence[str], value: Any, place: str) -> None:
+    """Set `data[keys[0]][keys[1]]...`; parts that are missing on the way are made, items of lists must be there.
+
+    Raises RecipeError, which begins with `place`, where the way leads through a single value or past the end of a list.
+    """
     node: Any = data
     for i, key in enumerate(keys):
         last = i == len(keys) - 1
         if isinstance(node, list):
             if not key.isdigit() or int(key) >= len(node):
-                raise RecipeError(f"--set {text}: '{'.'.join(keys[:i])}' is a list of {len(node)}; '{key}' is no index of it.")
+                raise RecipeError(f"{place}: '{'.'.join(keys[:i])}' is a list of {len(node)}; '{key}' is no index of it.")
             key = int(key)
         elif not isinstance(node, dict):
-            raise RecipeError(f"--set {text}: '{'.'.join(keys[:i])}' is a single value, it has no '{key}'.")
+            raise RecipeError(f"{place}: '{'.'.join(keys[:i])}' is a single value, it has no '{key}'.")
         if last:
-            node[key] = parsed
+            node[key] = value
         elif isinstance(node, list):
             node = node[key]
         else:
@@ -240,7 +266,7 @@ def _override(data: dict, text: str) -> None:
             node = node[key]
 
 
-def _explain(error: ValidationError, source: str, model: type[BaseModel], prefix: str = "") -> str:
+def explain(error: ValidationError, source: str, model: type[BaseModel], prefix: str = "") -> str:
     """One line for each fault: file, key, what is wrong, the nearest known key or the value given."""
     lines = []
     for fault in error.errors():
