@@ -93,17 +93,20 @@ def merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:
 
 
 def ratios(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """after / before, of every number that both have."""
+    """after / before, of every metric that both have: a number, or one number for each name."""
     found: dict[str, Any] = {}
     for metric, value in before.items():
         later = after.get(metric)
-        if metric.endswith(PROTOCOL):
-            continue
-        if isinstance(value, Mapping) and isinstance(later, Mapping):
-            found[metric] = ratios(value, later)
-        elif all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (value, later)) and value:
+        if isinstance(value, Mapping) and isinstance(later, Mapping) and not metric.endswith(PROTOCOL):
+            numbers = {name: later[name] / v for name, v in value.items() if name in later and _is_number(v) and v}
+            found |= {metric: numbers} if numbers else {}
+        elif _is_number(value) and _is_number(later) and value:
             found[metric] = later / value
-    return {metric: value for metric, value in found.items() if value != {}}
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def evaluate_checkpoint(

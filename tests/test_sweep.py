@@ -13,6 +13,7 @@ from hgsp_core.artifacts import Statistics
 from hgsp_core.errors import CheckpointError, NumericError, SweepError
 from hgsp_core.sweep import Collector, Depth, Resident, Streamed, run_sweep
 from hgsp_core.sweep.collectors import (
+    GradientScale,
     Gram,
     InputMoments,
     InputNorm,
@@ -32,6 +33,7 @@ ALL = [
     WeightAbs(),
     WeightSquare(),
     TaylorAbs(),
+    GradientScale(),
     TaylorCurvature(batch=2),
     ResidualCosine(),
     OutputNorm(),
@@ -141,6 +143,23 @@ def test_taylor_equals_one_plain_backward_over_the_whole_set(model, tokens, sour
         for axis in AXES:
             expected = units_by_hand(model, lambda w: (w * w.grad).abs(), layer, axis)
             np.testing.assert_allclose(found[layer][axis], expected, rtol=2e-5)
+
+
+def test_the_scale_of_gradients_is_that_of_one_plain_backward(model, tokens, source_of):
+    found = sweep_of(source_of(model), tokens, [GradientScale()])[GradientScale()]
+    plain_loss(model, tokens).backward()
+    for layer, own in zip(model.model.layers, found):
+        of_units = [p.grad.double().abs().flatten() for n, p in layer.named_parameters() if prunable(n)]
+        g = torch.cat(of_units).numpy()
+        expected = {"mean": g.mean(), "std": g.std(), "norm": np.sqrt((g**2).sum()), "max": g.max(), "min": g.min()}
+        assert own.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(own[name], value, rtol=1e-4, atol=1e-8, err_msg=name)
+
+
+def prunable(name: str) -> bool:
+    """All linears' weights, and the biases that follow rows of units (not those of o_proj and down_proj)."""
+    return "_proj." in name and (name.endswith("weight") or name.split(".")[-2] not in ("o_proj", "down_proj"))
 
 
 def test_curvature_equals_one_plain_backward_for_each_batch(model, tokens, source_of):

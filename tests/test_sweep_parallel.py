@@ -9,11 +9,20 @@ import numpy as np
 from architectures import layout_of, tiny_model
 
 from hgsp_core.sweep import Resident, run_sweep
-from hgsp_core.sweep.collectors import Gram, InputMoments, RemovalLoss, ResidualCosine, TaylorAbs, TaylorCurvature
+from hgsp_core.sweep.collectors import (
+    GradientScale,
+    Gram,
+    InputMoments,
+    RemovalLoss,
+    ResidualCosine,
+    TaylorAbs,
+    TaylorCurvature,
+)
 from hgsp_core.sweep.parallel import joined, rank
 
 COLLECTORS = [
     TaylorAbs(),
+    GradientScale(),
     TaylorCurvature(batch=3),
     ResidualCosine(),
     InputMoments(),

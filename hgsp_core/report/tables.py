@@ -35,17 +35,30 @@ def headline(report: Mapping[str, Any]) -> list[Row]:
     return list(_rows(report["before"], report.get("after", {})))
 
 
+def evaluation(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and cells of what `evaluate_checkpoint` found: of two models the ratio first, of one its measurements."""
+    if "before" not in result:
+        return ("", "measured"), [(row.measure, row.show(row.before)) for row in headline({"before": result["after"]})]
+    rows = headline(result)
+    ratios = ["" if row.change is None else f"×{row.change + 1:.3f}" for row in rows]
+    return ("", "ratio", "original", "model"), [
+        (row.measure, ratio, *row.cells()[1:3]) for row, ratio in zip(rows, ratios)
+    ]
+
+
 def _rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Row]:
     for key, (measure, show) in _COSTS.items():
         if key in before:
             yield Row(measure, before[key], after.get(key), show)
     for metric in [key for key in before if key not in _COSTS and not key.endswith(PROTOCOL)]:
         values, later = before[metric], after.get(metric)
+        measure, show = _METRICS.get(metric, (metric, metric_value))
         if isinstance(values, Mapping):
             for name, value in values.items():
-                yield Row(f"{metric}, {name}", value, (later or {}).get(name), metric_value)
+                if isinstance(value, (int, float)):  # what lies deeper is detail
+                    yield Row(f"{measure}, {name}", value, (later or {}).get(name), show)
         elif isinstance(values, (int, float)):
-            yield Row(metric, values, later, metric_value)
+            yield Row(measure, values, later, show)
 
 
 def count(value: float) -> str:
@@ -60,6 +73,15 @@ def size(value: float) -> str:
             return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.2f} {unit}"
         value /= 1000
     return f"{value:,.2f} TB"
+
+
+def milliseconds(value: float) -> str:
+    """Seconds as milliseconds: 0.01234 -> 12.3 ms."""
+    return f"{value * 1000:,.3g} ms" if value < 1 else f"{value * 1000:,.0f} ms"
+
+
+def per_second(value: float) -> str:
+    return f"{value:,.0f} /s" if value >= 100 else f"{value:.3g} /s"
 
 
 def metric_value(value: float) -> str:
@@ -81,4 +103,15 @@ _COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "macs": ("MACs per token", count),
     "bytes": ("size on disk", size),
     "kv_cache_bytes_per_token": ("KV cache per token", size),
+}
+
+#: likewise of metrics that are measured and are not in numbers of their own kind
+_METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "prefill_seconds": ("prefill", milliseconds),
+    "prefill_tokens_per_second": ("prefill tokens", per_second),
+    "decode_seconds_per_token": ("decode per token", milliseconds),
+    "decode_tokens_per_second": ("decode tokens", per_second),
+    "peak_memory_bytes": ("peak memory", size),
+    "kv_cache_bytes": ("KV cache", size),
+    "macs_per_token": ("MACs per token counted", count),
 }

@@ -128,6 +128,28 @@ class TaylorAbs(Collector):
 @dataclass(frozen=True)
 class TaylorCurvature(Collector):
     """Axis -> Σ ½ W²·H of each unit, H the mean over batches of g_b², g_b the gradient of one batch's mean loss (R2).
+@dataclass(frozen=True)
+class GradientScale(Collector):
+    """`mean`, `std`, `norm`, `max` and `min` of |g| over all weights of the layer's units: how large its gradients are.
+
+    Four readings of gradients that are there anyway, once a layer; no copy of them is made.
+    """
+
+    depth = Depth.BACKWARD
+
+    def reduce(self, layer, sums):
+        rows = [g.reshape(-1, g.shape[-1]) for g in layer.gradients.values()]
+
+        def norms(order: float) -> Tensor:
+            return torch.cat([torch.linalg.vector_norm(g, order, dim=1).double() for g in rows])
+
+        entries, norm = sum(g.numel() for g in rows), norms(2).square().sum().sqrt()
+        mean = norms(1).sum() / entries
+        std = (norm.square() / entries - mean.square()).clamp_min(0).sqrt()
+        found = {"mean": mean, "std": std, "norm": norm, "max": norms(torch.inf).max(), "min": norms(-torch.inf).min()}
+        return {name: value.cpu().numpy() for name, value in found.items()}
+
+
 
     batch: samples of one gradient. It belongs to the result, and is not the micro-batch, which only changes cost.
     """

@@ -1,0 +1,143 @@
+"""Accuracy on question sets, by the Language Model Evaluation Harness (lm-eval, EleutherAI) on the model in memory.
+
+A task's accuracy is the share of its documents that the model answers rightly: of a choice of answers, the one it gives the
+highest likelihood (`acc`), or the highest likelihood per byte (`acc_norm`). Which of the two counts is decided by task as in
+LLM-Pruner (Ma et al. 2023, table 1) and the papers that compare with it; both are in the result.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from hgsp_core.errors import EvaluationError
+from hgsp_core.types import EvaluateJob, Params
+
+#: the zero-shot tasks of LLM-Pruner, SlimGPT, FLAP and others
+TASKS = ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
+#: tasks whose accuracy is reported normalised by the length of the answers
+NORMALISED = ("hellaswag", "arc_challenge", "openbookqa")
+#: what may be called an accuracy, the first one that a task gives
+ACCURACIES = ("acc", "exact_match", "acc_norm")
+#: resamplings of the documents for the standard error of measures that have no formula for it
+RESAMPLINGS = 1000
+
+
+class LmEvalParams(Params):
+    tasks: tuple[str, ...] = Field(TASKS, min_length=1, description="names of lm-eval's tasks, groups or tags")
+    num_fewshot: int | None = Field(None, ge=0, description="solved examples before each question; none = as each task says, mostly 0")
+    limit: int | None = Field(None, ge=1, description="only the first so many documents of each task; none = all")
+    batch_size: int = Field(8, ge=1, description="requests at a time; changes cost, not the result")
+    include_path: str | None = Field(None, description="directory with YAML files of your own tasks")
+
+
+class LmEval:
+    whole_model = True
+
+    def __init__(self, params: LmEvalParams):
+        self.params = params
+        with _quiet():
+            self.tasks = dict(_load_tasks(params))
+
+    @property
+    def measures(self) -> list[str]:
+        return [f"accuracy, {name}" for name in self.params.tasks]
+
+    def __call__(self, job: EvaluateJob) -> dict[str, dict[str, Any]]:
+        from lm_eval.evaluator import simple_evaluate
+
+        from hgsp_core.builtin.harness_model import ShownHFLM
+
+        p = self.params
+        with _quiet():
+            found = simple_evaluate(
+                model=ShownHFLM(job, p.batch_size),
+                tasks=[part for parts in self.tasks.values() for part in parts],
+                num_fewshot=p.num_fewshot,
+                limit=p.limit,
+                bootstrap_iters=RESAMPLINGS,
+                log_samples=False,
+            )
+        return _result(found, [name for asked in self.tasks for name in _reported(asked, self.tasks[asked], found)])
+
+
+def _load_tasks(params: LmEvalParams) -> Iterator[tuple[str, list[Any]]]:
+    """(name, lm-eval's tasks or group of that name), with their data. Raises EvaluationError."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise EvaluationError.no_library("lm_eval", "lm-eval", "eval") from None
+
+    if params.include_path is not None and not Path(params.include_path).expanduser().is_dir():
+        raise EvaluationError.no_task_folder(params.include_path)
+    own = params.include_path and Path(params.include_path).expanduser()
+    manager = TaskManager(include_path=own, include_defaults=False) if own else None
+    if manager is None or not set(params.tasks) <= set(manager.all_subtasks):
+        manager = TaskManager(include_path=own)  # reads its thousands of task files: seconds
+    unknown = [name for name in params.tasks if name not in manager.all_tasks]
+    if unknown:
+        raise EvaluationError.unknown_tasks(unknown, manager.all_tasks, params.include_path)
+    for name in params.tasks:
+        try:
+            loaded = manager.load(name)
+        except Exception as error:  # noqa: BLE001 - reads YAML, runs code beside it, fetches data: anything may come
+            raise EvaluationError.task(name, error) from error
+        yield name, [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
+
+
+def _reported(asked: str, parts: list[Any], found: Mapping[str, Any]) -> list[str]:
+    """Names in the result of what a recipe calls `asked`: itself, or the tasks of a group without numbers, or of a tag."""
+    if _measures(found["results"].get(asked, {})):
+        return [asked]
+    tasks = [task for part in parts for task in (part.get_all_tasks() if hasattr(part, "get_all_tasks") else [part])]
+    return [task.task_name for task in tasks]
+
+
+def _measures(result: Mapping[str, Any]) -> dict[str, float]:
+    """{"acc": 0.5, "acc_stderr": 0.1} of lm-eval's {"acc,none": 0.5, "acc_stderr,none": 0.1, "alias": ...}; the first filter's."""
+    measures: dict[str, float] = {}
+    for key, value in result.items():
+        name, comma, _ = key.partition(",")
+        if comma and isinstance(value, (int, float)):
+            measures.setdefault(name, float(value))
+    return measures
+
+
+def _result(found: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
+    accuracy, others, details, protocol = {}, {}, {}, {}
+    for name in names:
+        measures = _measures(found["results"][name])
+        order = ("acc_norm", *ACCURACIES) if name in NORMALISED else ACCURACIES
+        metric = next((m for m in order if m in measures), None)
+        if metric:
+            accuracy[name] = measures[metric]
+        else:
+            others |= {f"{name}, {m}": value for m, value in measures.items() if not m.endswith("_stderr")}
+        details[name] = measures
+        protocol[name] = {
+            "metric": metric,
+            "num_fewshot": found["n-shot"].get(name),
+            "documents": found["n-samples"].get(name, {}).get("effective"),
+            "version": found["versions"].get(name),
+        }
+    if len(accuracy) > 1:
+        accuracy[f"mean of {len(accuracy)} tasks"] = sum(accuracy.values()) / len(accuracy)
+    result = {"accuracy": accuracy, "lm_eval": others, "lm_eval_details": details, "accuracy_protocol": protocol}
+    return {metric: values for metric, values in result.items() if values}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library tells what it does as warnings; what a user must know of it is in the result."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
