@@ -707,9 +707,17 @@ class GgufError(HgspError):
         return cls(f"'{path}' cannot be written: {error}. Nothing of it was kept; make room or choose another place.")
 
     @classmethod
+    def exists(cls, path: Path) -> GgufError:
+        return cls(f"'{path}' exists and is not overwritten. Choose another directory, or move it away.")
+
+    @classmethod
     def not_loaded(cls, path: Path, output: str) -> GgufError:
         reason = "\n".join(output.strip().splitlines()[-5:])
         return cls(f"'{path}' was written, but llama.cpp cannot load it:\n{reason}")
+
+    @classmethod
+    def damaged(cls, path: Path, error: Exception) -> GgufError:
+        return cls(f"'{path}' is no whole GGUF file: {error}. Export it again.")
 
     @classmethod
     def differs(cls, path: Path, output: str) -> GgufError:
@@ -832,3 +840,133 @@ class RecoverError(HgspError):
     def not_a_model(cls, path: Path, inside: Sequence[str]) -> RecoverError:
         several = f" It has several models: {', '.join(inside)}; name one of them." if inside else ""
         return cls(f"'{path}' is neither a model directory (config.json and safetensors) nor a run directory with one in it.{several}")
+
+
+class ExportError(HgspError):
+    """A checkpoint that cannot be exported as asked."""
+
+    @classmethod
+    def bad_plan(cls, path: Path, error: Exception) -> ExportError:
+        return cls(f"'{path}' cannot be read as a plan ({type(error).__name__}: {error}). Give the model's own directory instead.")
+
+    @classmethod
+    def other_plan(cls, path: Path) -> ExportError:
+        return cls(
+            f"'{path}' is for another model: the sizes that it leaves are not those of the model beside it. "
+            "Give the model's own directory instead, which needs no plan."
+        )
+
+
+class VerifyError(HgspError):
+    """A directory in which there is nothing to verify."""
+
+    @classmethod
+    def nothing(cls, path: Path) -> VerifyError:
+        return cls(
+            f"'{path}' holds nothing that can be verified: no config.json, no .gguf file and no hgsp.json, and it is no run directory. "
+            "Give the directory of a model or of a run."
+        )
+
+    @classmethod
+    def bad_report(cls, path: Path, error: Exception) -> VerifyError:
+        return cls(f"'{path}' cannot be read as a run's report ({error}). Give the directory of its model instead.")
+
+
+class CompareError(HgspError):
+    """A run that cannot be compared."""
+
+    @classmethod
+    def no_directory(cls, path: Path, near: Iterable[str]) -> CompareError:
+        close = get_close_matches(path.name, list(near), n=1)
+        return cls(f"There is no run directory '{path}'.{f' Did you mean {close[0]!r}?' if close else ''}")
+
+    @classmethod
+    def unfinished(cls, path: Path) -> CompareError:
+        return cls(f"The run '{path}' is not finished: it is being written, or was killed. Wait for it, or run its recipe again.")
+
+    @classmethod
+    def no_file(cls, path: Path) -> CompareError:
+        return cls(f"'{path.parent}' has no {path.name}, so it is no finished run. Give directories that `hgsp run` or `hgsp sweep` wrote.")
+
+    @classmethod
+    def unreadable(cls, path: Path, error: Exception) -> CompareError:
+        return cls(f"'{path}' cannot be read: {error}. Run its recipe again.")
+
+    @classmethod
+    def incomplete(cls, path: Path, error: Exception) -> CompareError:
+        lacks = f" ({error} is missing)" if isinstance(error, KeyError) else ""
+        return cls(f"The report.json or plan.json in '{path}' is not that of a run{lacks}. Run its recipe again, or leave it out.")
+
+    @classmethod
+    def no_column(cls, name: str, known: Iterable[str]) -> CompareError:
+        return cls(f"--sort: there is no column '{name}'.{did_you_mean(name, known)}")
+
+    @classmethod
+    def no_runs(cls, path: Path) -> CompareError:
+        return cls(f"'{path}' holds no finished run yet.")
+
+
+class GridError(HgspError):
+    """A sweep file, or its output, that cannot be used."""
+
+    @classmethod
+    def not_a_mapping(cls, source: str) -> GridError:
+        return cls(f"{source}: a sweep is a mapping with the keys 'base', 'grid' or 'variants', and 'output' (docs/compare-and-sweep.md).")
+
+    @classmethod
+    def nothing_varies(cls, source: str) -> GridError:
+        return cls(f"{source}: nothing varies. Give 'grid' (recipe key -> values) or 'variants' (axis -> named settings).")
+
+    @classmethod
+    def unknown_key(cls, source: str, place: str, key: str, known: Iterable[str]) -> GridError:
+        return cls(f"{source}: {place}: '{key}' is no key of a recipe.{did_you_mean(key, known)}")
+
+    @classmethod
+    def not_for_grids(cls, source: str, place: str, key: str) -> GridError:
+        return cls(f"{source}: {place}: '{key}' cannot vary: the sweep gives every run a directory of its own. Leave it out.")
+
+    @classmethod
+    def set_twice(cls, source: str, key: str, first: str, second: str) -> GridError:
+        return cls(f"{source}: '{key}' is set by {first} and by {second}, and one would hide the other. Leave one of them out.")
+
+    @classmethod
+    def named_twice(cls, source: str, axis: str, name: str) -> GridError:
+        return cls(f"{source}: variants.{axis}: two are called '{name}'. Rename one of them.")
+
+    @classmethod
+    def same_runs(cls, source: str, first: str, second: str) -> GridError:
+        return cls(f"{source}: the runs '{first}' and '{second}' have the same recipe. Leave a repeated value or variant out.")
+
+    @classmethod
+    def no_sweep(cls, path: Path) -> GridError:
+        return cls(f"output: '{path}' exists and holds no sweep. Choose another with --output DIR, or move it away.")
+
+    @classmethod
+    def other_run(cls, path: Path, name: str) -> GridError:
+        return cls(f"output: '{path}' holds another sweep: its run '{name}' is none of this one. Choose another with --output DIR.")
+
+    @classmethod
+    def other_recipe(cls, path: Path, name: str, changes: Sequence[str]) -> GridError:
+        return cls(
+            f"output: '{path}' holds another sweep: its run '{name}' was made with {', '.join(changes[:3])}. "
+            "Choose another with --output DIR."
+        )
+
+    @classmethod
+    def died(cls, code: int) -> GridError:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        memory = " (signal 9 is often the system's answer to memory that ran out)" if code == -9 else ""
+        return cls(f"The process of the run {how}{memory}.")
+
+    @classmethod
+    def no_ray(cls) -> GridError:
+        return cls("--ray needs ray, which is not installed: pip install 'hgsp-core[ray]'")
+
+    @classmethod
+    def no_cluster(cls, address: str, error: Exception) -> GridError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return cls(f"--ray {address}: no Ray cluster can be reached there: {reason} Start one (ray start --head), or use --jobs.")
+
+    @classmethod
+    def not_shared(cls, path: Path) -> GridError:
+        return cls(f"A run ended on the cluster, but '{path}' is not here. 'output' and the store must be on storage that all nodes share.")
