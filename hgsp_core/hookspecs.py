@@ -131,6 +131,9 @@ def hgsp_reconstructors() -> list[Method]:
 def hgsp_recoverers() -> list[Method]:
     """Training after the cut: `RecoverJob -> dict of what happened`; writes a new checkpoint to `job.destination`.
 
+    The class is built before any work starts: data that cannot be used should be found there. With `parallel = True` it is
+    called in all processes of a run, else in the first only.
+
     Example:
         @hookimpl
         def hgsp_recoverers():
@@ -148,12 +151,18 @@ def hgsp_recoverers() -> list[Method]:
 def hgsp_evaluators() -> list[Method]:
     """Measurements of a loaded model: `EvaluateJob -> {metric: number or {name: number}}`, run before and after the cut.
 
+    A class that reads `job.model` sets `whole_model = True`: where weights are streamed there is none, and the run says so
+    before it starts. One with `compare(dense_job, pruned_job) -> (metrics, metrics)` gets both models at once instead.
+    `measures` may list what it gives, so that two of the same are refused. A metric that ends in `_protocol` says how
+    another one was measured; tables show numbers and {name: number}, and leave out what is nested deeper.
+
     Example:
         @hookimpl
         def hgsp_evaluators():
             return [Method("vocabulary", "my_plugin.vocabulary:Vocabulary", summary="size of the vocabulary")]
 
         class Vocabulary:
+            whole_model = True
             def __init__(self, params): ...
             def __call__(self, job):
                 return {"vocabulary": job.model.config.vocab_size}
@@ -181,6 +190,8 @@ def hgsp_exporters() -> list[Method]:
 @hookspec
 def hgsp_datasets() -> list[Method]:
     """Text by name: `DatasetJob -> list of documents`. Local files and hub ids need no plugin.
+
+    A class that also has `rows(job)`, which gives mappings (instruction/input/output or messages), can be trained on.
 
     Example:
         @hookimpl

@@ -2,6 +2,8 @@
 
 from hgsp_core.builtin.datasets import C4Params, FileParams, HubParams, PTBParams, Wikitext2Params
 from hgsp_core.builtin.depth import DepthParams
+from hgsp_core.builtin.efficiency_params import EfficiencyParams
+from hgsp_core.builtin.harness import LmEvalParams
 from hgsp_core.builtin.hgsp import HGSPParams
 from hgsp_core.builtin.huggingface import HuggingFaceParams
 from hgsp_core.builtin.layerwise import LayerwiseParams
@@ -77,7 +79,11 @@ def hgsp_reconstructors():
 
 @hookimpl
 def hgsp_evaluators():
-    return [Method("perplexity", f"{_HERE}.perplexity:Perplexity", PerplexityParams, "exp of the mean loss on a text")]
+    return [
+        Method("perplexity", f"{_HERE}.perplexity:Perplexity", PerplexityParams, "exp of the mean loss on a text"),
+        Method("efficiency", f"{_HERE}.efficiency:Efficiency", EfficiencyParams, "time, memory, cache and MACs of running it"),
+        Method("lm_eval", f"{_HERE}.harness:LmEval", LmEvalParams, "accuracy on tasks of lm-eval; by default seven zero-shot ones"),
+    ]
 
 
 @hookimpl

@@ -42,7 +42,8 @@ class LmEval:
     def __init__(self, params: LmEvalParams):
         self.params = params
         with _quiet():
-            self.tasks = dict(_load_tasks(params))
+            self.manager = _open_manager(params)
+            self.tasks = {name: _load_task(self.manager, name) for name in params.tasks}
 
     @property
     def measures(self) -> list[str]:
@@ -58,6 +59,7 @@ class LmEval:
             found = simple_evaluate(
                 model=ShownHFLM(job, p.batch_size),
                 tasks=[part for parts in self.tasks.values() for part in parts],
+                task_manager=self.manager,
                 num_fewshot=p.num_fewshot,
                 limit=p.limit,
                 bootstrap_iters=RESAMPLINGS,
@@ -66,8 +68,8 @@ class LmEval:
         return _result(found, [name for asked in self.tasks for name in _reported(asked, self.tasks[asked], found)])
 
 
-def _load_tasks(params: LmEvalParams) -> Iterator[tuple[str, list[Any]]]:
-    """(name, lm-eval's tasks or group of that name), with their data. Raises EvaluationError."""
+def _open_manager(params: LmEvalParams) -> Any:
+    """lm-eval's list of tasks, with all that are asked for in it. Raises EvaluationError."""
     try:
         from lm_eval.tasks import TaskManager
     except ImportError:
@@ -82,12 +84,16 @@ def _load_tasks(params: LmEvalParams) -> Iterator[tuple[str, list[Any]]]:
     unknown = [name for name in params.tasks if name not in manager.all_tasks]
     if unknown:
         raise EvaluationError.unknown_tasks(unknown, manager.all_tasks, params.include_path)
-    for name in params.tasks:
-        try:
-            loaded = manager.load(name)
-        except Exception as error:  # noqa: BLE001 - reads YAML, runs code beside it, fetches data: anything may come
-            raise EvaluationError.task(name, error) from error
-        yield name, [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
+    return manager
+
+
+def _load_task(manager: Any, name: str) -> list[Any]:
+    """The task or group of that name, or a tag's tasks, with their data. Raises EvaluationError."""
+    try:
+        loaded = manager.load(name)
+    except Exception as error:  # noqa: BLE001 - reads YAML, runs code beside it, fetches data: anything may come
+        raise EvaluationError.task(name, error) from error
+    return [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
 
 
 def _reported(asked: str, parts: list[Any], found: Mapping[str, Any]) -> list[str]:
