@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,9 @@ class Scores:
     """One number per unit of the model. Columns, each [units]: layer, axis (index into `axes`), index, importance, cost, score.
 
     Starts as importance / cost (R4.1); normalizers return a copy with other scores. Low goes first.
+
+    `heads`: of each layer, axis -> [units, query heads], the part (0..1) of a unit's importance that is its query heads';
+    empty where the scorer does not tell.
     """
 
     axes: tuple[str, ...]
@@ -68,10 +72,14 @@ class Scores:
     importance: np.ndarray
     cost: np.ndarray
     score: np.ndarray
+    heads: tuple[Mapping[str, np.ndarray], ...] = ()
 
     @classmethod
     def of(cls, layout: Layout, importance: Sequence[LayerStatistics]) -> Scores:
-        """Scores from importances: `importance[layer][axis]` is an array [units of that block]."""
+        """Scores from importances: `importance[layer][axis]` is an array [units of that block].
+
+        `importance[layer]["AXIS.heads"]`, where there, is [units, query heads]: what of it each query head brings.
+        """
         axes = tuple(axis.name for axis in layout.architecture.axes)
         blocks = layout.blocks()
         values = [np.asarray(importance[b.layer][b.axis.name], dtype=np.float64) for b in blocks]
@@ -88,6 +96,7 @@ class Scores:
             importance=value,
             cost=cost,
             score=value / cost,
+            heads=tuple(_head_shares(layer, importance[layer.index]) for layer in layout.layers),
         )
 
     def __len__(self) -> int:
@@ -109,6 +118,16 @@ class Scores:
     def units_of(self, layer: int, axis: str) -> np.ndarray:
         """Positions (rows of the table) of one block's units, in order of index."""
         return np.flatnonzero((self.layer == layer) & (self.axis == self.axes.index(axis)))
+
+
+def _head_shares(layer: LayerLayout, importance: LayerStatistics) -> dict[str, np.ndarray]:
+    """Axis -> [units, query heads]: importance of the query heads over that of their unit (even shares of nothing)."""
+    shares = {}
+    for axis, block in layer.blocks.items():
+        if block.heads > 1 and f"{axis}.heads" in importance:
+            heads, units = importance[f"{axis}.heads"], np.asarray(importance[axis])[:, None]
+            shares[axis] = np.where(units > 0, heads / np.where(units > 0, units, 1), 1 / block.heads)
+    return shares
 
 
 @dataclass(frozen=True)
@@ -138,10 +157,25 @@ class Priors:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """The units that stay in one block, ascending, of `of`; none = the block goes whole."""
+    """The units that stay in one block, ascending, of `of`; none = the block goes whole.
+
+    `heads`: for each kept unit its query heads that stay, ascending, counted within the unit; as many in every unit, so
+    that the layer stays one of grouped-query attention. Empty = all of them.
+    """
 
     of: int
     kept: tuple[int, ...]
+    heads: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def loses(self) -> bool:
+        """Whether anything of the block goes."""
+        return len(self.kept) < self.of or bool(self.heads)
+
+    @property
+    def heads_per_unit(self) -> int | None:
+        """Query heads that each kept unit keeps; None = all that it has."""
+        return len(self.heads[0]) if self.heads else None
 
 
 @dataclass(frozen=True)
@@ -154,16 +188,33 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, layout: Layout, kept: Mapping[tuple[int, str], Sequence[int]], removed_target: int, notes=()) -> Plan:
-        """A plan from `(layer, axis) -> kept units`. `removed_target` is the budget: parameters to remove at the most."""
-        layers = tuple(
-            {
-                name: BlockPlan(block.units, tuple(sorted(int(i) for i in kept[layer.index, name])))
-                for name, block in layer.blocks.items()
-            }
-            for layer in layout.layers
-        )
-        return cls(layers, layout.parameters, layout.parameters - removed_target, tuple(notes))
+    def of(
+        cls,
+        layout: Layout,
+        kept: Mapping[tuple[int, str], Sequence[int]],
+        removed_target: int,
+        notes: Sequence[str] = (),
+        heads: Mapping[tuple[int, str], Sequence[Sequence[int]]] = MappingProxyType({}),
+    ) -> Plan:
+        """A plan from `(layer, axis) -> kept units`. `removed_target` is the budget: parameters to remove at the most.
+
+        `heads`: `(layer, axis) -> [units, query heads that stay]`, of every unit of the block, where only some stay.
+
+        Raises:
+            PlanError: units of one block that would keep different numbers of query heads, or none.
+        """
+        layers = []
+        for layer in layout.layers:
+            blocks = {}
+            for name, block in layer.blocks.items():
+                units, of_block = sorted(int(i) for i in kept[layer.index, name]), heads.get((layer.index, name))
+                stay = tuple(tuple(sorted(int(h) for h in of_block[u])) for u in units) if of_block is not None else ()
+                sizes = {len(set(own) & set(range(block.heads))) for own in stay} | {len(own) for own in stay}
+                if len(sizes) > 1 or 0 in sizes:
+                    raise PlanError.uneven_heads(layer.index, name, block.heads)
+                blocks[name] = BlockPlan(block.units, tuple(units), stay if sizes and block.heads not in sizes else ())
+            layers.append(blocks)
+        return cls(tuple(layers), layout.parameters, layout.parameters - removed_target, tuple(notes))
 
     @classmethod
     def keep_all(cls, layout: Layout) -> Plan:
@@ -175,16 +226,20 @@ class Plan:
     @property
     def sha256(self) -> str:
         """Of what is kept."""
-        kept = [[b.kept for b in layer.values()] for layer in self.layers]
+        kept = [[(b.kept, b.heads) if b.heads else b.kept for b in layer.values()] for layer in self.layers]
         return hashlib.sha256(repr(kept).encode()).hexdigest()
 
     def within(self, other: Plan) -> bool:
         """Whether nothing stays here that the other plan removes."""
-        return all(set(a[n].kept) <= set(b[n].kept) for a, b in zip(self.layers, other.layers) for n in a)
+        return all(_within(a[n], b[n]) for a, b in zip(self.layers, other.layers) for n in a)
 
     def with_kept(self, layer: int, axis: str, kept: Sequence[int]) -> Plan:
-        """The plan with other units kept in one block, as many as before."""
+        """The plan with other units kept in one block, as many as before; where query heads go, the units stay the same."""
         block = self.layers[layer][axis]
+        if set(kept) == set(block.kept):
+            return self
+        if block.heads:
+            raise PlanError.units_of_heads(layer, axis)
         if len(set(kept)) != len(block.kept) or not set(kept) <= set(range(block.of)):
             raise PlanError.other_count(layer, axis, len(block.kept), kept)
         changed = {**self.layers[layer], axis: BlockPlan(block.of, tuple(sorted(int(i) for i in kept)))}
@@ -196,8 +251,8 @@ class Plan:
 
     def is_uniform(self) -> bool:
         """Same sizes in every layer that stays: the pruned model fits the stock class."""
-        sizes = {tuple(len(b.kept) for b in self.layers[i].values()) for i in self.kept_layers()}
-        return len(sizes) == 1 and 0 not in next(iter(sizes))
+        sizes = {tuple((len(b.kept), b.heads_per_unit) for b in self.layers[i].values()) for i in self.kept_layers()}
+        return len(sizes) == 1 and all(kept for kept, _ in next(iter(sizes)))
 
     def layout_after(self, layout: Layout) -> Layout:
         """The pruned model's own layout: layers renumbered, blocks at their new sizes, removed blocks absent."""
@@ -205,16 +260,22 @@ class Plan:
         for new, old in enumerate(self.kept_layers()):
             layer, module = layout.layers[old], f"{layout.architecture.layers}.{new}"
             blocks = {
-                name: block.resized(new, module, layer.module, len(self.block(block).kept))
+                name: block.resized(new, module, layer.module, len(own.kept), own.heads_per_unit or block.heads)
                 for name, block in layer.blocks.items()
-                if self.block(block).kept
+                for own in [self.block(block)]
+                if own.kept
             }
             layers.append(LayerLayout(new, module, blocks))
         return replace(layout, layers=tuple(layers))
 
     def parameters_after(self, layout: Layout) -> int:
         outside = layout.parameters - layout.layer_parameters
-        return outside + sum(b.kept_cost(len(self.block(b).kept)) for b in layout.blocks())
+        return outside + sum(self.kept_cost(b) for b in layout.blocks())
+
+    def kept_cost(self, block: BlockLayout) -> int:
+        """Parameters of a block that stay."""
+        own = self.block(block)
+        return block.kept_cost(len(own.kept), own.heads_per_unit)
 
     def removed(self, layout: Layout) -> int:
         return self.before - self.parameters_after(layout)
@@ -226,7 +287,7 @@ class Plan:
             "model": {"path": path, "model_type": layout.architecture.model_type, "fingerprint": fingerprint},
             "parameters": {"before": self.before, "after": self.parameters_after(layout), "target": self.target},
             "layers": [
-                {"index": i, **{name: {"of": b.of, "kept": list(b.kept)} for name, b in layer.items()}}
+                {"index": i, **{name: _block_json(b) for name, b in layer.items()}}
                 for i, layer in enumerate(self.layers)
             ],
             "notes": list(self.notes),
@@ -241,7 +302,7 @@ class Plan:
         """
         if len(data["layers"]) != len(layout.layers):
             raise PlanError.other_model("layers", len(data["layers"]), len(layout.layers))
-        kept = {}
+        kept, heads = {}, {}
         for block in layout.blocks():
             entry = data["layers"][block.layer][block.axis.name]
             if entry["of"] != block.units:
@@ -250,5 +311,22 @@ class Plan:
             if units != sorted(set(units)) or (units and not 0 <= units[0] <= units[-1] < block.units):
                 raise PlanError.bad_units(block.layer, block.axis.name, block.units)
             kept[block.layer, block.axis.name] = units
+            if "heads" in entry:
+                if len(entry["heads"]) != len(units):
+                    raise PlanError.uneven_heads(block.layer, block.axis.name, block.heads)
+                heads[block.layer, block.axis.name] = dict(zip(units, entry["heads"]))
         parameters = data["parameters"]
-        return cls.of(layout, kept, parameters["before"] - parameters["target"], data.get("notes", ()))
+        return cls.of(layout, kept, parameters["before"] - parameters["target"], data.get("notes", ()), heads)
+
+
+def _within(a: BlockPlan, b: BlockPlan) -> bool:
+    """Whether all that a keeps of a block stays in b, too."""
+    of_b = dict(zip(b.kept, b.heads))
+    return set(a.kept) <= set(b.kept) and all(
+        a.heads and set(own) <= set(of_b[u]) for u, own in zip(a.kept, a.heads or [()] * len(a.kept)) if u in of_b
+    )
+
+
+def _block_json(block: BlockPlan) -> dict[str, Any]:
+    heads = {"heads": [list(own) for own in block.heads]} if block.heads else {}
+    return {"of": block.of, "kept": list(block.kept), **heads}

@@ -23,13 +23,17 @@ _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 
 @dataclass(frozen=True)
 class SliceLayout:
-    """One linear of a block. `module` is its full name, `shape` [out, in], `width` the rows (columns) of one unit."""
+    """One linear of a block. `module` is its full name, `shape` [out, in], `width` the rows (columns) of one unit.
+
+    `heads`: query heads of a unit that share these rows evenly (q_proj, o_proj); 1 where they belong to it as a whole.
+    """
 
     module: str
     dim: int
     shape: Shape
     width: int
     has_bias: bool
+    heads: int = 1
 
     @property
     def weight(self) -> str:
@@ -43,6 +47,11 @@ class SliceLayout:
     def unit_cost(self) -> int:
         """Parameters of one unit in this linear; a bias belongs to the units only where they are its rows."""
         return self.width * (self.shape[1 - self.dim] + (self.has_bias and self.dim == 0))
+
+    @property
+    def head_cost(self) -> int:
+        """Parameters of one query head of one unit in this linear; 0 where it has none."""
+        return self.unit_cost // self.heads if self.heads > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -68,12 +77,26 @@ class BlockLayout:
         )
 
     @property
+    def heads(self) -> int:
+        """Query heads of one unit that could go alone; 1 = a unit is all or nothing."""
+        return max(s.heads for s in self.slices)
+
+    @cached_property
+    def head_cost(self) -> int:
+        """Parameters of one query head of one unit."""
+        return sum(s.head_cost for s in self.slices)
+
+    @property
     def cost(self) -> int:
         return self.units * self.unit_cost + self.fixed_cost
 
-    def kept_cost(self, kept: int) -> int:
-        """Parameters that stay when `kept` units stay; keeping none removes the block whole."""
-        return kept * self.unit_cost + self.fixed_cost if kept else 0
+    def kept_cost(self, kept: int, heads: int | None = None) -> int:
+        """Parameters that stay when `kept` units stay, each with `heads` query heads (None = all of them).
+
+        Keeping no unit removes the block whole.
+        """
+        gone = 0 if heads is None else self.heads - heads
+        return kept * (self.unit_cost - gone * self.head_cost) + self.fixed_cost if kept else 0
 
     def tensors(self) -> list[str]:
         """Full names of every tensor that the block owns."""
@@ -82,16 +105,22 @@ class BlockLayout:
             names += [s.weight, s.bias] if s.has_bias else [s.weight]
         return names
 
-    def resized(self, layer: int, module: str, old_module: str, units: int) -> BlockLayout:
-        """The same block in layer `layer`, whose name changes from `old_module` to `module`, with other units."""
+    def resized(self, layer: int, module: str, old_module: str, units: int, heads: int) -> BlockLayout:
+        """The same block in layer `layer`, whose name changes from `old_module` to `module`, with other units.
+
+        Each of them has `heads` query heads.
+        """
 
         def renamed(name: str) -> str:
             return module + name.removeprefix(old_module)
 
-        slices = tuple(
-            replace(s, module=renamed(s.module), shape=(*s.shape[: s.dim], units * s.width, *s.shape[s.dim + 1 :]))
-            for s in self.slices
-        )
+        def smaller(s: SliceLayout) -> SliceLayout:
+            own = heads if s.heads > 1 else 1
+            width = s.width // s.heads * own
+            shape = (*s.shape[: s.dim], units * width, *s.shape[s.dim + 1 :])
+            return replace(s, module=renamed(s.module), shape=shape, width=width, heads=own)
+
+        slices = tuple(smaller(s) for s in self.slices)
         fixed = tuple((renamed(name), shape) for name, shape in self.fixed)
         return BlockLayout(layer, self.axis, renamed(self.module), units, slices, fixed)
 
@@ -145,7 +174,7 @@ class Layout:
 
 
 def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Layout:
-    """Account for every tensor of a checkpoint.
+    """Account for every tensor of a checkpoint; a pruned one's layers may differ in size and lack blocks.
 
     Args:
         architecture: the family's data.
@@ -183,9 +212,14 @@ def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: M
 
 def _read_layer(architecture, config, index, left, take) -> LayerLayout:
     prefix = f"{architecture.layers}.{index}"
+    own = config.get("per_layer_config", {}).get(str(index), {})  # of a pruned checkpoint: where this layer differs
+    config = {**config, **own}
     blocks = {}
     for axis in architecture.axes:
+        if axis.name in own.get("skip", ()):
+            continue
         units = _count(config, axis.units) if config.get(axis.units) is not None else _default_units(axis, config)
+        heads = _heads(axis, config, units)
         slices = []
         for s in axis.slices:
             module = f"{prefix}.{s.module}"
@@ -193,7 +227,9 @@ def _read_layer(architecture, config, index, left, take) -> LayerLayout:
             if units < 1 or shape[s.dim] % units:
                 raise LayoutError.indivisible(f"{module}.weight", shape, s.dim, units, axis.units)
             has_bias = left.pop(f"{module}.bias", None) is not None
-            slices.append(SliceLayout(module, s.dim, shape, shape[s.dim] // units, has_bias))
+            width = shape[s.dim] // units
+            sharing = heads if s.module not in axis.cache and width % heads == 0 else 1
+            slices.append(SliceLayout(module, s.dim, shape, width, has_bias, sharing))
         fixed = []
         for module in axis.fixed:
             fixed.append((f"{prefix}.{module}.weight", take(f"{prefix}.{module}.weight")))
@@ -208,6 +244,13 @@ def _count(config: Mapping[str, Any], key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise LayoutError.bad_count(key, value)
     return value
+
+
+def _heads(axis: Axis, config: Mapping[str, Any], units: int) -> int:
+    """Query heads of one unit: what scales with the units of a block that keeps keys and values; 1 for other blocks."""
+    counts = {_count(config, key) for key in axis.scales if axis.cache and config.get(key) is not None}
+    heads = counts.pop() if len(counts) == 1 else units
+    return heads // units if units and heads % units == 0 else 1
 
 
 def _default_units(axis: Axis, config: Mapping[str, Any]) -> int:

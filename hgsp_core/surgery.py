@@ -6,12 +6,12 @@ shard by shard. Nothing here knows an architecture: `layout` tells which tensor 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 
-from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts import BlockPlan, Plan
 from hgsp_core.layout import BlockLayout, Layout, SliceLayout
 
 Named = tuple[str, torch.Tensor]
@@ -37,9 +37,17 @@ def _homes(layout: Layout) -> dict[str, _Home]:
     return homes
 
 
-def positions(kept: tuple[int, ...], width: int) -> torch.Tensor:
+def positions(kept: Sequence[int], width: int) -> torch.Tensor:
     """Rows (or columns) of the kept units, [len(kept) * width]."""
     return (torch.tensor(kept, dtype=torch.long)[:, None] * width + torch.arange(width)).flatten()
+
+
+def lines(plan: BlockPlan, s: SliceLayout) -> torch.Tensor:
+    """Rows (or columns) of one linear that stay, ascending: those of the kept units, or of their kept query heads."""
+    if not plan.heads or s.heads == 1:
+        return positions(plan.kept, s.width)
+    heads = [unit * s.heads + head for unit, own in zip(plan.kept, plan.heads) for head in own]
+    return positions(heads, s.width // s.heads)
 
 
 def prune_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Iterator[Named]:
@@ -55,11 +63,11 @@ def prune_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Itera
             yield name, tensor
         elif name in homes:
             block, s = homes[name]
-            kept = plan.block(block).kept
-            if not kept:
+            own = plan.block(block)
+            if not own.kept:
                 continue
-            if s is not None and len(kept) < block.units:
-                tensor = tensor.index_select(s.dim, positions(kept, s.width).to(tensor.device))
+            if s is not None and own.loses:
+                tensor = tensor.index_select(s.dim, lines(own, s).to(tensor.device))
             yield _renumber(name, layout.architecture.layers, block.layer, new_index[block.layer]), tensor
 
 
@@ -73,12 +81,12 @@ def mask_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Iterat
     for name, tensor in tensors:
         if name in homes:
             block, s = homes[name]
-            kept = plan.block(block).kept
-            if s is not None and len(kept) < block.units:
+            own = plan.block(block)
+            if s is not None and own.loses:
                 mask = torch.zeros(tensor.shape[s.dim], dtype=tensor.dtype, device=tensor.device)
-                mask[positions(kept, s.width).to(tensor.device)] = 1
+                mask[lines(own, s).to(tensor.device)] = 1
                 tensor = tensor * mask.view([-1 if d == s.dim else 1 for d in range(tensor.dim())])
-            elif s is None and not kept and name.endswith(".bias"):
+            elif s is None and not own.kept and name.endswith(".bias"):
                 tensor = torch.zeros_like(tensor)
         yield name, tensor
 

@@ -165,6 +165,7 @@ class BlockJob:
     """One block about to be cut, in a model of which everything before this block is already pruned and repaired.
 
     kept      units that the plan keeps
+    columns   columns of the writer that stay, ascending: those of the kept units, or of their kept query heads
     writer    the linear that writes to the residual stream; its columns are the units
     weight    W [out, in] of the writer, as it was, fp32;  bias [out] or None where the model has no place for one
     fit       moments of the writer's input on the pruned model, over the calibration windows to fit on
@@ -173,6 +174,7 @@ class BlockJob:
 
     block: BlockLayout
     kept: tuple[int, ...]
+    columns: Any
     writer: SliceLayout
     weight: Any
     bias: Any
@@ -197,13 +199,26 @@ class Repair:
 class RecoverJob:
     """A pruned checkpoint directory to train further, and where the trained one is to be written.
 
-    `calibration` is None where nothing that was measured needed data.
+    calibration   the run's windows, or None where nothing that was measured needed data
+    architecture  of the family that the checkpoint was pruned from: which linears its layers are made of
+    dense         directory of the model before the cut, or None where it is not known
+    device        "cpu", "cuda" or "cuda:N"
+    work          directory for checkpoints of the training, there again for the same training after a kill; None: nothing is kept
+    progress      (done, total) may be called
+
+    Of several processes only the first calls a recoverer, unless its class says `parallel = True`: then all of them do, in
+    one torch.distributed group, and only the first may write to `destination`.
     """
 
     checkpoint: Path
     destination: Path
     calibration: Calibration | None
     seed: int
+    architecture: Architecture | None = None
+    dense: Path | None = None
+    device: str = "cpu"
+    work: Path | None = None
+    progress: Callable[[int, int], None] = field(default=lambda done, total: None)
 
 
 @dataclass(frozen=True)
@@ -211,7 +226,8 @@ class EvaluateJob:
     """A model to measure.
 
     model       the transformers model, or None where its weights are streamed (an evaluator that needs it says so)
-    total_loss  (windows [n, seq_len] int64, batch_size, progress) -> Σ -log p over all but each window's first token
+    total_loss  (windows [n, seq_len] int64, batch_size, progress, context [n] or None) -> Σ -log p over the tokens of each
+                window but its first `context` ones, which are only read (None: all but the first)
     progress    (done, total) may be called
     """
 
@@ -226,10 +242,13 @@ class EvaluateJob:
 class ExportJob:
     """A finished pruned checkpoint (an HF directory) and the directory to export into.
 
+    plan       of a checkpoint whose plan is not known: all that it has is kept
     layout     the pruned model's own
     tokens     [windows, seq_len] int64;  logits [windows, seq_len, vocabulary] of the checkpoint on them: what an export
                must reproduce
     resident   whether the whole model fits in memory; if not, an exporter must go through it layer by layer
+    progress   (done, total) may be called
+    note       called with what the user should know of the result, one sentence each time
     """
 
     checkpoint: Path
@@ -239,6 +258,8 @@ class ExportJob:
     tokens: np.ndarray
     logits: Any
     resident: bool
+    progress: Callable[[int, int], None] = field(default=lambda done, total: None)
+    note: Callable[[str], None] = field(default=lambda text: None)
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,7 @@ FAKES = {
                                  "config_keys_shrink", "Check `units` ('num_key_value_heads') and `scales` ()"),
     "embeddings are scaled": (*of_family("granite", embedding_multiplier=2.0), "pruned_equals_masked", "multipliers"),
     "logits by the number of heads": (*of_family("fake-width"), "uniformly_pruned_equals_masked", "stock class"),
+    "logits by the size of a group": (*of_family("fake-grouped"), "query_heads_can_go", "Check `scales` and `cache`"),
     "norms of the other block": (NORMS_SWAPPED, None, "blocks_and_layers_can_go", "Check `block`"),
     "cache not used": (*of_family("fake-forgetful"), "generates", "does not use the cache"),
     "family of this process only": (*of_family("fake-only-here"), "export_reloads", "fake-only-here"),

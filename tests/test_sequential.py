@@ -145,7 +145,7 @@ def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
         return Moments(len(x), x.sum(0), x.T @ x, {"own": y.T @ x}, {"own": float(y.square().sum())})
 
     job = BlockJob(
-        None, (0, 1), SliceLayout("m.o", 1, (3, 4), 1, False), w, None, moments(seen, seen @ -w.T), moments(other, other @ w.T)
+        None, (0, 1), positions((0, 1), 1), SliceLayout("m.o", 1, (3, 4), 1, False), w, None, moments(seen, seen @ -w.T), moments(other, other @ w.T)
     )
     repaired = LeastSquares(LeastSquaresParams(target="own"))(job)
     assert torch.equal(repaired.weight[:, :2], w[:, :2]) and "not repaired" in repaired.note

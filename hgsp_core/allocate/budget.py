@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from hgsp_core.allocate.heads import Path, head_path
 from hgsp_core.allocate.limits import mixes_tokens
 from hgsp_core.artifacts import Plan, Scores
 from hgsp_core.errors import PlanError
-from hgsp_core.layout import Layout
+from hgsp_core.layout import BlockLayout, Layout
 from hgsp_core.types import Params
 
 
@@ -37,15 +38,41 @@ class RatioParams(Params):
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """A block whose units go one by one. order [units]: their indices, in the order in which they go."""
+
+    order: np.ndarray
+
+    @property
+    def last(self) -> int:
+        """`gone` of the empty block."""
+        return len(self.order)
+
+
+def _bundles(block: BlockLayout, score: np.ndarray, multiple: int) -> tuple[np.ndarray, ...]:
+    """Columns [bundles] of one block: score, units gone after it, cost, units left. score [units], ascending."""
+    rank = np.arange(block.units)
+    remainder = (block.units - 1) % multiple + 1  # size of the first bundle, 1..multiple
+    first = np.flatnonzero(np.diff((rank + multiple - remainder) // multiple, prepend=-1))
+    last = np.append(first[1:], block.units) - 1
+    size = last - first + 1
+    mean = np.clip(np.add.reduceat(score, first) / size, score[first], score[last])  # rounding must not reverse them
+    left = block.units - last - 1
+    return mean, last + 1, size * block.unit_cost + np.where(left == 0, block.fixed_cost, 0), left
+
+
+@dataclass(frozen=True)
 class Queue:
     """The units of a model in the order in which they go, in bundles that go together (mostly of one unit).
 
-    A block's units go lowest first, so a state of the model is one number per block: `gone` [blocks], units removed.
+    A block's units go lowest first, so a state of the model is one number per block: `gone` [blocks], units removed. Where
+    single query heads may go, it counts the steps of the block's path instead (`heads.py`).
 
-    Columns, each [bundles]: `block` (position in `layout.blocks()`), `after` (units of that block that are gone once
-    this bundle is), `cost` (parameters; the bundle that empties a block also costs the block's fixed parameters).
-    Columns, each [blocks]: `layer`, `attention` (bool), `units`, `unit_cost`, `fixed_cost`, `floor` (units that stay).
-    `ranked` [units]: indices of the units, block after block, within a block in the order in which they go.
+    Columns, each [bundles]: `block` (position in `layout.blocks()`), `after` (what of that block is gone once this bundle
+    is), `cost` (parameters; the bundle that empties a block also costs the block's fixed parameters).
+    Columns, each [blocks]: `layer`, `attention` (bool), `units` (`gone` of an empty block), `unit_cost`, `fixed_cost`,
+    `floor` (units that stay).
+    `states`, one per block: what stays, by `gone`.
     """
 
     block: np.ndarray
@@ -57,10 +84,12 @@ class Queue:
     unit_cost: np.ndarray
     fixed_cost: np.ndarray
     floor: np.ndarray
-    ranked: np.ndarray
+    states: tuple[Ranked | Path, ...]
 
     @classmethod
-    def of(cls, layout: Layout, scores: Scores, floors: np.ndarray, channel_multiple: int = 1) -> Queue:
+    def of(
+        cls, layout: Layout, scores: Scores, floors: np.ndarray, channel_multiple: int = 1, query_heads: bool = False
+    ) -> Queue:
         """Order by score, ascending; equal scores by layer, axis, importance (which a gate of zero hides) and index.
 
         A bundle is `channel_multiple` channels of one block, scored by their mean; a block's first bundle is the
@@ -69,58 +98,67 @@ class Queue:
 
         Args:
             floors: [blocks], units that must stay.
+            query_heads: single query heads may go, too.
         Raises:
-            PlanError: a score is not finite.
+            PlanError: a score is not finite; the scores say nothing about query heads.
         """
-        blocks = layout.blocks()
-        units = np.array([block.units for block in blocks])
-        unit_cost = np.array([block.unit_cost for block in blocks])
-        fixed_cost = np.array([block.fixed_cost for block in blocks])
-        attention = np.array([mixes_tokens(block) for block in blocks])
-        block_of = scores.layer * len(scores.axes) + scores.axis  # [units], position in layout.blocks()
         if not np.isfinite(scores.score).all():
             worst = int(np.flatnonzero(~np.isfinite(scores.score))[0])
             raise PlanError.score_not_finite(
                 int(scores.layer[worst]), scores.axes[scores.axis[worst]], int(scores.index[worst])
             )
+        blocks, axes = layout.blocks(), len(scores.axes)
+        attention = np.array([mixes_tokens(block) for block in blocks])
+        starts = np.append(0, np.cumsum([block.units for block in blocks]))
+        states, parts = [], []
+        for i, block in enumerate(blocks):
+            rows = slice(starts[i], starts[i + 1])
+            if query_heads and block.heads > 1:
+                shares = scores.heads[block.layer].get(block.axis.name) if scores.heads else None
+                if shares is None:
+                    raise PlanError.no_head_scores(block.layer, block.axis.name)
+                path = head_path(block, scores.score[rows], shares)
+                states.append(path)
+                left = np.array([len(state) for state in path.states])
+                parts.append((path.score, np.arange(1, len(left) + 1), path.cost, left))
+            else:
+                order = np.lexsort((scores.index[rows], scores.importance[rows], scores.score[rows]))
+                states.append(Ranked(scores.index[rows][order]))
+                parts.append(_bundles(block, scores.score[rows][order], 1 if attention[i] else channel_multiple))
 
-        by_block = np.lexsort((scores.index, scores.importance, scores.score, block_of))  # [units]
-        block, score = block_of[by_block], scores.score[by_block]
-        rank = np.arange(len(block)) - (np.cumsum(units) - units)[block]  # position within its block
-        multiple = np.where(attention, 1, channel_multiple)[block]
-        remainder = (units[block] - 1) % multiple + 1  # size of the first bundle, 1..multiple
-        bundle = (rank + multiple - remainder) // multiple  # [units], number of its bundle within the block
-
-        first = np.flatnonzero(np.diff(block, prepend=-1) | np.diff(bundle, prepend=-1))  # [bundles]
-        last = np.append(first[1:], len(block)) - 1
-        mean = np.add.reduceat(score, first) / (last - first + 1)
-        mean = np.clip(mean, score[first], score[last])  # rounding must not reverse the bundles of a block
-        block, after = block[first], rank[last] + 1
-        cost = (last - first + 1) * unit_cost[block] + np.where(after == units[block], fixed_cost[block], 0)
-
-        order = np.argsort(mean, kind="stable")  # bundles stand in order of layer, axis, rank: so do equal means
+        block = np.repeat(np.arange(len(blocks)), [len(score) for score, *_ in parts])
+        score, after, cost, left = (np.concatenate(column) for column in zip(*parts))
+        order = np.argsort(score, kind="stable")  # bundles stand in order of layer, axis, rank: so do equal scores
         floor_of = np.array(floors)
-        axis_of = block % len(scores.axes)
-        for axis in range(len(scores.axes)):
-            best = block[order[axis_of[order] == axis][-1]]
+        for axis in range(axes):
+            best = block[order[block[order] % axes == axis][-1]]
             floor_of[best] = max(floor_of[best], 1)
-        order = order[(units[block] - after >= floor_of[block])[order]]
+        order = order[(left >= floor_of[block])[order]]
         return cls(
             block=block[order],
             after=after[order],
             cost=cost[order],
             layer=np.array([block.layer for block in blocks]),
             attention=attention,
-            units=units,
-            unit_cost=unit_cost,
-            fixed_cost=fixed_cost,
+            units=np.array([state.last for state in states]),
+            unit_cost=np.array([block.unit_cost for block in blocks]),
+            fixed_cost=np.array([block.fixed_cost for block in blocks]),
             floor=floor_of,
-            ranked=scores.index[by_block],
+            states=tuple(states),
         )
 
     def spent(self, gone: np.ndarray) -> np.ndarray:
         """[blocks]: parameters that `gone` removes."""
-        return gone * self.unit_cost + np.where(gone == self.units, self.fixed_cost, 0)
+        spent = gone * self.unit_cost + np.where(gone == self.units, self.fixed_cost, 0)
+        for i, state in enumerate(self.states):
+            if isinstance(state, Path):
+                spent[i] = state.cost[: gone[i]].sum()
+        return spent
+
+    def kept_share(self, gone: np.ndarray) -> np.ndarray:
+        """[blocks]: the part of its units, counted by their parameters, that each block keeps."""
+        whole = self.spent(self.units) - self.fixed_cost
+        return 1 - (self.spent(gone) - np.where(gone == self.units, self.fixed_cost, 0)) / whole
 
     def removable(self) -> np.ndarray:
         """[blocks]: parameters that the floors leave to remove."""
@@ -128,10 +166,17 @@ class Queue:
         np.maximum.at(gone, self.block, self.after)
         return self.spent(gone)
 
-    def kept(self, layout: Layout, gone: np.ndarray) -> dict[tuple[int, str], np.ndarray]:
-        """`(layer, axis) -> units that stay`, as `Plan.of` takes it."""
-        ranked = np.split(self.ranked, np.cumsum(self.units)[:-1])  # per block
-        return {(block.layer, block.axis.name): ranked[i][gone[i] :] for i, block in enumerate(layout.blocks())}
+    def plan(self, layout: Layout, gone: np.ndarray, budget: int, notes: Sequence[str]) -> Plan:
+        """What stays when `gone` went."""
+        kept, heads = {}, {}
+        for block, state, n in zip(layout.blocks(), self.states, gone.tolist()):
+            key = block.layer, block.axis.name
+            if isinstance(state, Ranked):
+                kept[key] = state.order[n:]
+            else:
+                stays = state.states[n - 1] if n else {unit: range(block.heads) for unit in range(block.units)}
+                kept[key], heads[key] = stays.keys(), stays
+        return Plan.of(layout, kept, budget, notes, heads)
 
 
 @dataclass(frozen=True)
@@ -162,7 +207,7 @@ def fill(queue: Queue, gone: np.ndarray, capacities: Sequence[Capacity]) -> np.n
     """Go on from `gone` [blocks]: take each bundle in turn if every capacity still pays for it, else leave it.
 
     This is the loop over single bundles, done in strides: the longest run that fits is taken at once; then everything
-    that no longer fits by itself is dropped, which is for good, as room only shrinks and a block's costs do not.
+    that no longer fits by itself is dropped, with what comes after it in its block. It is for good, as room only shrinks.
     """
     gone = gone.copy()
     live = np.flatnonzero(queue.after > gone[queue.block])
@@ -177,8 +222,13 @@ def fill(queue: Queue, gone: np.ndarray, capacities: Sequence[Capacity]) -> np.n
         gone[block[:run]] = queue.after[live[:run]]  # of equal blocks the last write stays, which is the largest
         live = live[run:]
         spent = queue.spent(gone)
+        block, after = queue.block[live], queue.after[live]
+        fits = np.ones(len(live), dtype=bool)
         for c in capacities:
-            live = live[queue.cost[live] <= c.room(spent)[c.group[queue.block[live]]]]
+            fits &= queue.cost[live] <= c.room(spent)[c.group[block]]
+        first_dropped = np.full(len(queue.units), np.iinfo(np.int64).max)
+        np.minimum.at(first_dropped, block[~fits], after[~fits])
+        live = live[after < first_dropped[block]]
     return gone
 
 
@@ -221,7 +271,7 @@ def plan_within(
         raise PlanError.ratio_impossible(params.ratio, params.of, largest, limits)
     if short >= queue.unit_cost.min():
         notes = [*notes, shortfall(short, budget, limits)]
-    return Plan.of(layout, queue.kept(layout, gone), budget, notes)
+    return queue.plan(layout, gone, budget, notes)
 
 
 def shortfall(short: int, budget: int, limits: Sequence[str]) -> str:

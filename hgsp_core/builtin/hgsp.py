@@ -30,6 +30,10 @@ class HGSPParams(RatioParams):
     epsilon: float = Field(
         0.15, ge=0, le=1, description="kept share, 0..1, under which a layer is removed whole; 0 = never"
     )
+    query_heads: bool = Field(
+        False,
+        description="true = attention may also lose single query heads, as many in every group of a layer; its KV heads stay",
+    )
     limits: Limits = Field(Limits(), description="which layers lose units, and how many")
 
 
@@ -45,7 +49,8 @@ class HGSP:
         if p.temperature:
             scores = gated(scores, job.priors, p.temperature, p.tau)
         prunable = np.repeat(prunable_layers(p.limits, layout, job.priors), len(scores.axes))  # [blocks]
-        queue = Queue.of(layout, scores, floors(p.limits, layout, prunable), p.limits.channel_multiple)
+        floor = floors(p.limits, layout, prunable)
+        queue = Queue.of(layout, scores, floor, p.limits.channel_multiple, p.query_heads)
         layer_min = _layer_min(p, layout, queue)
         return plan_within(layout, queue, p, lambda budget: allocate(queue, p, budget, layer_min), in_force(p))
 
@@ -140,8 +145,7 @@ def allocate(queue: Queue, params: HGSPParams, budget: int, layer_min: np.ndarra
 
 def _kept_share(queue: Queue, gone: np.ndarray) -> np.ndarray:
     """[layers]: mean over a layer's blocks of kept / of."""
-    share = (queue.units - gone) / queue.units
-    return np.bincount(queue.layer, weights=share) / np.bincount(queue.layer)
+    return np.bincount(queue.layer, weights=queue.kept_share(gone)) / np.bincount(queue.layer)
 
 
 def _layer_min(params: HGSPParams, layout: Layout, queue: Queue) -> np.ndarray:

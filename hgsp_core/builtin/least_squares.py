@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from hgsp_core.builtin.least_squares_params import LeastSquaresParams
-from hgsp_core.surgery import positions
 from hgsp_core.types import BlockJob, Moments, Repair
 
 
@@ -26,7 +25,7 @@ class LeastSquares:
 
     def __call__(self, job: BlockJob) -> Repair:
         judge = self.targets[-1]
-        columns = positions(job.kept, job.writer.width).to(job.weight.device)
+        columns = job.columns.to(job.weight.device)
         untouched = torch.zeros_like(job.weight)
         untouched[:, columns] = job.weight[:, columns]
         best, least = untouched, squared_error(untouched, job.bias, job.held_out, judge)

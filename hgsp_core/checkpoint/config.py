@@ -53,7 +53,7 @@ def _layered_config(layout: Layout, plan: Plan) -> dict[str, Any]:
         for name, block in layout.layers[old].blocks.items():
             if not plan.block(block).kept:
                 skip.append(name)
-            elif len(plan.block(block).kept) < block.units:
+            elif plan.block(block).loses:
                 sizes.update(_sizes(layout, plan, block))
         if skip:
             sizes["skip"] = skip
@@ -93,8 +93,11 @@ def _reduced_config(layout: Layout, plan: Plan) -> dict[str, Any]:
 
 def _sizes(layout: Layout, plan: Plan, block: BlockLayout) -> dict[str, int]:
     """The config keys that count a block's units, or are in proportion to them, at their new values."""
-    kept = len(plan.block(block).kept)
+    own = plan.block(block)
+    kept = len(own.kept)
     scaled = {key: int(layout.config[key]) * kept // block.units for key in block.axis.scales}
+    if own.heads_per_unit:
+        scaled = {key: number * own.heads_per_unit // block.heads for key, number in scaled.items()}
     return {block.axis.units: kept, **scaled}
 
 

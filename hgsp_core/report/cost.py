@@ -35,9 +35,9 @@ def costs(layout: Layout, plan: Plan, seq_len: int, bytes_per_parameter: float) 
     """
     parameters = plan.parameters_after(layout)
     outside = layout.parameters - layout.layer_parameters
-    kept = [(block, len(plan.block(block).kept)) for block in layout.blocks()]
-    macs = _head_macs(layout) + sum(_block_macs(block, units, seq_len) for block, units in kept)
-    cached = sum(_cached_values(block, units) for block, units in kept)
+    kept = plan.layout_after(layout).blocks()
+    macs = _head_macs(layout) + sum(_block_macs(block, seq_len) for block in kept)
+    cached = sum(_cached_values(block) for block in kept)
     return {
         "parameters": parameters,
         "layer_parameters": parameters - outside,
@@ -53,15 +53,14 @@ def _head_macs(layout: Layout) -> int:
     return prod(next(layout.outside[name] for name in names if name in layout.outside))
 
 
-def _block_macs(block: BlockLayout, units: int, seq_len: int) -> int:
+def _block_macs(block: BlockLayout, seq_len: int) -> int:
     """Linears of one block and, where it mixes tokens, its attention over `seq_len` of them."""
-    macs = sum(units * s.width * s.shape[1 - s.dim] for s in block.slices)
+    macs = sum(prod(s.shape) for s in block.slices)
     if block.axis.cache:
-        heads = sum(units * s.width for s in block.slices if s.dim == 1)  # inputs of o_proj = width of all query heads
-        macs += 2 * seq_len * heads
+        macs += 2 * seq_len * block.writer.shape[1]  # inputs of o_proj = width of all query heads
     return macs
 
 
-def _cached_values(block: BlockLayout, units: int) -> int:
+def _cached_values(block: BlockLayout) -> int:
     """Numbers that the block keeps for each past token: the outputs of k_proj and v_proj."""
-    return sum(units * block.slice_of(module).width for module in block.axis.cache)
+    return sum(block.slice_of(module).shape[0] for module in block.axis.cache)

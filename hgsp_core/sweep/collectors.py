@@ -100,6 +100,7 @@ class WeightAbs(Collector):
     """Axis -> Σ |W| of each unit."""
 
     depth = Depth.WEIGHTS
+    version = 2
 
     def reduce(self, layer, sums):
         return layer.per_unit(lambda name: layer.weights[name].float().abs())
@@ -110,6 +111,7 @@ class WeightSquare(Collector):
     """Axis -> Σ W² of each unit."""
 
     depth = Depth.WEIGHTS
+    version = 2
 
     def reduce(self, layer, sums):
         return layer.per_unit(lambda name: layer.weights[name].float().square())
@@ -120,14 +122,12 @@ class TaylorAbs(Collector):
     """Axis -> Σ |W·g| of each unit (Molchanov et al. 2019, eq. 7 per weight); g is summed before the absolute value."""
 
     depth = Depth.BACKWARD
+    version = 2
 
     def reduce(self, layer, sums):
         return layer.per_unit(lambda name: (layer.weights[name] * layer.gradients[name]).abs_())
 
 
-@dataclass(frozen=True)
-class TaylorCurvature(Collector):
-    """Axis -> Σ ½ W²·H of each unit, H the mean over batches of g_b², g_b the gradient of one batch's mean loss (R2).
 @dataclass(frozen=True)
 class GradientScale(Collector):
     """`mean`, `std`, `norm`, `max` and `min` of |g| over all weights of the layer's units: how large its gradients are.
@@ -150,6 +150,9 @@ class GradientScale(Collector):
         return {name: value.cpu().numpy() for name, value in found.items()}
 
 
+@dataclass(frozen=True)
+class TaylorCurvature(Collector):
+    """Axis -> Σ ½ W²·H of each unit, H the mean over batches of g_b², g_b the gradient of one batch's mean loss (R2).
 
     batch: samples of one gradient. It belongs to the result, and is not the micro-batch, which only changes cost.
     """
@@ -157,6 +160,7 @@ class GradientScale(Collector):
     batch: int = 4
 
     depth = Depth.BACKWARD
+    version = 2
 
     @property
     def gradient_batch(self):
@@ -219,6 +223,7 @@ class WandaAbs(Collector):
     """Axis -> Σ |W_ij|·‖X_j‖₂ over each unit's weights; biases have no input and count nothing (Wanda, eq. 1; R2)."""
 
     depth = Depth.FORWARD
+    version = 2
 
     def observe(self, layer, passage, sums):
         InputNorm.observe(self, layer, passage, sums)

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from hgsp_core.layout import BlockLayout, LayerLayout, SliceLayout
 
 
-def unit_sums(tensor: Tensor, s: SliceLayout) -> Tensor:
-    """One sum per unit, [units] fp64, of a weight [out, in] or of a bias [out] along the slice's dimension.
+def head_sums(tensor: Tensor, s: SliceLayout) -> Tensor:
+    """Sums [units, heads] fp64 of a weight [out, in] or of a bias [out] along the slice's dimension.
 
-    Every axis of every architecture is reduced to units here and nowhere else.
+    Every axis of every architecture is reduced to units and their query heads here and nowhere else.
     """
     if tensor.dim() == 2:
         tensor = tensor.sum(1 - s.dim, dtype=torch.float32)  # [units * width]
-    return tensor.double().view(-1, s.width).sum(1)
+    return tensor.double().view(-1, s.heads, s.width // s.heads).sum(2)
 
 
 def unit_tensors(block: BlockLayout) -> Iterator[tuple[str, SliceLayout]]:
@@ -53,11 +53,17 @@ class Layer:
         return cls(layout, {f"{layout.module}.{name}": p.detach() for name, p in module.named_parameters()}, tokens)
 
     def per_unit(self, measure: Callable[[str], Tensor], biases: bool = True) -> dict[str, np.ndarray]:
-        """Axis -> [units]: `measure(tensor name)`, an array shaped like the tensor, summed over each unit's entries."""
+        """Axis -> [units]: `measure(tensor name)`, an array shaped like the tensor, summed over each unit's entries.
+
+        `AXIS.heads` -> [units, query heads]: the part of it that lies in single query heads, where units have several.
+        """
         found = {}
         for axis, block in self.layout.blocks.items():
-            parts = [unit_sums(measure(name), s) for name, s in unit_tensors(block) if biases or name == s.weight]
-            found[axis] = sum(parts).cpu().numpy()
+            tensors = [(name, s) for name, s in unit_tensors(block) if biases or name == s.weight]
+            sums = [(s, head_sums(measure(name), s)) for name, s in tensors]
+            found[axis] = sum(part.sum(1) for _, part in sums).cpu().numpy()
+            if block.heads > 1:
+                found[f"{axis}.heads"] = sum(part for s, part in sums if s.heads > 1).cpu().numpy()
         return found
 
 

@@ -23,7 +23,7 @@ from torch.func import functional_call
 from hgsp_core.artifacts import Plan
 from hgsp_core.errors import SweepError
 from hgsp_core.layout import LayerLayout
-from hgsp_core.surgery import mask_tensors
+from hgsp_core.surgery import lines, mask_tensors
 from hgsp_core.sweep.batches import Batch, embed
 from hgsp_core.sweep.forward import watched
 from hgsp_core.sweep.layer import Passage
@@ -81,9 +81,9 @@ def repair(
             passages = [lower.run(own, b, x) for b, x in enumerate(dense)] if needs_dense else []
             weights = dict(own)
             for axis, block in layer.blocks.items():
-                kept = plan.block(block).kept
-                if kept and len(kept) < block.units:
-                    job = lower.job(block, kept, weights, pruned, passages, split, reconstructor.targets)
+                own_plan = plan.block(block)
+                if own_plan.kept and own_plan.loses:
+                    job = lower.job(block, own_plan, weights, pruned, passages, split, reconstructor.targets)
                     result = reconstructor(job)
                     plan = plan.with_kept(index, axis, result.kept)
                     written = {block.writer.weight: result.weight}
@@ -118,7 +118,7 @@ class _Layer:
         with watched(self.layout, self.module) as run:
             return run(lambda module, x: self.batches[batch].calls[self.index](layer, x), x)
 
-    def job(self, block, kept, weights, pruned, dense, split, targets) -> BlockJob:
+    def job(self, block, plan, weights, pruned, dense, split, targets) -> BlockJob:
         writer = block.writer
         weight = weights[writer.weight].float()
         bias = weights[writer.bias].float() if writer.has_bias else None
@@ -130,7 +130,7 @@ class _Layer:
                 x = passage.inputs[writer.module.removeprefix(f"{self.layout.module}.")].flatten(0, -2).float()
                 sums.add(x, {t: _target(t, block.axis.name, passage, dense[b]) for t in targets if t != OWN})
             parts.append(sums.moments())
-        return BlockJob(block, kept, writer, weight, bias, *parts)
+        return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, *parts)
 
 
 def _target(target: str, axis: str, passage: Passage, dense: Passage) -> Tensor:

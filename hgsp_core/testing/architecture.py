@@ -26,7 +26,7 @@ from hgsp_core.sweep import Resident, run_sweep
 from hgsp_core.sweep.collectors import TaylorAbs
 from hgsp_core.testing.check import Check, checks_of, require
 from hgsp_core.testing.model import layout_of, random_model, tiny_config
-from hgsp_core.testing.plans import same_sizes, thinned, without
+from hgsp_core.testing.plans import fewer_heads, same_sizes, thinned, without
 from hgsp_core.types import Architecture, Axis
 
 #: largest difference of logits, relative to the largest logit, that fp32 rounding is granted
@@ -339,6 +339,15 @@ def uniformly_pruned_equals_masked(case: Case) -> None:
     )
 
 
+def query_heads_can_go(case: Case) -> None:
+    """With one query head less in each group, of some layers and of all, the checkpoint computes what the masked original does."""
+    hint = "Check `scales` and `cache`: k_proj and v_proj keep their rows, q_proj and o_proj lose those of the head."
+    for everywhere in (False, True):
+        plan = fewer_heads(case.layout, everywhere)
+        if any(block.loses for layer in plan.layers for block in layer.values()):
+            case.require_equal_to_masked(plan, "One query head of every group gone", hint)
+
+
 def blocks_and_layers_can_go(case: Case) -> None:
     """Without a block, and without a whole layer, the loaded checkpoint computes what the masked original does."""
     middle = len(case.layout.layers) // 2
@@ -416,7 +425,7 @@ def _per_unit(entries: dict[str, Tensor], block: BlockLayout) -> Tensor:
 _DATA = (modules_exist, sizes_divide, biases_follow_the_rows, every_parameter_is_accounted_for, axes_are_cut_on_both_sides)
 _RUN = (*_DATA, blocks_add_to_the_residual_stream)
 _CUT = (*_RUN, sweep_equals_autograd, keep_all_is_the_identity, config_keys_shrink)
-_ALL = (*_CUT, pruned_equals_masked, uniformly_pruned_equals_masked, blocks_and_layers_can_go)
+_ALL = (*_CUT, pruned_equals_masked, uniformly_pruned_equals_masked, query_heads_can_go, blocks_and_layers_can_go)
 
 CHECKS = {
     is_documented: (),
@@ -432,6 +441,7 @@ CHECKS = {
     config_keys_shrink: _DATA,
     pruned_equals_masked: _CUT,
     uniformly_pruned_equals_masked: _CUT,
+    query_heads_can_go: (*_CUT, pruned_equals_masked, uniformly_pruned_equals_masked),
     blocks_and_layers_can_go: (*_CUT, pruned_equals_masked),
     generates: _ALL,
     export_reloads: (*_ALL, generates),

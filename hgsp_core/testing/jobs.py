@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hgsp_core.artifacts import Priors, Scores, Statistics
+from hgsp_core.surgery import positions
 from hgsp_core.sweep import Resident, run_sweep
 from hgsp_core.testing.check import require
 from hgsp_core.testing.model import VOCABULARY, sample_layout, sample_model
@@ -43,7 +44,9 @@ def block_job(reconstructor: Any) -> BlockJob:
     model = sample_model()
     weight, bias = model.get_parameter(writer.weight).detach(), model.get_parameter(writer.bias).detach()
     fit, held_out = (_moments(seed, weight, bias, reconstructor.targets) for seed in (0, 1))
-    return BlockJob(block, tuple(range(0, block.units, 2)), writer, weight.clone(), bias.clone(), fit, held_out)
+    kept = tuple(range(0, block.units, 2))
+    columns = positions(kept, writer.width)
+    return BlockJob(block, kept, columns, writer, weight.clone(), bias.clone(), fit, held_out)
 
 
 def dataset_job(dataset: Any) -> DatasetJob:

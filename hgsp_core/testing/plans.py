@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from types import MappingProxyType
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.layout import BlockLayout, Layout
@@ -40,6 +41,17 @@ def same_sizes(layout: Layout, axes: Container[str]) -> Plan:
     return _plan(layout, kept)
 
 
-def _plan(layout: Layout, kept) -> Plan:
-    plan = Plan.of(layout, {(b.layer, b.axis.name): kept(b) for b in layout.blocks()}, 0)
+def fewer_heads(layout: Layout, everywhere: bool) -> Plan:
+    """Every group gives up one query head, each its own; `everywhere`, or only in odd layers."""
+
+    def heads(block: BlockLayout) -> list[list[int]]:
+        gone = [(u + block.layer) % block.heads for u in range(block.units)]
+        return [[h for h in range(block.heads) if h != own] for own in gone]
+
+    chosen = [b for b in layout.blocks() if b.heads > 1 and (everywhere or b.layer % 2)]
+    return _plan(layout, lambda block: range(block.units), {(b.layer, b.axis.name): heads(b) for b in chosen})
+
+
+def _plan(layout: Layout, kept, heads=MappingProxyType({})) -> Plan:
+    plan = Plan.of(layout, {(b.layer, b.axis.name): kept(b) for b in layout.blocks()}, 0, heads=heads)
     return Plan(plan.layers, plan.before, plan.parameters_after(layout))

@@ -10,9 +10,10 @@ from transformers.models.llama.modeling_llama import (
     LlamaRotaryEmbedding,
 )
 
-OnlyHereDecoderLayer = WidthDecoderLayer = LlamaDecoderLayer
-OnlyHereRMSNorm = WidthRMSNorm = ForgetfulRMSNorm = LlamaRMSNorm
-OnlyHereRotaryEmbedding = WidthRotaryEmbedding = ForgetfulRotaryEmbedding = LlamaRotaryEmbedding
+OnlyHereDecoderLayer = WidthDecoderLayer = GroupedDecoderLayer = LlamaDecoderLayer
+OnlyHereRMSNorm = WidthRMSNorm = GroupedRMSNorm = ForgetfulRMSNorm = LlamaRMSNorm
+OnlyHereRotaryEmbedding = WidthRotaryEmbedding = GroupedRotaryEmbedding = LlamaRotaryEmbedding
+ForgetfulRotaryEmbedding = LlamaRotaryEmbedding
 
 
 class OnlyHereConfig(LlamaConfig):
@@ -48,6 +49,25 @@ class WidthForCausalLM(LlamaForCausalLM):
         return output
 
 
+class GroupedConfig(LlamaConfig):
+    model_type = "fake-grouped"
+
+
+class GroupedModel(LlamaModel):
+    config_class = GroupedConfig
+
+
+class GroupedForCausalLM(LlamaForCausalLM):
+    """Scales its logits by the number of query heads for each KV head, which is 2 in the models of the tests."""
+
+    config_class = GroupedConfig
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * (self.config.num_attention_heads / self.config.num_key_value_heads / 2)
+        return output
+
+
 class ForgetfulConfig(LlamaConfig):
     model_type = "fake-forgetful"
 
@@ -78,6 +98,7 @@ class ForgetfulForCausalLM(LlamaForCausalLM):
 for config, base, lm in (
     (OnlyHereConfig, OnlyHereModel, OnlyHereForCausalLM),
     (WidthConfig, WidthModel, WidthForCausalLM),
+    (GroupedConfig, GroupedModel, GroupedForCausalLM),
     (ForgetfulConfig, ForgetfulModel, ForgetfulForCausalLM),
 ):
     AutoConfig.register(config.model_type, config)

@@ -17,7 +17,6 @@ import numpy as np
 
 from hgsp_baselines.collectors import WriterColumns
 from hgsp_core import Params, Repair, Scores
-from hgsp_core.surgery import positions
 from hgsp_core.sweep.collectors import InputMoments
 from hgsp_core.types import BlockJob, ScoreJob
 
@@ -40,6 +39,8 @@ class Flap:
                 m = moments[layer.index][f"{linear}.variance"] * columns[layer.index][f"{linear}.square"]
                 shape = (block.units, block.writer.width)
                 importance[-1][axis] = m.reshape(shape).sum(1)
+                if block.heads > 1:
+                    importance[-1][f"{axis}.heads"] = m.reshape(block.units, block.writer.heads, -1).sum(2)
                 score.append(standardised(m).reshape(shape).mean(1))
         return Scores.of(job.layout, importance).with_score(np.concatenate(score))
 
@@ -63,7 +64,6 @@ class FlapBias:
         if job.bias is None:
             linear = job.writer.module.rpartition(".")[2]
             return Repair(job.kept, job.weight, None, f"not compensated: {linear} has no bias in this model")
-        gone = tuple(sorted(set(range(job.block.units)) - set(job.kept)))
-        columns = positions(gone, job.writer.width).to(job.weight.device)
-        mean = job.fit.total[columns] / job.fit.tokens  # [removed columns]
-        return Repair(job.kept, job.weight, job.bias + job.weight[:, columns] @ mean.to(job.weight.dtype))
+        mean = (job.fit.total / job.fit.tokens).to(job.weight.dtype)
+        mean[job.columns.to(mean.device)] = 0  # only what goes is compensated
+        return Repair(job.kept, job.weight, job.bias + job.weight @ mean)

@@ -37,6 +37,10 @@ class SlimGPT:
     def __call__(self, job: BlockJob) -> Repair:
         p, width = self.params, job.writer.width
         w, inverse = job.weight.double(), inverse_hessian(job.fit.gram, p.damping)
+        if len(job.columns) != len(job.kept) * width:  # single query heads go: which ones is decided already
+            stays = job.columns.to(w.device)
+            gone = torch.ones(w.shape[1], dtype=torch.bool, device=w.device).index_fill(0, stays, False).nonzero().flatten()
+            return Repair(job.kept, _filled(job.weight, stays, removed(w, inverse, gone, stays)[0]), job.bias)
         alive = torch.arange(job.block.units, device=w.device)
         while left := len(alive) - len(job.kept):
             batch = 1 if job.block.axis.cache else min(left, max(p.smallest_batch, min(p.largest_batch, left // 2)))
@@ -44,9 +48,14 @@ class SlimGPT:
             stays = order[batch:].sort().values
             w, inverse = removed(w, inverse, _columns(order[:batch], width), _columns(stays, width))
             alive = alive[stays]
-        weight = torch.zeros_like(job.weight)
-        weight[:, _columns(alive, width)] = w.to(weight.dtype)
-        return Repair(tuple(alive.tolist()), weight, job.bias)
+        return Repair(tuple(alive.tolist()), _filled(job.weight, _columns(alive, width), w), job.bias)
+
+
+def _filled(like: Tensor, columns: Tensor, w: Tensor) -> Tensor:
+    """A weight at its old size [out, in] that holds w [out, columns], and zeros elsewhere."""
+    weight = torch.zeros_like(like)
+    weight[:, columns] = w.to(weight.dtype)
+    return weight
 
 
 def inverse_hessian(gram: Tensor, damping: float) -> Tensor:

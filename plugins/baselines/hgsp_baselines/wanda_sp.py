@@ -25,6 +25,9 @@ class WandaSp:
             for axis, block in layer.blocks.items():
                 linear = block.writer.module.removeprefix(f"{layer.module}.")
                 by_column = columns[layer.index][f"{linear}.abs"] * norms[layer.index][linear]  # [units * width]
-                found[axis] = by_column.reshape(block.units, block.writer.width).sum(1)
+                heads = by_column.reshape(block.units, block.writer.heads, -1).sum(2)
+                found[axis] = heads.sum(1)
+                if block.heads > 1:
+                    found[f"{axis}.heads"] = heads
             importance.append(found)
         return Scores.of(job.layout, importance)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from hgsp_core import Axis
 from hgsp_core.layout import BlockLayout, SliceLayout
+from hgsp_core.surgery import positions
 from hgsp_core.testing import jobs
 from hgsp_core.testing.model import sample_layout
 from hgsp_core.types import AllocateJob, BlockJob, Moments
@@ -26,7 +27,7 @@ def block_job(x, w, units, kept, attention):
     block = BlockLayout(0, axis, "block", units, (writer,), ())
     x = torch.from_numpy(x).float()
     moments = Moments(len(x), x.sum(0), x.T @ x, {}, {})
-    return BlockJob(block, tuple(range(kept)), writer, torch.from_numpy(w).float(), None, moments, moments)
+    return BlockJob(block, tuple(range(kept)), positions(range(kept), writer.width), writer, torch.from_numpy(w).float(), None, moments, moments)
 
 
 def data(columns, seed=0, tokens=300):
