@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hgsp_core.cli import plan, plugins, recipe, run
+from hgsp_core.cli import compare, export, plan, plugins, recipe, run, verify
 from hgsp_core.cli.faults import readable_faults
 
 app = typer.Typer(
@@ -21,6 +21,9 @@ app = typer.Typer(
 )
 app.command()(run.run)
 app.command()(plan.plan)
+app.command()(export.export)
+app.command()(verify.verify)
+app.command()(compare.compare)
 app.add_typer(plugins.app)
 app.add_typer(recipe.app)
 

@@ -82,6 +82,7 @@ def points(
     show_x: Callable[[float], str] = short,
     height: int = 220,
     lines: Iterable[float] = (),
+    path: Sequence[tuple[float, float]] = (),
 ) -> Markup:
     """Dots (x, y, title) of one colour a series; axes in powers of ten where the values differ much.
 
@@ -89,6 +90,7 @@ def points(
         joined: lines between the dots of a series, in the order given.
         named: the titles stand beside the dots, and not only on them.
         lines: values of y to mark across.
+        path: places (x, y) of the series that a line joins, such as the best ones.
     """
     given = {name: [p for p in dots if math.isfinite(p[0]) and math.isfinite(p[1])] for name, dots in series.items()}
     every_dot = [dot for dots in given.values() for dot in dots]
@@ -96,6 +98,9 @@ def points(
     parts = [
         Markup('<line class="mark" x2="100%" y1="{0:.3f}%" y2="{0:.3f}%"/>').format(100 - ys.place(line)) for line in lines
     ]
+    for (x1, y1), (x2, y2) in zip(path, path[1:]):
+        ends = xs.place(x1), 100 - ys.place(y1), xs.place(x2), 100 - ys.place(y2)
+        parts.append(Markup('<line class="mark" x1="{:.3f}%" y1="{:.3f}%" x2="{:.3f}%" y2="{:.3f}%"/>').format(*ends))
     for i, dots in enumerate(given.values()):
         parts += _dots([(xs.place(x), 100 - ys.place(y), title) for x, y, title in dots], i, joined, named)
     below = [_BELOW.format(f"{xs.place(x):.3f}", show_x(x)) for x in xs.ticks()]

@@ -1,0 +1,140 @@
+"""`hgsp compare`: runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hgsp_core.cli.options import Json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hgsp_core.compare import Comparison
+    from hgsp_core.report.comparison import RunTable
+
+
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Directories of runs, or of a whole sweep.", show_default=False)
+    ],
+    sort: Annotated[
+        str | None,
+        typer.Option("--sort", metavar="COLUMN", help="Order of each model's runs: a column's title, such as 'parameters'."),
+    ] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="As CSV, with every measurement.")] = False,
+    as_html: Annotated[bool, typer.Option("--html", help="As one HTML page with plots.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE, which must not exist yet.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Lay runs side by side in one table: size, perplexity, accuracy, speed, memory, time, and where they are not comparable.
+
+    Example: `hgsp compare results/* --html -o comparison.html`
+
+    Reads report.json and plan.json of each run. Writes FILE, where one is named, and nothing else.
+    """
+    from hgsp_core.compare import comparison, load_runs
+    from hgsp_core.report.comparison import run_table
+
+    found = comparison(load_runs(runs))
+    table = run_table(found)
+    table = table.sorted_by(sort) if sort else table
+    forms = {"markdown": as_markdown, "csv": as_csv, "html": as_html, "json": as_json}
+    chosen = [form for form, wanted in forms.items() if wanted]
+    if len(chosen) > 1 or (output and not chosen):
+        raise typer.BadParameter("choose one of --markdown, --csv, --html and --json", param_hint="--output" if output else None)
+    if not chosen:
+        show(found, table)
+    else:
+        deliver(_text(chosen[0], found, table), output)
+
+
+def as_data(found: Comparison, table: RunTable) -> dict[str, Any]:
+    """runs (one object a line of the table, the originals included), best (of each model and budget), and warnings."""
+    from hgsp_core.report.comparison import best_table
+
+    header, best = best_table(found)
+    return {"runs": table.records(), "best": [dict(zip(header, row)) for row in best], "warnings": found.warnings}
+
+
+def _text(form: str, found: Comparison, table: RunTable) -> str:
+    from hgsp_core.report.comparison import csv_text, markdown
+
+    if form == "markdown":
+        return markdown(found, table)
+    if form == "csv":
+        return csv_text(table)
+    if form == "json":
+        import json
+
+        from hgsp_core.report.json_files import finite
+
+        return json.dumps(finite(as_data(found, table)), indent=2, ensure_ascii=False) + "\n"
+    from hgsp_core.report.comparison_page import comparison_page
+
+    return comparison_page("Comparison of pruning runs", found, table, {})
+
+
+def deliver(text: str, output: Path | None) -> None:
+    """To a file that is not there yet, whole or not at all; or to stdout."""
+    from hgsp_core.errors import OutputError
+
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    if output.exists() or output.is_symlink():
+        raise OutputError.exists(str(output))
+    staging = output.with_name(f".{output.name}.partial")
+    try:
+        staging.write_text(text, encoding="utf-8")
+        staging.rename(output)
+    except OSError as error:
+        raise OutputError.cannot_make(str(output), error) from None
+    typer.echo(f"Wrote {output}")
+
+
+def show(found: Comparison, table: RunTable) -> None:
+    """For people: the best runs, the table, and what to beware of."""
+    from hgsp_core.cli.show import output as stdout
+    from hgsp_core.cli.show import print_lines
+    from hgsp_core.report.comparison import legend
+
+    console = stdout()
+    console.print(rich_table(table))
+    for line in (*table.footnotes(), *legend(found)):
+        console.print(line, style="dim", markup=False)
+    show_best(console, found)
+    print_lines(console, "Warning", found.warnings)
+
+
+def rich_table(table: RunTable):
+    from rich.table import Table
+
+    columns, cells = table.shown()
+    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        result.add_column(column.title, justify="right" if column.show else "left", no_wrap=bool(column.show), overflow="fold")
+    for line, row in zip(table.lines, cells):
+        result.add_row(*row, style="bold" if line.run is None else None)
+    return result
+
+
+def show_best(console: Console, found: Comparison) -> None:
+    from rich.table import Table
+
+    from hgsp_core.report.comparison import best_table
+
+    header, rows = best_table(found)
+    if rows:
+        console.print("\nBest of each budget")
+        best = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for name in header:
+            best.add_column(name)
+        for row in rows:
+            best.add_row(*row)
+        console.print(best)
