@@ -422,7 +422,7 @@ def test_a_ratio_below_what_all_layers_must_lose_is_refused():
     [
         ({"pruning_distribution": 305}, "quotes"),
         ({"pruning_distribution": "0:0"}, "one share above 0"),
-        ({"pruning_distribution": "five"}, "pattern"),
+        ({"pruning_distribution": "five"}, "attention:mlp"),
         ({"layer_start": 3, "layer_end": 3}, "must be above layer_start"),
         ({"layer_min_rate": 0.5, "layer_max_rate": 0.4}, "must not be above"),
         ({"freeze_frist": 1}, "Extra inputs"),

@@ -204,3 +204,16 @@ def test_an_impossible_ratio_names_the_largest_and_what_holds_it():
 def test_a_least_effective_rate_above_the_highest_is_refused():
     with pytest.raises(ValidationError, match="every layer would stay whole"):
         LayerwiseParams(limits={"layer_max_rate": 0.1})
+
+
+@pytest.mark.parametrize("distribution, share", [("5:5", 0.5), ("10:0", 1.0), ("0:10", 0.0), ("1:3", 0.25)])
+def test_a_pruning_distribution_splits_the_budget_between_attention_and_mlps(distribution, share):
+    layout = llama3_8b()
+    plan = plan_of(job(layout), ratio=0.1, min_effective_rate=0, limits={"pruning_distribution": distribution})
+    gone = {True: 0, False: 0}
+    for block in layout.blocks():
+        kept = len(plan.layers[block.layer][block.axis.name].kept)
+        gone[bool(block.axis.cache)] += block.cost - block.kept_cost(kept)
+    budget, group = int(0.1 * layout.parameters), layout.blocks()[0].unit_cost
+    assert 0 <= share * budget - gone[True] < group
+    assert 0 <= budget - gone[True] - gone[False] < (group if share == 1 else channel_cost(layout))

@@ -120,3 +120,16 @@ def test_llama_3_8b_keeps_a_multiple_of_channels_in_a_stock_shape():
     assert 0 <= short_of(plan, layout) < slab
     assert any("channel_multiple: 256" in note and "same_sizes" in note for note in plan.notes)
     assert np.unique([a for a, _ in sizes(plan)]).tolist() == [6]  # round(8 * 0.23) = 2 groups gone
+
+
+@pytest.mark.parametrize("distribution, share", [("5:5", 0.5), ("10:0", 1.0), ("0:10", 0.0), ("1:3", 0.25)])
+def test_a_pruning_distribution_splits_the_budget_between_attention_and_mlps(distribution, share):
+    layout = llama3_8b()
+    plan = plan_of(job(layout), ratio=0.1, limits={"pruning_distribution": distribution})
+    gone = {True: 0, False: 0}
+    for block in layout.blocks():
+        kept = len(plan.layers[block.layer][block.axis.name].kept)
+        gone[bool(block.axis.cache)] += block.cost - block.kept_cost(kept)
+    budget, group = int(0.1 * layout.parameters), layout.blocks()[0].unit_cost
+    assert 0 <= share * budget - gone[True] < group
+    assert 0 <= budget - gone[True] - gone[False] < (group if share == 1 else channel_cost(layout))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -62,27 +63,23 @@ class RateLimits(LayerLimits, SizeLimits):
         return self
 
 
-class Limits(RateLimits):
-    """Every limit of a global allocation (R4.6)."""
+class ShareLimits(Params):
+    """How attention and MLPs share the budget."""
 
     pruning_distribution: str | None = Field(
-        None,
-        pattern=r"^\d+(\.\d+)?:\d+(\.\d+)?$",
-        description='shares of the budget, "attention:mlp", such as "5:5" or "0:10"; null = one common budget',
+        None, description='shares of the budget, "attention:mlp", such as "5:5" or "0:10"; null = one common budget'
     )
 
     @field_validator("pruning_distribution", mode="before")
     @classmethod
-    def _quoted(cls, value: Any) -> Any:
+    def _two_shares(cls, value: Any) -> Any:
         if type(value) is int:  # YAML 1.1 reads an unquoted 5:5 as five times sixty plus five
             raise ValueError('write it in quotes, such as "5:5"')
-        return value
-
-    @field_validator("pruning_distribution")
-    @classmethod
-    def _not_nothing(cls, value: str | None) -> str | None:
-        if value is not None and not any(float(part) for part in value.split(":")):
-            raise ValueError("needs one share above 0")
+        if isinstance(value, str):
+            if not re.fullmatch(r"\d+(\.\d+)?:\d+(\.\d+)?", value):
+                raise ValueError('write it as attention:mlp, such as "5:5" or "0:10"')
+            if not any(float(part) for part in value.split(":")):
+                raise ValueError("needs one share above 0")
         return value
 
     @property
@@ -92,6 +89,10 @@ class Limits(RateLimits):
             return None
         attention, mlp = (float(part) for part in self.pruning_distribution.split(":"))
         return attention / (attention + mlp)
+
+
+class Limits(RateLimits, ShareLimits):
+    """Every limit of an allocation (R4.6)."""
 
 
 def mixes_tokens(block: BlockLayout) -> bool:

@@ -68,3 +68,14 @@ def fill_channels(queue: Queue, gone: np.ndarray, capacities: list[Capacity]) ->
     mlp = int(queue.spent(queue.units)[~queue.attention].sum())
     gone = fill(queue, gone, [*capacities, Capacity.kinds(queue, attention, mlp)])
     return fill(queue, gone, capacities)
+
+
+def fill_shares(queue: Queue, share: float, budget: int, capacities: list[Capacity]) -> np.ndarray:
+    """Units gone [blocks]: attention's share of the budget in whole groups, then channels for what is left.
+
+    Where the share is 1 no channel goes.
+    """
+    attention = int(share * budget)
+    gone = fill(queue, np.zeros_like(queue.units), [*capacities, Capacity.kinds(queue, attention, 0)])
+    mlp = budget - int(queue.spent(gone).sum()) if share < 1 else 0
+    return fill(queue, gone, [*capacities, Capacity.kinds(queue, attention, mlp)])

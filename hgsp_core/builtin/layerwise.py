@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from hgsp_core.allocate.budget import Capacity, RatioParams, plan_within
-from hgsp_core.allocate.limits import RateLimits, finite_layer_priors, floors, in_force, prunable_layers
-from hgsp_core.allocate.rates import fill_channels, queue_by_rate, rates_of_blocks, scaled_rates
+from hgsp_core.allocate.limits import Limits, finite_layer_priors, floors, in_force, prunable_layers
+from hgsp_core.allocate.rates import fill_channels, fill_shares, queue_by_rate, rates_of_blocks, scaled_rates
 from hgsp_core.artifacts import Plan, Priors
 from hgsp_core.layout import Layout
 from hgsp_core.types import AllocateJob
@@ -32,7 +32,7 @@ class LayerwiseParams(RatioParams):
         description="rate, 0..1, under which a layer stays whole and leaves its share to the others; "
         "limits.layer_min_rate, where set, lowers it",
     )
-    limits: RateLimits = Field(RateLimits(), description="which layers lose units, and how many")
+    limits: Limits = Field(Limits(), description="which layers lose units, and how many")
 
     @model_validator(mode="after")
     def _reachable(self) -> LayerwiseParams:
@@ -48,7 +48,8 @@ class Layerwise:
     """Rates from priors, whole groups and channels from rates, and the lowest-scored units of each block.
 
     Attention loses round(rate · groups) groups, a half down, and the layer's MLP what its rate still asks for. What is
-    left over by then goes to the channels of all pruned layers alike. No block goes whole.
+    left over by then goes to the channels of all pruned layers alike. No block goes whole. With `pruning_distribution`
+    attention and MLPs each have their part of the budget, and spend it at the layers' rates.
     """
 
     def __init__(self, params: LayerwiseParams):
@@ -59,13 +60,19 @@ class Layerwise:
         p, layout, axes = self.params, job.layout, len(job.scores.axes)
         rates = layer_rates(p, layout, job.priors)
         floor = np.maximum(floors(p.limits, layout, np.repeat(rates > 0, axes)), 1)  # [blocks]
+        share = p.limits.attention_share
         groups, block_rates = rates_of_blocks(layout, rates, floor)
+        if share is not None:
+            block_rates = np.repeat(rates, axes)
         queue = queue_by_rate(layout, job.scores, block_rates, floor, p.limits.channel_multiple)
         cost = np.array([layer.cost for layer in layout.layers])
         layer_max = Capacity.layers(queue, np.floor(p.limits.layer_max_rate * cost).astype(np.int64))
 
         def solve(budget: int):
-            return fill_channels(queue, groups, [Capacity.total(queue, budget), layer_max]), []
+            capacities = [Capacity.total(queue, budget), layer_max]
+            if share is not None:
+                return fill_shares(queue, share, budget, capacities), []
+            return fill_channels(queue, groups, capacities), []
 
         limits = [
             *in_force(p),

@@ -6,10 +6,14 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from hgsp_core.allocate.budget import Capacity, Queue, RatioParams, plan_within
-from hgsp_core.allocate.limits import LayerRange, SizeLimits, floors, in_force, in_range, mixes_tokens
-from hgsp_core.allocate.rates import fill_channels, queue_by_rate
+from hgsp_core.allocate.limits import LayerRange, ShareLimits, SizeLimits, floors, in_force, in_range, mixes_tokens
+from hgsp_core.allocate.rates import fill_channels, fill_shares, queue_by_rate
 from hgsp_core.artifacts import Plan
 from hgsp_core.types import AllocateJob
+
+
+class UniformLimits(SizeLimits, ShareLimits):
+    """How many units each block keeps, and how attention and MLPs share the budget."""
 
 
 class UniformParams(RatioParams):
@@ -22,12 +26,14 @@ class UniformParams(RatioParams):
         description="true = as many groups and channels in every layer, for a checkpoint of the stock class; "
         "short of the ratio by up to one channel of every layer",
     )
-    limits: SizeLimits = Field(SizeLimits(), description="how many units each block keeps")
+    limits: UniformLimits = Field(UniformLimits(), description="how many units each block keeps, and shares of the budget")
 
     @model_validator(mode="after")
     def _same_sizes_everywhere(self) -> UniformParams:
         if self.same_sizes and (self.attention != LayerRange() or self.mlp != LayerRange()):
             raise ValueError("same_sizes prunes every layer alike: leave out the ranges 'attention' and 'mlp'")
+        if self.same_sizes and self.limits.pruning_distribution is not None:
+            raise ValueError("same_sizes shares the budget by size: leave out limits.pruning_distribution")
         return self
 
 
@@ -63,11 +69,14 @@ class Uniform:
                 [*in_force(p), "allocate.with.same_sizes: True"],
                 coarse=multiple * int(queue.unit_cost[~queue.attention].sum()),
             )
-        return plan_within(layout, queue, p, lambda budget: (same_rate(queue, budget), []), in_force(p))
+        share = p.limits.attention_share
+        return plan_within(layout, queue, p, lambda budget: (same_rate(queue, budget, share), []), in_force(p))
 
 
-def same_rate(queue: Queue, budget: int) -> np.ndarray:
-    """Units gone [blocks]: attention's whole groups, and channels for the rest."""
+def same_rate(queue: Queue, budget: int, share: float | None) -> np.ndarray:
+    """Units gone [blocks]: attention's whole groups, by the common rate or its share, and channels for the rest."""
+    if share is not None:
+        return fill_shares(queue, share, budget, [Capacity.total(queue, budget)])
     return fill_channels(queue, _groups(queue, budget), [Capacity.total(queue, budget)])
 
 
