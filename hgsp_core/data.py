@@ -94,7 +94,7 @@ def draw(text: str, tokenizer: Any, part: CalibratePart) -> Calibration:
     Raises:
         DataError: the text has fewer windows than that.
     """
-    cut = windows(text, tokenizer, part.seq_len)
+    cut = windows(text, tokenizer, part.seq_len, part.stride or None)
     if len(cut) < part.samples:
         raise DataError.too_short(part.dataset, len(cut), part.samples, part.seq_len)
     chosen = np.sort(np.random.default_rng(part.seed).choice(len(cut), size=part.samples, replace=False))

@@ -337,6 +337,20 @@ class SweepError(HgspError):
     """A sweep that cannot be run as asked."""
 
     @classmethod
+    def nothing_to_judge(cls, held_out: int, samples: int) -> SweepError:
+        return cls(
+            f"allocate.with.samples: {held_out} windows are to judge plans, and calibrate.samples is {samples}; some must be left to "
+            "measure the model on. Ask for fewer, or raise calibrate.samples."
+        )
+
+    @classmethod
+    def no_room_to_judge(cls, needed: int, free: int) -> SweepError:
+        return cls(
+            f"allocate.use: search keeps a Gram matrix of every o_proj and down_proj in memory: {needed / 2**30:.2f} GiB are needed, "
+            f"{free / 2**30:.2f} GiB are free. Free memory, or set allocate.use: hgsp."
+        )
+
+    @classmethod
     def unknown_token(cls, token: int, rows: int) -> SweepError:
         return cls(
             f"The tokenizer gave token {token}, but the model's embedding has {rows} rows: tokenizer and weights do not belong "
@@ -754,10 +768,6 @@ class RecoverError(HgspError):
         )
 
     @classmethod
-    def no_records(cls, name: str) -> RecoverError:
-        return cls(f"recover: the dataset '{name}' holds no record. Choose another one, or check the file.")
-
-    @classmethod
     def only_text(cls, name: str, wanted: str) -> RecoverError:
         return cls(f"recover: '{name}' is plain text, not records. Set records: {{format: text}} (or auto), or give {wanted} records.")
 
@@ -815,6 +825,13 @@ class RecoverError(HgspError):
         return cls(
             f"recover: training needs the whole model in memory, {needed} at least, and {free} are free; weights cannot be streamed "
             f"here. Use {less}model.dtype: bfloat16, distill: false, or train the result on a larger machine (hgsp finetune)."
+        )
+
+    @classmethod
+    def not_finite(cls, loss: float, dtype: str) -> RecoverError:
+        return cls(
+            f"recover: the loss of the pruned model on the training data is {loss} in {dtype} before any training: its weights or "
+            "the range of that type are at fault. Prune again with model.dtype: float32 or bfloat16."
         )
 
     @classmethod

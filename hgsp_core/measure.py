@@ -6,7 +6,7 @@ torch is imported where something is computed: what is found in the store, or re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,7 @@ from hgsp_core.store import Store
 def calibrate(part: CalibratePart, dataset: Any, source: Source, store: Store, reused: list[str]) -> Calibration:
     """The run's tokens. Their key holds the text itself, so a changed file or dataset is never served from the store."""
     text = data.calibration_text(dataset, part)
-    inputs = {
-        "text": hashlib.sha256(text.encode()).hexdigest(),
-        "tokenizer": tokenizer_digest(source.directory),
-        "samples": part.samples,
-        "seq_len": part.seq_len,
-        "seed": part.seed,
-    }
+    inputs = calibration_inputs(part, text, source)
     if kept := store.get("calibration", inputs):
         reused.append("calibration")
         return Calibration(part.dataset, part.seed, kept["tokens"])
@@ -41,6 +35,17 @@ def calibrate(part: CalibratePart, dataset: Any, source: Source, store: Store, r
     calibration = data.draw(text, load_tokenizer(source.directory), part)
     store.put("calibration", inputs, {"tokens": calibration.tokens})
     return calibration
+
+
+def calibration_inputs(part: CalibratePart, text: str, source: Source) -> dict[str, Any]:
+    """What the tokens are made from: the key of a calibration in the store."""
+    return {
+        "text": hashlib.sha256(text.encode()).hexdigest(),
+        "tokenizer": tokenizer_digest(source.directory),
+        "samples": part.samples,
+        "seq_len": part.seq_len,
+        "seed": part.seed,
+    }
 
 
 def measure(
@@ -57,17 +62,7 @@ def measure(
 
     With a plan, of the model that it leaves: its units that go are masked, which is the same as cut.
     """
-    inputs = {
-        c.key: {
-            "model": source.fingerprint,
-            "architecture": repr(source.layout.architecture),
-            "dtype": source.dtype,
-            "tokens": calibration.sha256 if c.needs_tokens else None,
-            "collector": c.key,
-            "plan": plan and plan.sha256,
-        }
-        for c in collectors
-    }
+    inputs = {c.key: statistics_inputs(source, calibration and calibration.sha256, c, plan) for c in collectors}
     values = {key: _unpack(kept) for key in inputs if (kept := store.get("statistics", inputs[key]))}
     reused += [f"statistics {type(c).__name__}" for c in collectors if c.key in values]
     missing = [c for c in collectors if c.key not in values]
@@ -85,6 +80,27 @@ def measure(
             values[c.key] = measured[c]
             store.put("statistics", inputs[c.key], _pack(measured[c]))
     return Statistics(values)
+
+
+def statistics_inputs(source: Source, tokens: str | None, collector: Any, plan: Plan | None) -> dict[str, Any]:
+    """What a collector's statistics are made from: their key in the store. `tokens`: sha256 of the calibration."""
+    return {
+        "model": source.fingerprint,
+        "architecture": repr(source.layout.architecture),
+        "dtype": source.dtype,
+        "tokens": tokens if collector.needs_tokens else None,
+        "collector": collector.key,
+        "plan": plan and plan.sha256,
+    }
+
+
+def gradient_scale(collectors: Iterable[Any]) -> Any | None:
+    """The collector of the gradients' scale, where another one takes gradients: for next to nothing more."""
+    if not (collectors := list(collectors)):
+        return None
+    from hgsp_core.sweep.collectors import Depth, GradientScale
+
+    return GradientScale() if any(c.depth == Depth.BACKWARD for c in collectors) else None
 
 
 def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor) -> Any:

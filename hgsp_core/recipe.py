@@ -13,7 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hgsp_core import plugins
+from hgsp_core.deprecations import current_keys
 from hgsp_core.errors import PluginError, RecipeError, did_you_mean
+from hgsp_core.monitor import log
 
 
 class _Loader(yaml.SafeLoader):
@@ -62,6 +64,7 @@ class CalibratePart(_Part):
     with_: dict[str, Any] = Field({}, alias="with", description="parameters of the dataset (hgsp plugins show NAME)")
     samples: int = Field(128, ge=1, description="windows drawn from the text")
     seq_len: int = Field(128, ge=2, description="tokens per window")
+    stride: int = Field(0, ge=0, description="tokens from the start of one window to that of the next; 0 = no overlap")
     batch_size: int = Field(4, ge=1, description="windows at a time; changes cost, never the result")
     seed: int = Field(0, ge=0, description="which windows are drawn")
 
@@ -169,7 +172,8 @@ def parse_mapping(text: str, source: str) -> dict | None:
 
 
 def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
-    """The checked recipe of a mapping of its keys."""
+    """The checked recipe of a mapping of its keys; keys under an old name are read, with a warning."""
+    data = current_keys(data, source, log.warning)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:

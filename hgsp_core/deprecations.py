@@ -1,0 +1,123 @@
+"""Renamed flags and recipe keys, declared once: here and nowhere else.
+
+An old name works until the version in which it is removed, and every use of it prints a warning that names the new one.
+A test fails as soon as the package reaches that version while the entry is still here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hgsp_core.errors import FlagError, RecipeError
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """`old` -> `new`: a flag (`--num_examples`), or the place of a recipe key (`calibrate.nsamples`).
+
+    values   a flag's old name is meant only with one of these values, as its name lives on with another meaning; empty = any
+    """
+
+    old: str
+    new: str
+    since: str
+    removed_in: str
+    values: tuple[str, ...] = ()
+
+    @property
+    def is_flag(self) -> bool:
+        return self.old.startswith("--")
+
+    @property
+    def warning(self) -> str:
+        given = f"{self.old} {'|'.join(self.values)}" if self.values else self.old
+        return f"{given} is now {self.new}; the old name will be removed in hgsp-core {self.removed_in}."
+
+
+RENAMED = (
+    # the research scripts that `hgsp prune` replaces
+    Renamed("--importance_samples", "--layer_importance_samples", "0.1", "1.0"),
+    Renamed("--num_examples", "--head_importance_samples", "0.1", "1.0"),
+    Renamed("--importance_method", "--layer_importance_method", "0.1", "1.0", values=("removal", "activation")),
+    Renamed("--importance_config", "--layer_importance_config", "0.1", "1.0"),
+    Renamed("--max_seq_len", "--taylor_seq_len", "0.1", "1.0"),
+    Renamed("--alpha", "--importance_weight", "0.1", "1.0"),
+    Renamed("--min_pruning_rate", "--layer_min_pruning_rate", "0.1", "1.0"),
+    Renamed("--max_pruning_rate", "--layer_max_pruning_rate", "0.1", "1.0"),
+    Renamed("--save_ckpt_log_name", "--output_name", "0.1", "1.0"),
+)
+
+Warn = Callable[[str], None]
+
+
+def current_flags(arguments: Sequence[str], known: Collection[str], warn: Warn) -> list[str]:
+    """The arguments under their present names; `known` are the flags that the command has.
+
+    Raises:
+        FlagError: both names of a flag are given, with different values.
+    """
+    result: list[str] = []
+    renamed: dict[str, tuple[Renamed, str]] = {}  # new name -> what it was called, and its value
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if not equals:
+            value = next(iter(arguments[position + 1 :]), "")
+        entry = next((r for r in RENAMED if r.old == name and r.new in known and value in (r.values or (value,))), None)
+        if entry:
+            warn(entry.warning)
+            renamed[entry.new] = (entry, value)
+        result.append(f"{entry.new if entry else name}{equals}{value if equals else ''}")
+    for entry, value in renamed.values():
+        for other in _values(arguments, entry.new):
+            if other != value:
+                raise FlagError.contradict((entry.old, value), (entry.new, other))
+    return result
+
+
+def _values(arguments: Sequence[str], flag: str) -> Iterator[str]:
+    """Every value that the flag is given."""
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            yield value if equals else following
+
+
+def current_keys(data: Mapping[str, Any], source: str, warn: Warn, renames: Sequence[Renamed] = RENAMED) -> dict[str, Any]:
+    """A recipe's mapping under its present keys; `source` is what messages call it.
+
+    Raises:
+        RecipeError: both names of a key are given, with different values.
+    """
+    for entry in renames:
+        if not entry.is_flag and (found := _at(data, entry.old)):
+            there = _at(data, entry.new)
+            if there and there != found:
+                raise RecipeError.at(
+                    source, entry.old, f"'{entry.new}' is given too, with another value.", f"{entry.warning} Leave it out."
+                )
+            warn(f"{source}: {entry.warning}")
+            data = _placed(_without(data, entry.old.split(".")), entry.new.split("."), found[0])
+    return dict(data)
+
+
+def _at(data: Any, key: str) -> list[Any]:
+    """[value] of a dotted key, or [] where there is none."""
+    for part in key.split("."):
+        if not isinstance(data, Mapping) or part not in data:
+            return []
+        data = data[part]
+    return [data]
+
+
+def _without(data: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    if len(keys) == 1:
+        return {k: v for k, v in data.items() if k != keys[0]}
+    return {**data, keys[0]: _without(data[keys[0]], keys[1:])}
+
+
+def _placed(data: Any, keys: Sequence[str], value: Any) -> Any:
+    if not keys:
+        return value
+    return {**(data or {}), keys[0]: _placed((data or {}).get(keys[0]), keys[1:], value)}

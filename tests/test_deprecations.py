@@ -1,0 +1,76 @@
+"""Old names of flags and recipe keys: they work, they warn, and they leave with the version that they announce."""
+
+import re
+
+import pytest
+from packaging.version import Version
+
+from hgsp_core import __version__
+from hgsp_core.deprecations import RENAMED, Renamed, current_flags, current_keys
+from hgsp_core.errors import FlagError, RecipeError
+
+KNOWN = {entry.new for entry in RENAMED} | {"--importance_method", "--pruning_ratio"}
+KEYS = (Renamed("calibrate.nsamples", "calibrate.samples", "0.1", "1.0"),)
+
+
+@pytest.mark.parametrize("entry", RENAMED, ids=lambda entry: entry.old)
+def test_an_old_name_is_gone_by_the_version_that_was_announced(entry):
+    assert Version(__version__) < Version(entry.removed_in), f"{entry.old} was to be removed: delete its entry"
+    assert Version(entry.since) < Version(entry.removed_in)
+
+
+def test_no_name_is_renamed_twice_or_to_another_old_name():
+    old = [(entry.old, value) for entry in RENAMED for value in entry.values or (None,)]
+    assert len(old) == len(set(old))
+    assert not {entry.new for entry in RENAMED} & {entry.old for entry in RENAMED}
+    assert all(entry.is_flag == entry.new.startswith("--") for entry in RENAMED)
+
+
+@pytest.mark.parametrize("entry", RENAMED, ids=lambda entry: entry.old)
+@pytest.mark.parametrize("form", [lambda flag, value: [flag, value], lambda flag, value: [f"{flag}={value}"]])
+def test_an_old_flag_becomes_the_new_one_with_one_warning_that_names_it_and_its_end(entry, form):
+    warnings = []
+    value = (*entry.values, "7")[0]
+    arguments = ["--pruning_ratio", "0.2", *form(entry.old, value)]
+    assert current_flags(arguments, KNOWN, warnings.append) == ["--pruning_ratio", "0.2", *form(entry.new, value)]
+    (warning,) = warnings
+    assert entry.old in warning and entry.new in warning and f"hgsp-core {entry.removed_in}" in warning
+
+
+def test_a_name_that_lives_on_with_another_meaning_is_renamed_by_its_value_alone():
+    warnings = []
+    assert current_flags(["--importance_method", "wanda"], KNOWN, warnings.append) == ["--importance_method", "wanda"]
+    assert not warnings
+    assert current_flags(["--importance_method=removal"], KNOWN, warnings.append) == ["--layer_importance_method=removal"]
+    assert len(warnings) == 1
+
+
+def test_a_command_without_the_new_flag_does_not_take_the_old_one():
+    assert current_flags(["--alpha", "2"], {"--output_name"}, pytest.fail) == ["--alpha", "2"]
+
+
+def test_both_names_of_a_flag_with_different_values_contradict_each_other():
+    same = current_flags(["--alpha", "2", "--importance_weight", "2"], KNOWN, lambda _: None)
+    assert same == ["--importance_weight", "2", "--importance_weight", "2"]
+    with pytest.raises(FlagError, match=re.escape("--alpha 2 and --importance_weight 3 contradict each other")):
+        current_flags(["--importance_weight=3", "--alpha", "2"], KNOWN, lambda _: None)
+
+
+def test_an_old_recipe_key_is_read_as_the_new_one_with_a_warning():
+    warnings = []
+    data = {"calibrate": {"nsamples": 8, "seed": 1}, "output": "x"}
+    assert current_keys(data, "r.yaml", warnings.append, KEYS) == {"calibrate": {"samples": 8, "seed": 1}, "output": "x"}
+    assert data["calibrate"] == {"nsamples": 8, "seed": 1}, "the mapping that was handed over has changed"
+    (warning,) = warnings
+    assert warning.startswith("r.yaml: calibrate.nsamples is now calibrate.samples") and "hgsp-core 1.0" in warning
+
+
+@pytest.mark.parametrize("data", [{}, {"calibrate": None}, {"calibrate": "text"}, {"calibrate": {"samples": 3}}])
+def test_a_recipe_without_old_keys_stays_as_it_is(data):
+    assert current_keys(data, "r.yaml", pytest.fail, KEYS) == data
+
+
+def test_both_names_of_a_recipe_key_with_different_values_are_refused():
+    assert current_keys({"calibrate": {"nsamples": 8, "samples": 8}}, "r", lambda _: None, KEYS) == {"calibrate": {"samples": 8}}
+    with pytest.raises(RecipeError, match="r.yaml: calibrate.nsamples: 'calibrate.samples' is given too"):
+        current_keys({"calibrate": {"nsamples": 8, "samples": 9}}, "r.yaml", pytest.fail, KEYS)
