@@ -16,8 +16,13 @@ test: setup
 	$(BIN)/ruff check .
 	$(PYTEST) -m "not slow"
 
-test-all: setup
-	$(PYTEST)
+# llama.cpp is built from its source here, which takes a C++ compiler and some minutes, once.
+test-all: setup $(VENV)/.llama-cpp
+	HGSP_TEST_ALL=1 $(PYTEST)
+
+$(VENV)/.llama-cpp: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[llama-cpp]"
+	touch $@
 
 # The stamp is newer than the files that say what to install, or the environment is made (again).
 setup: $(VENV)/.installed

@@ -19,13 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hgsp_core import data, plugins
 from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
 from hgsp_core.checkpoint.read import weight_bytes
 from hgsp_core.errors import NumericError, PlanError, RecipeError
 from hgsp_core.evaluation import Evaluators, compare, metrics, open_evaluators
+from hgsp_core.export import check_exportable, export
 from hgsp_core.layout import Layout
 from hgsp_core.measure import calibrate, measure, open_weights, placed
 from hgsp_core.monitor import LogMonitor, Monitor, Progress
@@ -36,11 +35,9 @@ from hgsp_core.report.json_files import write_json
 from hgsp_core.rundir import run_directory
 from hgsp_core.source import Source, open_model
 from hgsp_core.store import Store
-from hgsp_core.types import AllocateJob, EvaluateJob, ExportJob, NormalizeJob, PriorJob, RecoverJob, ScoreJob
+from hgsp_core.types import AllocateJob, EvaluateJob, NormalizeJob, PriorJob, RecoverJob, ScoreJob
 from hgsp_core.versions import versions
 
-#: windows and tokens of the input that exporters compare logits on
-PROBE = (2, 16)
 #: bytes of a weight file
 MIN_SHARD, MAX_SHARD = 2 * 10**7, 5 * 10**9
 
@@ -72,7 +69,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
     Started several times by `torchrun` or `accelerate launch`, the processes share the calibration set; only the first writes.
     """
     evaluators = open_evaluators(recipe.evaluate)
-    exporters = [_build("exporter", use) for use in recipe.export]
+    exporters, notes = [_build("exporter", use) for use in recipe.export], []
     check_exports(recipe.export)
     with group() as first, run_directory(Path(recipe.output), first) as directory:
         expected = forecast(recipe, monitor, store, first)
@@ -93,8 +90,11 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         pair = evaluate_pair(evaluators, checkpoint, pruned, source, recipe, monitor)
         before, after = before | pair[0], after | pair[1]
         wait_for_all()
-        with monitor.stage("Export"):
-            exports = export(exporters, checkpoint, directory, pruned, decision, recipe) if first else []
+        exports: list[str] = []
+        if first and exporters:
+            with monitor.stage("Export") as progress:
+                weights = open_weights(checkpoint, pruned, source.dtype, recipe, LogMonitor())
+                exports = export(exporters, checkpoint, directory, decision.plan, weights, progress, notes.append)
         after["bytes"] = weight_bytes(checkpoint)
 
         report = {
@@ -104,7 +104,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
             "after": after,
             "recovery": recovery,
             "reused": list(decision.reused),
-            "notes": list(decision.plan.notes),
+            "notes": [*decision.plan.notes, *notes],
             "exports": exports,
             "timings": dict(monitor.timings),
             "peak_memory_bytes": peak_memory(),
@@ -131,6 +131,7 @@ def forecast(recipe: Recipe, monitor: Monitor, store: Store, first: bool = True)
     """Measure and plan; cut nothing and write nothing but the store (only where this process is the `first`)."""
     decision = decide(recipe, monitor, store if first else store.read_only())
     layout = decision.source.layout
+    check_exportable(recipe.export, decision.source.directory, decision.plan.layout_after(layout))
     context, size = recipe.calibrate.seq_len, decision.source.bytes_per_parameter
     before = costs(layout, Plan.keep_all(layout), context, size) | {"bytes": weight_bytes(decision.source.directory)}
     return Forecast(decision, before, costs(layout, decision.plan, context, size))
@@ -144,6 +145,7 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
     dataset = data.open_dataset(recipe.calibrate.dataset, recipe.calibrate.with_, "calibrate.dataset")
     with monitor.stage("Read model"):
         source = open_model(recipe.model)
+        check_exportable(recipe.export, source.directory, source.layout)
 
     scorer, allocators = _build("scorer", recipe.score), _allocators(recipe)
     normalizers = [_build("normalizer", use) for use in recipe.normalize]
@@ -297,20 +299,6 @@ def _evaluate_job(
     weights = open_weights(directory, layout, dtype, recipe, monitor)
     model, loss = weights.model if weights.stays else None, partial(total_loss, weights)
     return EvaluateJob(model, load_tokenizer(directory), loss, recipe.calibrate.seed, progress)
-
-
-def export(
-    exporters: Sequence[Any], checkpoint: Path, directory: Path, layout: Layout, decision: Decision, recipe: Recipe
-) -> list[str]:
-    """Every form asked for, below `directory`; each exporter is given the logits that its output must reproduce."""
-    if not exporters:
-        return []
-    from hgsp_core.sweep.likelihood import logits
-
-    tokens = np.arange(PROBE[0] * PROBE[1]).reshape(PROBE) % int(layout.config["vocab_size"])
-    weights = open_weights(checkpoint, layout, decision.source.dtype, recipe, LogMonitor())
-    job = ExportJob(checkpoint, directory, decision.plan, layout, tokens, logits(weights, tokens), weights.stays)
-    return [str(exporter(job).relative_to(directory)) for exporter in exporters]
 
 
 def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report: dict[str, Any]) -> None:

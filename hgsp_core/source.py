@@ -11,6 +11,7 @@ from hgsp_core import plugins
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.read import read_config, stored_dtype, tensor_shapes
+from hgsp_core.checkpoint.record import recorded_family
 from hgsp_core.errors import CheckpointError, PluginError
 from hgsp_core.layout import Layout, read_layout
 from hgsp_core.recipe import ModelPart
@@ -59,6 +60,24 @@ def open_model(part: ModelPart) -> Source:
     stored = stored_dtype(directory)
     dtype = stored if part.dtype == "auto" else part.dtype
     return Source(part.path, directory, config, layout, dtype, fingerprint(directory))
+
+
+def checkpoint_layout(directory: Path, family: str | None = None) -> Layout:
+    """The layout of a checkpoint as it stands, pruned ones included. No weight is read.
+
+    Args:
+        family: model_type of the original, which a pruned model that is stored as a related one does not tell;
+            None = as its hgsp.json says, else its config.json.
+    Raises:
+        CheckpointError: not there, incomplete or damaged.
+        PluginError: no plugin knows its family.
+        LayoutError: config.json and the tensors disagree.
+    """
+    config = read_config(directory)
+    family = family or recorded_family(directory) or config.get("base_model_type") or config.get("model_type")
+    if not family:
+        raise CheckpointError.no_model_type(directory / "config.json")
+    return read_layout(plugins.architecture(str(family)), config, tensor_shapes(directory))
 
 
 def locate(part: ModelPart) -> Path:

@@ -3,6 +3,7 @@
 from hgsp_core.builtin.datasets import C4Params, FileParams, HubParams, PTBParams, Wikitext2Params
 from hgsp_core.builtin.depth import DepthParams
 from hgsp_core.builtin.efficiency_params import EfficiencyParams
+from hgsp_core.builtin.gguf_export import GgufParams
 from hgsp_core.builtin.harness import LmEvalParams
 from hgsp_core.builtin.hgsp import HGSPParams
 from hgsp_core.builtin.huggingface import HuggingFaceParams
@@ -89,7 +90,8 @@ def hgsp_evaluators():
 @hookimpl
 def hgsp_exporters():
     return [
-        Method("huggingface", f"{_HERE}.huggingface:HuggingFace", HuggingFaceParams, "safetensors directory for transformers")
+        Method("huggingface", f"{_HERE}.huggingface:HuggingFace", HuggingFaceParams, "safetensors directory for transformers"),
+        Method("gguf", f"{_HERE}.gguf_export:Gguf", GgufParams, "one GGUF file with the tokenizer, checked against the model"),
     ]
 
 

@@ -19,7 +19,7 @@ class HuggingFaceParams(Params):
 class HuggingFace:
     """Writes the directory, reloads it in a fresh process without hgsp and compares logits bit for bit.
 
-    A model that does not fit in memory is read again layer by layer in this process instead.
+    A model that does not fit in memory is computed there layer by layer instead, which takes hgsp.
     """
 
     def __init__(self, params: HuggingFaceParams):
@@ -29,21 +29,21 @@ class HuggingFace:
         import torch
 
         from hgsp_core.checkpoint.read import iter_tensors, read_config, tensor_files
-        from hgsp_core.checkpoint.verify import compare, verify_reload
+        from hgsp_core.checkpoint.record import write_record
+        from hgsp_core.checkpoint.verify import verify_reload, verify_streamed
         from hgsp_core.checkpoint.write import write_checkpoint
-        from hgsp_core.sweep import Streamed
-        from hgsp_core.sweep.likelihood import logits
 
         destination, limit = job.destination / self.params.directory, self.params.max_shard_size
         if all(file.stat().st_size <= limit for file in set(tensor_files(job.checkpoint).values())):
             shutil.copytree(job.checkpoint, destination, copy_function=_link_or_copy)
         else:
             write_checkpoint(iter_tensors(job.checkpoint), read_config(job.checkpoint), job.checkpoint, destination, limit)
+        tokens = torch.from_numpy(job.tokens)
         if job.resident:
-            verify_reload(destination, torch.from_numpy(job.tokens), job.logits)
-        else:  # a process that loads the model whole would need the memory that is not there
-            again = Streamed(destination, job.layout, job.logits.dtype, job.logits.device)
-            compare(destination, logits(again, job.tokens), job.logits)
+            verify_reload(destination, tokens, job.logits)
+        else:
+            verify_streamed(destination, tokens, job.logits, job.layout.architecture.model_type)
+        write_record(destination, job)
         return destination
 
 

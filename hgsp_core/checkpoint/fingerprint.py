@@ -1,13 +1,20 @@
-"""The identity of a checkpoint: one hash of its config and of every weight."""
+"""The identity of a checkpoint: one hash of its config and of every weight; and what it answers, which no hash can tell."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from hgsp_core.checkpoint.read import read_config, tensor_files
 
 _CHUNK = 1 << 24  # bytes
+_COLUMNS = 24
+#: distance between logits of one model in two programs or on two machines, by the coarsest number type in play
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2, "q8_0": 2e-1}
 
 
 def fingerprint(directory: Path | str) -> str:
@@ -22,7 +29,37 @@ def fingerprint(directory: Path | str) -> str:
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        _feed(digest, path)
     return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    _feed(digest, path)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, path: Path) -> None:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+
+
+def logits_sample(tokens: np.ndarray, logits: Any) -> dict[str, Any]:
+    """What a model answers, in some kilobytes: its logits [windows, tokens, vocabulary] at columns spread over the vocabulary."""
+    values = logits.detach().float().cpu().numpy()
+    columns = np.unique(np.linspace(0, values.shape[-1] - 1, _COLUMNS).astype(int))
+    rounded = np.vectorize(lambda value: float(f"{value:.7g}"))(values[..., columns])
+    return {"tokens": tokens.tolist(), "columns": columns.tolist(), "values": rounded.tolist()}
+
+
+def distance(logits: np.ndarray, reference: np.ndarray) -> float:
+    """How far logits are from others, as a part of their spread: rms(logits - reference) / std(reference)."""
+    difference = np.asarray(logits, np.float64) - np.asarray(reference, np.float64)
+    return float(np.sqrt(np.mean(difference**2)) / max(np.std(reference), 1e-30))
+
+
+def sample_distance(sample: Mapping[str, Any], logits: np.ndarray) -> float:
+    """The distance of logits [windows, tokens, vocabulary] from a stored sample of them."""
+    return distance(logits[..., sample["columns"]], np.array(sample["values"]))

@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hgsp_core.checkpoint.read import read_config, tensor_files
@@ -45,6 +52,31 @@ def load_model(
     if info["missing_keys"]:
         raise CheckpointError.missing_keys(directory, sorted(info["missing_keys"]))
     return model.to(device).eval(), config
+
+
+def load_config(directory: Path | str) -> PreTrainedConfig:
+    """config.json as its class reads it: with defaults and derived values. Raises CheckpointError."""
+    read_config(directory)
+    register()
+    try:
+        return AutoConfig.from_pretrained(directory)
+    except (KeyError, OSError, ValueError, StrictDataclassError) as error:
+        raise CheckpointError.not_loaded(directory, error) from error
+
+
+def expected_shapes(directory: Path | str) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape of what config.json asks for, tied ones once; the model is built without memory for its weights.
+
+    Raises:
+        CheckpointError: transformers cannot build a model from it.
+    """
+    config = load_config(directory)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (ImportError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError.not_loaded(directory, error) from error
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def load_tokenizer(directory: Path | str) -> PreTrainedTokenizerBase:

@@ -1,4 +1,8 @@
-"""Proof that a checkpoint is what was in memory: a new process without this package loads it and computes the same."""
+"""Proof that a checkpoint is what was in memory: a new process loads it and computes the same.
+
+That process does without this package, as any user of transformers would. A model that does not fit in memory whole
+is computed layer by layer instead, which takes this package.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from hgsp_core.errors import CheckpointError
+from hgsp_core.errors import CheckpointError, HgspError
 
 #: what any user of transformers would write; it must not import hgsp_core
 _SCRIPT = """
@@ -45,13 +50,31 @@ def verify_reload(directory: Path | str, token_ids: torch.Tensor, reference_logi
     Raises:
         CheckpointError: it does not load, weights are missing, or the logits differ.
     """
+    script = ["-c", _SCRIPT]
+    return _verify(script, directory, token_ids, reference_logits, [])
+
+
+def verify_streamed(
+    directory: Path | str, token_ids: torch.Tensor, reference_logits: torch.Tensor, family: str
+) -> float:
+    """The same with one layer in memory at a time. `family`: the original's model_type.
+
+    Returns and raises as `verify_reload`.
+    """
+    script = ["-m", "hgsp_core.checkpoint.verify"]
+    return _verify(script, directory, token_ids, reference_logits, [reference_logits.dtype, family])
+
+
+def _verify(
+    script: Sequence[str], directory: Path | str, token_ids: torch.Tensor, reference: torch.Tensor, more: Sequence[object]
+) -> float:
     directory = Path(directory).resolve()
     with tempfile.TemporaryDirectory(prefix="hgsp-verify-") as work:
         inputs, outputs = Path(work, "inputs.safetensors"), Path(work, "outputs.safetensors")
         save_file({"ids": token_ids.cpu().contiguous()}, inputs)
-        arguments = [directory, inputs, outputs, reference_logits.device, torch.get_num_threads()]
+        arguments = [directory, inputs, outputs, reference.device, torch.get_num_threads(), *more]
         result = subprocess.run(
-            [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
+            [sys.executable, *script, *map(str, arguments)],
             cwd=work,
             # a cache of its own, so that the modeling file that runs is this directory's and no older one
             env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(work, "modules"))},
@@ -61,7 +84,7 @@ def verify_reload(directory: Path | str, token_ids: torch.Tensor, reference_logi
         if result.returncode:
             raise CheckpointError.not_reloaded(directory, result.stderr)
         logits = load_file(outputs)["logits"]
-    return compare(directory, logits, reference_logits)
+    return compare(directory, logits, reference)
 
 
 def compare(directory: Path | str, logits: torch.Tensor, reference_logits: torch.Tensor) -> float:
@@ -74,3 +97,24 @@ def compare(directory: Path | str, logits: torch.Tensor, reference_logits: torch
     if difference != 0.0:  # also true of NaN
         raise CheckpointError.differs(directory, difference)
     return difference
+
+
+def main(arguments: Sequence[str]) -> None:
+    """What runs in the other process for a model that is streamed."""
+    from hgsp_core.source import checkpoint_layout
+    from hgsp_core.sweep import Streamed
+    from hgsp_core.sweep.likelihood import logits
+
+    directory, inputs, outputs, device, threads, dtype, family = arguments
+    torch.set_num_threads(int(threads))
+    number_type = getattr(torch, dtype.removeprefix("torch."))
+    source = Streamed(directory, checkpoint_layout(Path(directory), family), number_type, device)
+    result = logits(source, load_file(inputs)["ids"].numpy())
+    save_file({"logits": result.cpu().contiguous()}, outputs)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except HgspError as error:
+        sys.exit(str(error))

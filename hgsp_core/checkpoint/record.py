@@ -1,0 +1,58 @@
+"""hgsp.json: what an export consists of and answers, so that it can be checked wherever it has been copied to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hgsp_core.checkpoint.fingerprint import file_sha256, logits_sample
+from hgsp_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from hgsp_core.types import ExportJob
+
+RECORD = "hgsp.json"
+
+
+def write_record(folder: Path, job: ExportJob) -> None:
+    """Write hgsp.json into a folder that an exporter has filled: size and sha256 of each file, and a sample of the logits.
+
+    `family` is the original's model_type, which a checkpoint that is stored as a related family does not tell.
+    """
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    record = {
+        "version": 1,
+        "hgsp_core": version("hgsp-core"),
+        "family": job.layout.architecture.model_type,
+        "dtype": str(job.logits.dtype).removeprefix("torch."),
+        "files": {
+            name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            for name, path in files.items()
+            if name != RECORD
+        },
+        "logits": logits_sample(job.tokens, job.logits),
+    }
+    (folder / RECORD).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> Mapping[str, Any] | None:
+    """The content of hgsp.json; None where there is none. Raises CheckpointError where it cannot be read."""
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["version"] != 1 or not isinstance(record["files"], dict) or not record["logits"]["columns"]:
+            raise ValueError("it is not a record of version 1")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError.bad_json(path, str(error)) from error
+    return record
+
+
+def recorded_family(folder: Path) -> str | None:
+    """The model_type of the original, where the folder tells."""
+    record = read_record(folder)
+    return record and record["family"]

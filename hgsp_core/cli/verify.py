@@ -1,0 +1,42 @@
+"""`hgsp verify`: is it still what was exported?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hgsp_core.cli.options import Json, Quiet
+
+Directory = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Directory of a model, of GGUF files, or of a run.", show_default=False)
+]
+_WORDS = {True: "ok", False: "FAULT", None: "not checked"}
+
+
+def verify(directory: Directory, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Check what was exported again: the files' checksums, config.json against the tensors, and the model's answers.
+
+    Example: `hgsp verify results/first`
+
+    Reads the directory and changes nothing. Of a run, everything that it exported is checked.
+
+    Exit code 0: sound; 1: a fault was found; 2: there is nothing to check.
+    """
+    from hgsp_core.cli.console import terminal
+
+    with terminal(quiet) as monitor:
+        from hgsp_core.verification import verify as check
+
+        findings = check(directory.expanduser(), monitor)
+    from hgsp_core.cli.show import output, print_json
+
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            output().print(f"{_WORDS[finding.sound]:<12}{finding.place}: {finding.text}", markup=False)
+    if any(finding.sound is False for finding in findings):
+        raise typer.Exit(1)
