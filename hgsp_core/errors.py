@@ -5,7 +5,7 @@ Raised where the fault is known; only the CLI turns one into a message on stderr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -646,9 +646,21 @@ class FlagError(HgspError):
         return cls(f"{flag} and {other} exclude each other: {why}. Leave one of them out.")
 
     @classmethod
-    def apart(cls, flags: Sequence[str], places: Iterable[str]) -> FlagError:
-        belong = "; ".join(places)
-        return cls(f"No --pruning_strategy takes {', '.join(flags)} together: {belong}.")
+    def strategy(cls, chosen: str | None, goes_with: Mapping[str, Sequence[str]]) -> FlagError:
+        """`goes_with`: flag -> the values of --pruning_strategy that take it."""
+        wrong = {flag: names for flag, names in goes_with.items() if chosen is None or chosen not in names}
+        listed = "; ".join(f"{flag}: {', '.join(names)}" for flag, names in (wrong or goes_with).items())
+        if chosen is not None and wrong:
+            return cls(f"--pruning_strategy {chosen} does not take {', '.join(wrong)}. What takes it: {listed}.")
+        return cls(f"No --pruning_strategy takes {', '.join(goes_with)} together. What takes each: {listed}.")
+
+    @classmethod
+    def unknown(cls, flag: str, given: str, known: Iterable[str]) -> FlagError:
+        return cls(f"{flag}: there is no '{given}'.{did_you_mean(given, known)}")
+
+    @classmethod
+    def not_understood(cls, flag: str, given: str, form: str) -> FlagError:
+        return cls(f"{flag} {given}: write it as {form}.")
 
     @classmethod
     def required(cls, flag: str, example: str) -> FlagError:
@@ -987,3 +999,39 @@ class GridError(HgspError):
     @classmethod
     def not_shared(cls, path: Path) -> GridError:
         return cls(f"A run ended on the cluster, but '{path}' is not here. 'output' and the store must be on storage that all nodes share.")
+
+
+class HubError(HgspError):
+    """A checkpoint that could not be sent to the hub. The one on this disk is whole."""
+
+    @classmethod
+    def offline(cls, repo: str) -> HubError:
+        return cls(f"push_to_hub: '{repo}' cannot be reached, as HF_HUB_OFFLINE is set. Unset it, or leave out push_to_hub.")
+
+    @classmethod
+    def no_token(cls, repo: str) -> HubError:
+        return cls(
+            f"push_to_hub: there is no token to write '{repo}' with. Log in (hf auth login), set HF_TOKEN, or leave out push_to_hub."
+        )
+
+    @classmethod
+    def not_empty(cls, repo: str, there: Sequence[str], directory: Path) -> HubError:
+        more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+        return cls(
+            f"push_to_hub: '{repo}' holds files already ({', '.join(there[:3])}{more}), and nothing there is overwritten. "
+            f"{cls._kept(directory)}"
+        )
+
+    @classmethod
+    def refused(cls, repo: str, status: int | None, reason: str, directory: Path) -> HubError:
+        why = {401: "the token is not valid", 403: "the token may not write there"}.get(status, reason.strip().partition("\n")[0])
+        return cls(f"push_to_hub: the hub refused '{repo}' ({status}: {why}). {cls._kept(directory)}")
+
+    @classmethod
+    def failed(cls, repo: str, error: Exception, directory: Path) -> HubError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return cls(f"push_to_hub: '{repo}' could not be written: {reason}. {cls._kept(directory)}")
+
+    @staticmethod
+    def _kept(directory: Path) -> str:
+        return f"The result is kept in '{directory}'; send it by hand with: hf upload ORG/NAME {directory}"

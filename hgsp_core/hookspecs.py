@@ -93,6 +93,8 @@ def hgsp_normalizers() -> list[Method]:
 def hgsp_allocators() -> list[Method]:
     """Which units stay: `AllocateJob -> Plan`. `needs_priors` says whether priors are to be computed at all.
 
+    A class with `judge_samples` above 0 is given `job.judge`, which tells how far a plan takes the model from the dense one.
+
     Example:
         @hookimpl
         def hgsp_allocators():

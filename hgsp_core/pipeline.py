@@ -21,20 +21,24 @@ from typing import Any
 
 from hgsp_core import data, plugins
 from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
-from hgsp_core.checkpoint.read import weight_bytes
+from hgsp_core.checkpoint.fingerprint import fingerprint
+from hgsp_core.checkpoint.read import tokenizer_digest, weight_bytes
 from hgsp_core.errors import NumericError, PlanError, RecipeError
-from hgsp_core.evaluation import Evaluators, compare, metrics, open_evaluators
+from hgsp_core.evaluation import Evaluators, evaluate_one, evaluate_original, evaluate_pair, open_evaluators
 from hgsp_core.export import check_exportable, export
+from hgsp_core.judgement import StoredJudge
 from hgsp_core.layout import Layout
-from hgsp_core.measure import calibrate, measure, open_weights, placed
+from hgsp_core.measure import calibrate, gradient_scale, measure, open_weights, placed
 from hgsp_core.monitor import LogMonitor, Monitor, Progress
-from hgsp_core.recipe import Recipe, Use, resolved
+from hgsp_core.recipe import Recipe, Use, resolved, resolved_use
 from hgsp_core.report.cost import costs
+from hgsp_core.report.diagnosis import Replan, Scales, diagnose
+from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.files import write_reports
 from hgsp_core.report.json_files import write_json
 from hgsp_core.rundir import run_directory
 from hgsp_core.source import Source, open_model
-from hgsp_core.store import Store
+from hgsp_core.store import Store, key_of
 from hgsp_core.types import AllocateJob, EvaluateJob, NormalizeJob, PriorJob, RecoverJob, ScoreJob
 from hgsp_core.versions import versions
 
@@ -44,7 +48,10 @@ MIN_SHARD, MAX_SHARD = 2 * 10**7, 5 * 10**9
 
 @dataclass(frozen=True)
 class Decision:
-    """Everything up to the plan. `calibration` is None where nothing that was measured needed data."""
+    """Everything up to the plan. `calibration` is None where nothing that was measured needed data.
+
+    measured  the scores of the original model before normalizers;  scales  how large its gradients are in each layer
+    """
 
     source: Source
     calibration: Calibration | None
@@ -52,6 +59,25 @@ class Decision:
     priors: Priors | None
     plan: Plan
     reused: tuple[str, ...]
+    measured: Scores
+    scales: Scales
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The methods of a recipe that decide what stays. One allocator for each iterative step; no prior where none is asked for.
+
+    collectors    what they ask to be measured, together;  scale  the one among them that sees how large gradients are, or None
+    needs_tokens  whether any of it needs the calibration tokens
+    """
+
+    scorer: Any
+    normalizers: Sequence[Any]
+    prior: Any
+    allocators: Sequence[Any]
+    collectors: tuple[Any, ...]
+    scale: Any
+    needs_tokens: bool
 
 
 @dataclass(frozen=True)
@@ -71,13 +97,16 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
     evaluators = open_evaluators(recipe.evaluate)
     exporters, notes = [_build("exporter", use) for use in recipe.export], []
     check_exports(recipe.export)
+    recoverer = _build("recoverer", recipe.recover) if recipe.recover else None
     with group() as first, run_directory(Path(recipe.output), first) as directory:
         expected = forecast(recipe, monitor, store, first)
         decision, before, after = expected.decision, expected.before, expected.after
         source, dense = decision.source, decision.source.layout
         placed(source.dtype, recipe.device)  # the device is there, also where everything was found in the store
 
-        before |= evaluate(evaluators, source.directory, dense, source.dtype, recipe, "Evaluate original", monitor)
+        original = partial(open_job, source.directory, dense, source.dtype, recipe, monitor)
+        metrics, known = evaluate_source(evaluators, source, recipe, monitor, store if first else store.read_only())
+        before |= metrics
         plan, repaired = repair(recipe, decision, monitor)
         decision = replace(decision, plan=plan)
         pruned, checkpoint = plan.layout_after(dense), directory / ".checkpoint"
@@ -85,10 +114,14 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
             if first:
                 cut(decision, repaired, checkpoint, progress)
             wait_for_all()
-        checkpoint, recovery = recover(recipe, decision, checkpoint, monitor, first)
-        after |= evaluate(evaluators, checkpoint, pruned, source.dtype, recipe, "Evaluate pruned", monitor)
-        pair = evaluate_pair(evaluators, checkpoint, pruned, source, recipe, monitor)
-        before, after = before | pair[0], after | pair[1]
+        recovery, work = None, None
+        if recoverer:
+            work = recovery_work(store, recipe.recover, recipe.calibrate.seed, checkpoint)
+            checkpoint, recovery = recover(recoverer, recipe, decision, checkpoint, work, monitor, first)
+        smaller = partial(open_job, checkpoint, pruned, source.dtype, recipe, monitor)
+        after |= evaluate_one(evaluators, smaller, "Evaluate pruned", monitor)
+        both = evaluate_pair(evaluators, original, smaller, monitor)
+        before, after = before | both[0], after | both[1]
         wait_for_all()
         exports: list[str] = []
         if first and exporters:
@@ -103,7 +136,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
             "before": before,
             "after": after,
             "recovery": recovery,
-            "reused": list(decision.reused),
+            "reused": [*decision.reused, *(f"{name} of the original" for name in known)],
             "notes": [*decision.plan.notes, *notes],
             "exports": exports,
             "timings": dict(monitor.timings),
@@ -113,7 +146,10 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         wait_for_all()
         if first:
             shutil.rmtree(checkpoint)
-            write_run_files(directory, recipe, decision, report)
+            with monitor.stage("Report"):
+                write_run_files(directory, recipe, decision, report)
+    if first and work:
+        shutil.rmtree(work, ignore_errors=True)  # the training's checkpoints, which only a run that is killed needs
     return report
 
 
@@ -147,33 +183,64 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
         source = open_model(recipe.model)
         check_exportable(recipe.export, source.directory, source.layout)
 
-    scorer, allocators = _build("scorer", recipe.score), _allocators(recipe)
-    normalizers = [_build("normalizer", use) for use in recipe.normalize]
-    prior = _build("prior", recipe.prior) if allocators[0].needs_priors else None
-    collectors = {c.key: c for method in (scorer, prior) if method for c in method.collectors}
-    needs_tokens = any(c.needs_tokens for c in collectors.values()) or _build("reconstructor", recipe.reconstruct).targets
+    methods = methods_of(recipe)
+    scorer, prior, scale = methods.scorer, methods.prior, methods.scale
 
     reused: list[str] = []
     calibration = None
-    if needs_tokens:
+    if methods.needs_tokens:
         with monitor.stage("Calibrate"):
             calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
+    samples = getattr(methods.allocators[0], "judge_samples", 0)
+    judge = StoredJudge(recipe, source, calibration, samples, monitor, store) if samples else None
     plan = None
-    for allocator in allocators:
-        statistics = measure(recipe, source, calibration, list(collectors.values()), monitor, store, reused, plan)
-        with monitor.stage("Plan"):
+    for allocator in methods.allocators:
+        statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, plan)
+        with monitor.stage("Plan") as progress:
             scores = scorer(ScoreJob(source.layout, statistics, recipe.calibrate.seed))
-            for normalizer in normalizers:
-                scores = normalizer(NormalizeJob(source.layout, scores))
+            if plan is None:
+                measured, scales = scores, Scales.of_gradients(statistics[scale]) if scale else Scales.of_scores(scores)
+            scores = normalized(scores, methods.normalizers, source.layout)
             priors = prior(PriorJob(source.layout, statistics)) if prior else None
             if plan:
                 scores = scores.last(plan)
-            previous, plan = plan, allocator(AllocateJob(source.layout, scores, priors))
+            previous, plan = plan, allocator(AllocateJob(source.layout, scores, priors, judge, progress))
             if previous and not plan.within(previous):
                 raise PlanError.given_back(recipe.allocate.use)
     for name in dict.fromkeys(reused):
         monitor.say(f"Reused from the store: {name}")
-    return Decision(source, calibration, scores, priors, plan, tuple(dict.fromkeys(reused)))
+    return Decision(source, calibration, scores, priors, plan, tuple(dict.fromkeys(reused)), measured, scales)
+
+
+def methods_of(recipe: Recipe) -> Methods:
+    """The methods that decide what stays, ready to be called."""
+    scorer, allocators = _build("scorer", recipe.score), _allocators(recipe)
+    normalizers = [_build("normalizer", use) for use in recipe.normalize]
+    prior = _build("prior", recipe.prior) if allocators[0].needs_priors else None
+    collectors = {c.key: c for method in (scorer, prior) if method for c in method.collectors}
+    scale = gradient_scale(collectors.values())
+    collectors |= {scale.key: scale} if scale else {}
+    repaired, judged = _build("reconstructor", recipe.reconstruct).targets, getattr(allocators[0], "judge_samples", 0)
+    needs_tokens = repaired or judged or any(c.needs_tokens for c in collectors.values())
+    return Methods(scorer, normalizers, prior, allocators, tuple(collectors.values()), scale, bool(needs_tokens))
+
+
+def normalized(scores: Scores, normalizers: Sequence[Any], layout: Layout) -> Scores:
+    """The scores after every normalizer, in order."""
+    for normalizer in normalizers:
+        scores = normalizer(NormalizeJob(layout, scores))
+    return scores
+
+
+def replan(decision: Decision) -> Replan:
+    """Plans of other recipes from what was measured for this one: nothing is measured, and nothing is written."""
+
+    def planned(recipe: Recipe) -> tuple[Scores, Plan]:
+        layout = decision.source.layout
+        scores = normalized(decision.measured, [_build("normalizer", use) for use in recipe.normalize], layout)
+        return scores, _build("allocator", recipe.allocate)(AllocateJob(layout, scores, decision.priors))
+
+    return planned
 
 
 def _allocators(recipe: Recipe) -> list[Any]:
@@ -243,56 +310,56 @@ def _finite(name: str, tensor: Any) -> Any:
 
 
 def recover(
-    recipe: Recipe, decision: Decision, checkpoint: Path, monitor: Monitor, first: bool
+    recoverer: Any, recipe: Recipe, decision: Decision, checkpoint: Path, work: Path, monitor: Monitor, first: bool
 ) -> tuple[Path, dict[str, Any] | None]:
-    """The checkpoint after training, where the recipe asks for any, and what the recoverer tells of it."""
-    if recipe.recover is None:
-        return checkpoint, None
-    recovered, told = checkpoint.with_name(".recovered"), None
-    with monitor.stage("Recover"):
+    """The checkpoint after training, and what the recoverer tells of it; `checkpoint` is gone then."""
+    source, recovered = decision.source, checkpoint.with_name(".recovered")
+    _, device = placed(source.dtype, recipe.device)
+    seed, architecture = recipe.calibrate.seed, source.layout.architecture
+    with monitor.stage("Recover") as progress:
+        told = call_recoverer(
+            recoverer,
+            RecoverJob(
+                checkpoint, recovered, decision.calibration, seed, architecture, source.directory, device, work, progress
+            ),
+            first,
+        )
         if first:
-            job = RecoverJob(checkpoint, recovered, decision.calibration, recipe.calibrate.seed)
-            told = _build("recoverer", recipe.recover)(job)
             shutil.rmtree(checkpoint)
         wait_for_all()
     return recovered, told
 
 
-def evaluate(
-    evaluators: Evaluators, directory: Path, layout: Layout, dtype: str, recipe: Recipe, stage: str, monitor: Monitor
-) -> dict[str, Any]:
-    """The metrics of one checkpoint, of all evaluators but those that need two models side by side."""
-    if not (evaluators.alone or evaluators.paired):
-        return {}
-    with monitor.stage(stage) as progress:
-        job = _evaluate_job(directory, layout, dtype, recipe, monitor, progress)
-        evaluators.require(job)
-        return metrics(evaluators.alone, job)
+def call_recoverer(recoverer: Any, job: RecoverJob, first: bool) -> dict[str, Any] | None:
+    """What the recoverer tells, in the first process; every process returns when `job.destination` is there."""
+    told = recoverer(job) if first or getattr(recoverer, "parallel", False) else None
+    wait_for_all()
+    return told
 
 
-def evaluate_pair(
-    evaluators: Evaluators, checkpoint: Path, layout: Layout, source: Source, recipe: Recipe, monitor: Monitor
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The metrics of the original and of the pruned model, measured in turns where both fit in memory together."""
-    if not evaluators.paired:
-        return {}, {}
-    with monitor.stage("Evaluate both") as progress:
-        pruned = _evaluate_job(checkpoint, layout, source.dtype, recipe, monitor, progress)
-        dense = _evaluate_job(source.directory, source.layout, source.dtype, recipe, monitor, progress)
-        evaluators.require(pruned)
-        if dense.model is not None:
-            return compare(evaluators.paired, dense, pruned)
-        monitor.say("Both models do not fit in memory together: they are measured one after the other, so ratios are less exact.")
-        after = metrics(evaluators.paired, pruned)
-        del pruned
-        dense = _evaluate_job(source.directory, source.layout, source.dtype, recipe, monitor, progress)
-        evaluators.require(dense)
-        return metrics(evaluators.paired, dense), after
+def recovery_work(store: Store, use: Use, seed: int, checkpoint: Path) -> Path:
+    """The directory for the checkpoints of a training: in the store, so that a run finds those of one that was killed."""
+    inputs = {
+        "model": fingerprint(checkpoint),
+        "recover": resolved_use("recoverer", use).model_dump(mode="json"),
+        "seed": seed,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+    return store.root / "recovery" / key_of(inputs)
 
 
-def _evaluate_job(
-    directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor, progress: Progress
-) -> EvaluateJob:
+def evaluate_source(
+    evaluators: Evaluators, source: Source, recipe: Recipe, monitor: Monitor, store: Store
+) -> tuple[dict[str, Any], list[str]]:
+    """The metrics of the original, and the names of the evaluators whose metrics were found in the store."""
+    tokenizer, (_, device) = tokenizer_digest(source.directory), placed(source.dtype, recipe.device)
+    made_of = {"model": source.fingerprint, "tokenizer": tokenizer, "dtype": source.dtype, "device": device}
+    opener = partial(open_job, source.directory, source.layout, source.dtype, recipe, monitor)
+    return evaluate_original(evaluators, opener, made_of, store, monitor)
+
+
+def open_job(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor, progress: Progress) -> EvaluateJob:
+    """A checkpoint to measure, its weights loaded whole or streamed."""
     from hgsp_core.checkpoint.load import load_tokenizer
     from hgsp_core.sweep.likelihood import total_loss
 
@@ -306,9 +373,9 @@ def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report:
     source, plan = decision.source, decision.plan
     (directory / "recipe.yaml").write_text(resolved(recipe).to_yaml(), encoding="utf-8")
     write_json(directory / "plan.json", plan.to_json(source.layout, source.name, source.fingerprint))
-    if decision.priors is not None:
-        write_json(directory / "layer_importance.json", decision.priors.to_json())
-    write_reports(directory, recipe, source.layout, plan, decision.scores, decision.priors, report)
+    diagnosis = diagnose(recipe, source.layout, plan, decision.scores, decision.scales, replan(decision))
+    facts = RunFacts(recipe, source.layout, plan, decision.scores, decision.priors, report, diagnosis)
+    write_reports(directory, facts)
     write_json(directory / "report.json", report)
 
 

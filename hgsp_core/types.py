@@ -133,11 +133,19 @@ class NormalizeJob:
 
 @dataclass(frozen=True)
 class AllocateJob:
-    """Everything an allocation may depend on. `priors` is None where the allocator said it needs none."""
+    """Everything an allocation may depend on.
+
+    priors    None where the allocator's `needs_priors` is False
+    judge     None unless the allocator has `judge_samples` above 0: `judge(plan)` -> KL to the dense model on so many
+              held-out windows, in nats a token; `judge.rebase(plan)` makes plans that are like this one quick to judge
+    progress  (done, total) may be called
+    """
 
     layout: Layout
     scores: Scores
     priors: Priors | None
+    judge: Any = None
+    progress: Callable[[int, int], None] = field(default=lambda done, total: None)
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,13 @@ class Queue:
                 spent[i] = state.cost[: gone[i]].sum()
         return spent
 
+    def spent_by(self, block: int, gone: int) -> int:
+        """Parameters that one block loses."""
+        state = self.states[block]
+        if isinstance(state, Path):
+            return int(state.cost[:gone].sum())
+        return int(gone * self.unit_cost[block] + (self.fixed_cost[block] if gone == self.units[block] else 0))
+
     def kept_share(self, gone: np.ndarray) -> np.ndarray:
         """[blocks]: the part of its units, counted by their parameters, that each block keeps."""
         whole = self.spent(self.units) - self.fixed_cost

@@ -13,7 +13,9 @@ from hgsp_core.builtin.normalizers import ClipParams, LevelParams
 from hgsp_core.builtin.perplexity import PerplexityParams
 from hgsp_core.builtin.prior_file import PriorFileParams
 from hgsp_core.builtin.removal import RemovalParams
+from hgsp_core.builtin.search_params import SearchParams
 from hgsp_core.builtin.taylor_2nd import Taylor2ndParams
+from hgsp_core.builtin.training_params import FullParams, LoRAParams
 from hgsp_core.builtin.uniform import UniformParams
 from hgsp_core.hookspecs import hookimpl
 from hgsp_core.types import Method, Params
@@ -59,6 +61,7 @@ def hgsp_normalizers():
 def hgsp_allocators():
     return [
         Method("hgsp", f"{_HERE}.hgsp:HGSP", HGSPParams, "gated global knapsack: layer and block priors times unit scores"),
+        Method("search", f"{_HERE}.search:Search", SearchParams, "rates by block, by what held-out windows lose; and moves"),
         Method("uniform", f"{_HERE}.uniform:Uniform", UniformParams, "the same rate in every layer of a range"),
         Method("layerwise", f"{_HERE}.layerwise:Layerwise", LayerwiseParams, "the rate of a layer from its prior"),
         Method("depth", f"{_HERE}.depth:Depth", DepthParams, "whole layers of least prior"),
@@ -75,6 +78,14 @@ def hgsp_reconstructors():
             LeastSquaresParams,
             "what stays takes over what it can of what goes, block by block, in closed form",
         ),
+    ]
+
+
+@hookimpl
+def hgsp_recoverers():
+    return [
+        Method("lora", f"{_HERE}.lora:LoRA", LoRAParams, "trains small adapters beside the linears and merges them"),
+        Method("full", f"{_HERE}.full:Full", FullParams, "trains all weights"),
     ]
 
 

@@ -59,19 +59,29 @@ class File:
         self.params = params
 
     def __call__(self, job: DatasetJob) -> Iterator[str]:
+        path = self._found()
+        if path.suffix == ".txt":
+            yield _read(path)
+        else:
+            yield from _column(self.rows(job), self.params.column, str(path))
+
+    def rows(self, job: DatasetJob):
+        """The records with all their columns, or None for plain text."""
+        path = self._found()
+        if path.suffix == ".txt":
+            return None
+        if path.stat().st_size == 0:
+            raise DataError.empty(str(path))
+        return _load(BUILDERS[path.suffix], data_files=str(path.resolve()), split="train", name=str(path))
+
+    def _found(self) -> Path:
         path = Path(self.params.path).expanduser()
         if path.suffix not in BUILDERS:
             raise DataError.suffix(str(path), list(BUILDERS))
         if not path.is_file():
             near = [p.name for p in path.parent.glob("*") if p.suffix in BUILDERS] if path.parent.is_dir() else []
             raise DataError.no_file(str(path), near)
-        if path.suffix == ".txt":
-            yield _read(path)
-            return
-        if path.stat().st_size == 0:
-            raise DataError.empty(str(path))
-        rows = _load(BUILDERS[path.suffix], data_files=str(path.resolve()), split="train", name=str(path))
-        yield from _column(rows, self.params.column, str(path))
+        return path
 
 
 class Hub:
@@ -81,10 +91,13 @@ class Hub:
         self.params = params
 
     def __call__(self, job: DatasetJob) -> Iterator[str]:
+        yield from _column(self.rows(job), self.params.column, self.params.path)
+
+    def rows(self, job: DatasetJob):
+        """The records with all their columns."""
         p = self.params
         split = p.calibration_split if job.split == "calibration" else p.evaluation_split
-        rows = _load(p.path, p.config, split=split, streaming=True, revision=p.revision, name=p.path)
-        yield from _column(rows, p.column, p.path)
+        return _load(p.path, p.config, split=split, streaming=True, revision=p.revision, name=p.path)
 
 
 def _read(path: Path) -> str:
@@ -102,6 +115,8 @@ def _load(*args, name: str, **kwargs):
         return datasets.load_dataset(*args, **kwargs)
     except Exception as error:  # noqa: BLE001 - the library raises dozens of types for a missing or damaged source
         cause = error.__cause__ or error
+        if "corresponds to no data" in str(cause):  # a file that can be read and has no row
+            raise DataError.empty(name) from None
         raise (DataError.unreadable if "data_files" in kwargs else DataError.hub)(name, cause) from None
 
 

@@ -17,6 +17,7 @@ Times are medians over rounds; `efficiency_spread` has their quartiles and, of t
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -174,6 +175,7 @@ def working_bytes(model: PreTrainedModel, prompt: Tensor, new_tokens: int) -> in
         before = torch.cuda.memory_allocated(device)
         one_round(model, prompt, new_tokens)
         return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell on stderr that it starts and stops
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         one_round(model, prompt, new_tokens)
     with tempfile.TemporaryDirectory() as folder:

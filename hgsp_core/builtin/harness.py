@@ -7,9 +7,12 @@ LLM-Pruner (Ma et al. 2023, table 1) and the papers that compare with it; both a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,12 @@ class LmEval:
     @property
     def measures(self) -> list[str]:
         return [f"accuracy, {name}" for name in self.params.tasks]
+
+    def inputs(self) -> dict[str, Any]:
+        """What the result depends on beside the model: settings, the library's version, and what each task is and asks."""
+        params = self.params.model_dump(mode="json", exclude={"batch_size", "include_path"})
+        tasks = {task.task_name: _digest(task) for parts in self.tasks.values() for task in _leaves(parts)}
+        return {**params, "lm_eval": version("lm_eval"), "tasks": tasks}
 
     def __call__(self, job: EvaluateJob) -> dict[str, dict[str, Any]]:
         from lm_eval.evaluator import simple_evaluate
@@ -100,8 +109,21 @@ def _reported(asked: str, parts: list[Any], found: Mapping[str, Any]) -> list[st
     """Names in the result of what a recipe calls `asked`: itself, or the tasks of a group without numbers, or of a tag."""
     if _measures(found["results"].get(asked, {})):
         return [asked]
-    tasks = [task for part in parts for task in (part.get_all_tasks() if hasattr(part, "get_all_tasks") else [part])]
-    return [task.task_name for task in tasks]
+    return [task.task_name for task in _leaves(parts)]
+
+
+def _leaves(parts: Iterable[Any]) -> Iterator[Any]:
+    """lm-eval's tasks; of groups, all that are in them."""
+    for part in parts:
+        yield from part.get_all_tasks() if hasattr(part, "get_all_tasks") else [part]
+
+
+def _digest(task: Any) -> str:
+    """sha256 of a task's settings and of its documents, those that examples are drawn from included."""
+    digest = hashlib.sha256(json.dumps(task.dump_config(), sort_keys=True, default=str).encode())
+    for document in (*task.eval_docs, *(task.fewshot_docs() or ())):
+        digest.update(json.dumps(document, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
 
 
 def _measures(result: Mapping[str, Any]) -> dict[str, float]:

@@ -45,14 +45,20 @@ class HGSP:
         self.needs_priors = params.temperature != 0 or params.limits.freeze_most_important > 0
 
     def __call__(self, job: AllocateJob) -> Plan:
-        p, layout, scores = self.params, job.layout, job.scores
-        if p.temperature:
-            scores = gated(scores, job.priors, p.temperature, p.tau)
-        prunable = np.repeat(prunable_layers(p.limits, layout, job.priors), len(scores.axes))  # [blocks]
-        floor = floors(p.limits, layout, prunable)
-        queue = Queue.of(layout, scores, floor, p.limits.channel_multiple, p.query_heads)
-        layer_min = _layer_min(p, layout, queue)
-        return plan_within(layout, queue, p, lambda budget: allocate(queue, p, budget, layer_min), in_force(p))
+        p = self.params
+        queue, layer_min = prepared(p, job)
+        return plan_within(job.layout, queue, p, lambda budget: allocate(queue, p, budget, layer_min), in_force(p))
+
+
+def prepared(p: HGSPParams, job: AllocateJob) -> tuple[Queue, np.ndarray]:
+    """The units in the order in which H-GSP takes them, and what each layer loses at the least [layers]."""
+    layout, scores = job.layout, job.scores
+    if p.temperature:
+        scores = gated(scores, job.priors, p.temperature, p.tau)
+    prunable = np.repeat(prunable_layers(p.limits, layout, job.priors), len(scores.axes))  # [blocks]
+    floor = floors(p.limits, layout, prunable)
+    queue = Queue.of(layout, scores, floor, p.limits.channel_multiple, p.query_heads)
+    return queue, _layer_min(p, layout, queue)
 
 
 def gated(scores: Scores, priors: Priors, temperature: float, tau: float | str) -> Scores:

@@ -5,15 +5,32 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from hgsp_core.errors import CheckpointError, GgufError
 from hgsp_core.types import ExportJob, Params
+
+if TYPE_CHECKING:
+    from hgsp_core.layout import Layout
 
 
 class HuggingFaceParams(Params):
     directory: str = Field("model", pattern=r"^\w[\w-]*$", description="name of the folder in the run directory")
     max_shard_size: int = Field(5_000_000_000, ge=1_000_000, description="bytes per safetensors file at the most")
+    push_to_hub: str | None = Field(
+        None,
+        pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$",
+        description="repository of the Hugging Face hub, ORG/NAME, to send it to; new or empty",
+    )
+    private: bool = Field(False, description="true = the repository, where it is made for this, is not public")
+
+    @model_validator(mode="after")
+    def _private_what(self) -> HuggingFaceParams:
+        if self.private and self.push_to_hub is None:
+            raise ValueError("private is about the repository that push_to_hub names, and none is named")
+        return self
 
 
 class HuggingFace:
@@ -25,19 +42,37 @@ class HuggingFace:
     def __init__(self, params: HuggingFaceParams):
         self.params = params
 
+    def check(self, directory: Path, layout: Layout) -> None:
+        """Raises HubError where a push is asked for that cannot be tried."""
+        if self.params.push_to_hub:
+            from hgsp_core.checkpoint.hub import check_hub
+
+            check_hub(self.params.push_to_hub)
+
     def __call__(self, job: ExportJob) -> Path:
         import torch
 
-        from hgsp_core.checkpoint.read import iter_tensors, read_config, tensor_files
-        from hgsp_core.checkpoint.record import write_record
+        from hgsp_core.checkpoint.card import CARD, model_card
+        from hgsp_core.checkpoint.read import iter_tensors, read_config, tensor_files, weight_bytes
+        from hgsp_core.checkpoint.record import RECORD, write_record
         from hgsp_core.checkpoint.verify import verify_reload, verify_streamed
         from hgsp_core.checkpoint.write import write_checkpoint
 
-        destination, limit = job.destination / self.params.directory, self.params.max_shard_size
-        if all(file.stat().st_size <= limit for file in set(tensor_files(job.checkpoint).values())):
-            shutil.copytree(job.checkpoint, destination, copy_function=_link_or_copy)
+        source, destination, limit = job.checkpoint, job.destination / self.params.directory, self.params.max_shard_size
+        config, size = read_config(source), weight_bytes(source)
+        if all(file.stat().st_size <= limit for file in set(tensor_files(source).values())):
+            try:
+                shutil.copytree(
+                    source, destination, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(RECORD, ".*")
+                )
+            except OSError as error:
+                shutil.rmtree(destination, ignore_errors=True)
+                raise CheckpointError.not_written(destination, error, size) from error
         else:
-            write_checkpoint(iter_tensors(job.checkpoint), read_config(job.checkpoint), job.checkpoint, destination, limit)
+            write_checkpoint(iter_tensors(source), config, source, destination, limit, size)
+        if job.report:
+            card = model_card(destination, config, job.layout, job.plan, job.report, job.original, _no_gguf(job))
+            (destination / CARD).write_text(card, encoding="utf-8")
         tokens = torch.from_numpy(job.tokens)
         if job.resident:
             verify_reload(destination, tokens, job.logits)
@@ -45,6 +80,29 @@ class HuggingFace:
             verify_streamed(destination, tokens, job.logits, job.layout.architecture.model_type)
         write_record(destination, job)
         return destination
+
+    def publish(self, directory: Path) -> str | None:
+        """Send what was written to the hub, if asked to. Returns where it is. Raises HubError."""
+        if not self.params.push_to_hub:
+            return None
+        from hgsp_core.checkpoint.hub import push
+
+        return push(directory, self.params.push_to_hub, self.params.private)
+
+
+def _no_gguf(job: ExportJob) -> str:
+    """Why llama.cpp cannot hold the model, or empty."""
+    from hgsp_core.checkpoint.load import load_config, load_tokenizer
+    from hgsp_core.gguf.network import network
+    from hgsp_core.gguf.vocabulary import vocabulary
+
+    config = load_config(job.checkpoint)
+    try:
+        network(job.layout, config)
+        vocabulary(load_tokenizer(job.checkpoint), config.vocab_size)
+    except (GgufError, CheckpointError) as error:
+        return str(error)
+    return ""
 
 
 def _link_or_copy(source: str, destination: str) -> None:

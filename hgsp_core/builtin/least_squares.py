@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hgsp_core.builtin.least_squares_params import LeastSquaresParams
+from hgsp_core.sweep.ridge import ridge_fit
 from hgsp_core.types import BlockJob, Moments, Repair
 
 
@@ -41,13 +42,7 @@ class LeastSquares:
 
 def fit(columns: Tensor, bias: Tensor | None, moments: Moments, target: str, ridge: float) -> Tensor:
     """Ŵ_K [out, kept columns] in fp64, of the columns that stay."""
-    gram = moments.gram[columns][:, columns].double()
-    gram.diagonal().add_(ridge * gram.diagonal().mean())
-    cross = _cross(bias, moments, target)[:, columns]
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    if failed:  # inputs that depend on each other and no ridge: the least-norm solution
-        return torch.linalg.lstsq(gram, cross.T, driver="gelsd").solution.T
-    return torch.cholesky_solve(cross.T, factor).T
+    return ridge_fit(moments.gram[columns][:, columns], _cross(bias, moments, target)[:, columns], ridge)
 
 
 def squared_error(weight: Tensor, bias: Tensor | None, moments: Moments, target: str) -> float:

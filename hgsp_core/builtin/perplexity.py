@@ -69,6 +69,12 @@ class Perplexity:
     def measures(self) -> list[str]:
         return [f"perplexity, {use.label}" for use, _ in self.datasets]
 
+    def inputs(self) -> dict[str, Any]:
+        """What the result depends on beside the model: the texts themselves, so that a changed file is measured anew."""
+        texts = {use.label: self._text(use, dataset) for use, dataset in self.datasets}
+        hashes = {label: hashlib.sha256(text.encode()).hexdigest() for label, text in texts.items()}
+        return {**self.params.model_dump(mode="json", exclude={"batch_size"}), "texts": hashes}
+
     def __call__(self, job: EvaluateJob) -> dict[str, dict[str, Any]]:
         numbers, protocols = {}, {}
         for use, dataset in self.datasets:
@@ -78,9 +84,7 @@ class Perplexity:
     def _of(self, use: TextUse, dataset: Any, job: EvaluateJob) -> tuple[float, dict[str, Any]]:
         p = self.params
         stride = p.stride or p.seq_len
-        characters = p.max_windows and (p.max_windows * stride + p.seq_len) * CHARACTERS_PER_TOKEN
-        text = read_text(dataset(DatasetJob("evaluation")), characters, use.use)
-        cut = windows(text, job.tokenizer, p.seq_len, stride)[: p.max_windows]
+        cut = windows(self._text(use, dataset), job.tokenizer, p.seq_len, stride)[: p.max_windows]
         if not len(cut):
             raise DataError.no_window(use.use, p.seq_len)
         context = np.full(len(cut), max(1, p.seq_len - stride))
@@ -98,6 +102,12 @@ class Perplexity:
             "predicted_tokens": predicted,
             "tokens_sha256": hashlib.sha256(np.ascontiguousarray(cut, dtype="<i8").tobytes()).hexdigest(),
         }
+
+    def _text(self, use: TextUse, dataset: Any) -> str:
+        """As much of the text as the windows may need."""
+        p = self.params
+        characters = p.max_windows and (p.max_windows * (p.stride or p.seq_len) + p.seq_len) * CHARACTERS_PER_TOKEN
+        return read_text(dataset(DatasetJob("evaluation")), characters, use.use)
 
 
 def _perplexity(mean_loss: float) -> float:

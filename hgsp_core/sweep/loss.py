@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 #: size of one chunk's logits in fp32, in bytes
 CHUNK_BYTES = 2**26
@@ -45,6 +45,20 @@ def loss_gradient(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor,
     gradient = torch.zeros_like(stream)  # the last position of a sample predicts nothing
     gradient[:, :-1] = torch.cat(gradients).view_as(stream[:, :-1])
     return total, gradient
+
+
+def divergence_sum(norm: nn.Module, head: nn.Module, dense: Tensor, stream: Tensor) -> Tensor:
+    """Σ KL(p ‖ q) over the positions that predict a token, fp64; p and q are what two final streams predict.
+
+    Args:
+        dense, stream: [batch, seq_len, hidden], after the last layer; p is of `dense`, q of `stream`.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=stream.device)
+    with torch.no_grad():
+        for a, b in _chunks(head, dense[:, :-1].flatten(0, 1), stream[:, :-1].flatten(0, 1)):
+            p, q = (log_softmax(head(norm(x)).float(), -1) for x in (a, b))
+            total += kl_div(q, p, log_target=True, reduction="sum").double()
+    return total
 
 
 def _chunk_loss(norm: nn.Module, head: nn.Module, x: Tensor, targets: Tensor) -> Tensor:

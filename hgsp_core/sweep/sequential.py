@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.errors import SweepError
@@ -28,6 +27,7 @@ from hgsp_core.sweep.batches import Batch, embed
 from hgsp_core.sweep.forward import watched
 from hgsp_core.sweep.layer import Passage
 from hgsp_core.sweep.parallel import add_up
+from hgsp_core.sweep.replaced import run_layer
 from hgsp_core.types import BlockJob, Moments, Repair
 
 OWN, DENSE, RESIDUAL = "own", "dense", "residual"
@@ -110,13 +110,9 @@ class _Layer:
 
     def run(self, weights: Mapping[str, Tensor], batch: int, x: Tensor) -> Passage:
         """Micro-batch x [batch, seq_len, hidden] through the layer with `weights` (by full name) in place of its own."""
-        local = {name.removeprefix(f"{self.layout.module}."): tensor for name, tensor in weights.items()}
-
-        def layer(*arguments, **keywords):
-            return functional_call(self.module, local, arguments, keywords)
-
+        call = self.batches[batch].calls[self.index]
         with watched(self.layout, self.module) as run:
-            return run(lambda module, x: self.batches[batch].calls[self.index](layer, x), x)
+            return run(lambda module, x: run_layer(self.layout, module, call, weights, x), x)
 
     def job(self, block, plan, weights, pruned, dense, split, targets) -> BlockJob:
         writer = block.writer

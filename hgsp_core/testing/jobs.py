@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from hgsp_core.artifacts import Priors, Scores, Statistics
+from hgsp_core.artifacts import Plan, Priors, Scores, Statistics
+from hgsp_core.layout import Layout
 from hgsp_core.surgery import positions
 from hgsp_core.sweep import Resident, run_sweep
 from hgsp_core.testing.check import require
@@ -34,7 +36,22 @@ def normalize_job(normalizer: Any) -> NormalizeJob:
 
 
 def allocate_job(allocator: Any) -> AllocateJob:
-    return AllocateJob(sample_layout(), scores(), priors() if allocator.needs_priors else None)
+    judge = Growing(sample_layout()) if getattr(allocator, "judge_samples", 0) else None
+    return AllocateJob(sample_layout(), scores(), priors() if allocator.needs_priors else None, judge)
+
+
+@dataclass(frozen=True)
+class Growing:
+    """A judge without a model: each block costs more the more of it goes, the later the block the less."""
+
+    layout: Layout
+
+    def __call__(self, plan: Plan) -> float:
+        lost = {b: 1 - plan.kept_cost(b) / b.cost for b in self.layout.blocks()}
+        return sum(share**2 / (1 + b.layer) for b, share in lost.items())
+
+    def rebase(self, plan: Plan) -> None:
+        """Nothing here gets quicker."""
 
 
 def block_job(reconstructor: Any) -> BlockJob:
@@ -84,13 +101,14 @@ def _measured(collector: Any) -> tuple[Mapping[str, np.ndarray], ...]:
 def scores() -> Scores:
     """Importances whose scale differs by decades between layers, as gradients' do."""
     generator = np.random.default_rng(0)
-    return Scores.of(
-        sample_layout(),
-        [
-            {axis: generator.lognormal(size=block.units) * 10.0 ** -layer.index for axis, block in layer.blocks.items()}
-            for layer in sample_layout().layers
-        ],
-    )
+    importance = []
+    for layer in sample_layout().layers:
+        importance.append({})
+        for axis, block in layer.blocks.items():
+            units = generator.lognormal(size=block.units) * 10.0 ** -layer.index
+            heads = generator.dirichlet(np.ones(block.heads + 1), size=block.units)[:, 1:]  # the rest is the whole unit's
+            importance[-1] |= {axis: units, f"{axis}.heads": units[:, None] * heads}
+    return Scores.of(sample_layout(), importance)
 
 
 def priors() -> Priors:

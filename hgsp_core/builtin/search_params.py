@@ -1,0 +1,24 @@
+"""Parameters of the searched allocation; read without torch."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from hgsp_core.builtin.hgsp import HGSPParams
+
+
+class SearchParams(HGSPParams):
+    """Those of H-GSP, whose plan the search starts from, and how long it searches."""
+
+    temperature: float = Field(0.0, ge=0, le=10, description="exponent T of the gate of the plan to start from; 0 = no gate")
+    query_heads: bool = Field(
+        True,
+        description="true = attention may also lose single query heads, as many in every group of a layer; its KV heads stay",
+    )
+    samples: int = Field(
+        24, ge=1, description="windows of the calibration set, its last ones, that judge a plan; the others measure the model"
+    )
+    moves: int = Field(
+        0, ge=0, description="plans to try once every block has been tried by itself; each moves parameters between two blocks"
+    )
+    seed: int = Field(0, ge=0, description="which moves are tried")

@@ -1,0 +1,161 @@
+"""How far a plan takes the model from the dense one, without cutting it: the KL divergence on held-out windows.
+
+A plan is tried with masks, and each writer (o_proj, down_proj) that loses columns is fitted to the output that it had, in
+closed form (`ridge.py`) from the dense model's Gram matrices: an estimate of what a repair will get back. Judged by masks
+alone, a search chooses plans that are worse once they are repaired (docs/benchmarks.md).
+
+Plans that share their first layers share the work: only the layers from the first difference to the base plan are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hgsp_core.artifacts import BlockPlan, Plan
+from hgsp_core.errors import SweepError
+from hgsp_core.layout import BlockLayout, LayerLayout
+from hgsp_core.surgery import lines
+from hgsp_core.sweep.batches import Batches, embed
+from hgsp_core.sweep.forward import watched
+from hgsp_core.sweep.loss import divergence_sum
+from hgsp_core.sweep.memory import SHARE, free_bytes
+from hgsp_core.sweep.parallel import add_up
+from hgsp_core.sweep.replaced import run_layer
+from hgsp_core.sweep.ridge import ridge_fit
+
+#: of the mean diagonal of a Gram matrix, what is added to it
+RIDGE = 0.01
+
+Layers = Sequence[Mapping[str, BlockPlan]]
+
+
+class Judge:
+    """Plan -> mean over the predicted tokens of KL(dense ‖ plan), in nats."""
+
+    def __init__(
+        self,
+        source,
+        tokens: np.ndarray,
+        held_out: int,
+        batch_size: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ):
+        """Run the dense model once, over all windows.
+
+        Args:
+            source: Resident or Streamed weights of the dense model.
+            tokens: [samples, seq_len] int64; the last `held_out` judge, the others feed the Gram matrices.
+        Raises:
+            SweepError: too few samples, or the Gram matrices do not fit into memory.
+        """
+        if not 0 < held_out < len(tokens):
+            raise SweepError.nothing_to_judge(held_out, len(tokens))
+        writers = [block.writer for block in source.layout.blocks()]
+        needed, free = sum(4 * writer.shape[1] ** 2 for writer in writers), free_bytes(torch.device("cpu"))
+        if needed > SHARE * free:
+            raise SweepError.no_room_to_judge(needed, free)
+        self.source = source
+        self._grams: dict[str, Tensor] = {}  # writer's module -> G [in, in] fp32, on the host
+        self._written: dict[tuple[int, str], dict[BlockPlan, dict[str, Tensor]]] = {}
+        with torch.no_grad():
+            fit, streams = embed(source, tokens[:-held_out], batch_size)
+            self.batches, judged = embed(source, tokens[-held_out:], batch_size)
+            self._trail = [judged]  # what enters each layer, and after the last one what leaves it, of the base plan
+            layers = source.layout.layers
+            for index, module in source.layers(range(len(layers))):
+                streams = self._measure(layers[index], module, fit, streams)
+                self._trail.append([b.calls[index](module, x) for b, x in zip(self.batches, self._trail[-1])])
+                progress(index + 1, len(layers))
+        self.dense = self._trail[-1]
+        self._base: Layers = Plan.keep_all(source.layout).layers
+        self._last: tuple[Layers, int, list[list[Tensor]]] | None = None
+
+    def __call__(self, plan: Plan) -> float:
+        """KL of the plan. Units that go are masked, writers that lose columns fitted."""
+        layers = self.source.layout.layers
+        first = self._first_difference(plan.layers)
+        streams, trail = self._trail[first], []
+        with torch.no_grad():
+            for index, module in self.source.layers(range(first, len(layers))):
+                own = {f"{layers[index].module}.{name}": p for name, p in module.named_parameters()}
+                weights = own | self._masked(layers[index], own, plan)
+                streams = [
+                    run_layer(layers[index], module, b.calls[index], weights, x) for b, x in zip(self.batches, streams)
+                ]
+                trail.append(streams)
+            self._last = plan.layers, first, trail
+            return self._divergence(streams) / self.batches.predicted
+
+    def rebase(self, plan: Plan) -> None:
+        """Make the plan the base: plans that differ from it in late layers only are then judged quickest."""
+        if plan.layers == self._base:
+            return
+        if self._last is None or self._last[0] != plan.layers:
+            self(plan)
+        self._base, first, trail = self._last
+        self._trail[first + 1 :] = trail
+        for (index, axis), written in self._written.items():
+            own = self._base[index][axis]
+            self._written[index, axis] = {own: written[own]} if own in written else {}
+
+    def _first_difference(self, planned: Layers) -> int:
+        """Index of the first layer that differs from the base plan; the number of layers where none does."""
+        return next((i for i, (a, b) in enumerate(zip(planned, self._base)) if a != b), len(planned))
+
+    def _measure(self, layout: LayerLayout, module, fit: Batches, streams: list[Tensor]) -> list[Tensor]:
+        """Add up the Gram matrices of one layer's writers; returns what leaves the layer."""
+        grams = {
+            block.writer.module: torch.zeros(block.writer.shape[1], block.writer.shape[1], device=self.source.device)
+            for block in layout.blocks.values()
+        }
+        after = []
+        with watched(layout, module) as run:
+            for batch, x in zip(fit, streams):
+                passage = run(batch.calls[int(layout.index)], x)
+                for name, gram in grams.items():
+                    seen = passage.inputs[name.removeprefix(f"{layout.module}.")].flatten(0, -2).float()
+                    gram.addmm_(seen.T, seen)
+                after.append(passage.after)
+        add_up(grams.values())
+        self._grams |= {name: gram.cpu() for name, gram in grams.items()}
+        return after
+
+    def _masked(self, layout: LayerLayout, own: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+        """Full name -> the writers' tensors that differ from the layer's own."""
+        changed = {}
+        for axis, block in layout.blocks.items():
+            planned = plan.block(block)
+            if planned.loses:
+                cache = self._written.setdefault((layout.index, axis), {})
+                if planned not in cache:
+                    cache[planned] = self._fitted(block, planned, own)
+                changed |= cache[planned]
+        return changed
+
+    def _fitted(self, block: BlockLayout, planned: BlockPlan, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The writer of one block at its old size: columns that go are zero, the others fitted to its old output."""
+        writer = block.writer
+        weight = own[writer.weight]
+        found = {writer.weight: torch.zeros_like(weight)}
+        if planned.kept:
+            columns = lines(planned, writer)
+            gram = self._grams[writer.module]
+            cross = weight.detach().to("cpu", torch.float32) @ gram[:, columns]  # Σ (W x) xᵀ [out, kept]
+            stays = ridge_fit(gram[columns][:, columns].to(weight.device), cross.to(weight.device), RIDGE)
+            found[writer.weight][:, columns.to(weight.device)] = stays.to(weight.dtype)
+        elif writer.has_bias:
+            found[writer.bias] = torch.zeros_like(own[writer.bias])
+        return found
+
+    def _divergence(self, streams: Sequence[Tensor]) -> float:
+        architecture = self.source.layout.architecture
+        total = torch.zeros((), dtype=torch.float64, device=self.source.device)
+        with self.source.outside(architecture.norm, architecture.head) as (norm, head):
+            for before, after in zip(self.dense, streams):
+                total += divergence_sum(norm, head, before, after)
+        add_up([total])
+        return total.item()
