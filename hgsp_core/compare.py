@@ -75,8 +75,13 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """From reading the model to the pruned checkpoint, training included; without evaluation and export."""
-        return sum(s for stage, s in self.report["timings"].items() if not stage.startswith(("Evaluate", "Export")))
+        """From reading the model to the pruned checkpoint, training included; without evaluation, export and report."""
+        return sum(s for stage, s in self.report["timings"].items() if not stage.startswith(("Evaluate", "Export", "Report")))
+
+    @property
+    def reused(self) -> list[str]:
+        """What of the time to prune was saved by the store."""
+        return [name for name in self.report["reused"] if not name.endswith(" of the original")]
 
     @property
     def calibration(self) -> str | None:

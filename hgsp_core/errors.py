@@ -304,6 +304,13 @@ class NumericError(HgspError):
     """NaN or infinity in the weights, or coming out of a layer, the loss or a collector."""
 
     @classmethod
+    def overflow(cls, tensor: str, value: float, dtype: str, largest: float) -> NumericError:
+        return cls(
+            f"model.dtype: '{tensor}' holds {value:g}, which {dtype} cannot (at most {largest:g}). "
+            "Use model.dtype: bfloat16, which has the range of float32, or float32."
+        )
+
+    @classmethod
     def weight(cls, tensor: str) -> NumericError:
         return cls(f"The tensor '{tensor}' holds NaN or infinity. The checkpoint is damaged: download or save it again.")
 
@@ -455,6 +462,20 @@ class CheckpointError(HgspError):
         )
 
     @classmethod
+    def other_shape(cls, path: Path | str, name: str, stored: Sequence[int], expected: Sequence[int]) -> CheckpointError:
+        return cls(
+            f"'{path}': the tensor '{name}' has the shape {tuple(stored)}, but by config.json it has {tuple(expected)}. "
+            "config.json and the weights do not belong together: download or save the model again."
+        )
+
+    @classmethod
+    def own_code(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
+        return cls(
+            f"'{path}': auto_map: the model brings code of its own ({', '.join(names)}), which may compute something else than its "
+            "model_type says; it is not run, and not guessed at. Take 'auto_map' out of config.json if the stock class is meant."
+        )
+
+    @classmethod
     def no_tokenizer(cls, path: Path, error: Exception) -> CheckpointError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return cls(f"'{path}' has no tokenizer that can be read: {reason} Copy the original model's tokenizer files into it.")
@@ -464,8 +485,18 @@ class CheckpointError(HgspError):
         return cls(f"'{path}' exists and is not overwritten. Choose another directory, or move it away.")
 
     @classmethod
-    def not_written(cls, path: Path, error: Exception) -> CheckpointError:
-        return cls(f"'{path}' cannot be written: {error}. Nothing of it was kept; make room or choose another place.")
+    def no_room(cls, path: Path, needed: int, free: int) -> CheckpointError:
+        return cls(
+            f"'{path}' needs {needed / 1e9:,.3f} GB and the disk has {free / 1e9:,.3f} GB free. Nothing was written; make room or "
+            "choose another place (--output DIR)."
+        )
+
+    @classmethod
+    def not_written(cls, path: Path, error: Exception, needed: int, free: int) -> CheckpointError:
+        return cls(
+            f"'{path}' cannot be written: {error}. Its weights take {needed / 1e9:,.3f} GB, and the disk has {free / 1e9:,.3f} GB "
+            "free. Nothing of it was kept; make room or choose another place."
+        )
 
     @classmethod
     def not_reloaded(cls, path: Path, output: str) -> CheckpointError:
@@ -492,7 +523,7 @@ class CheckpointError(HgspError):
 
     @classmethod
     def quantised(cls, path, stored: str, known: Sequence[str]) -> CheckpointError:
-        return cls(f"'{path}' stores its weights as {stored}, which cannot be pruned. Use the model in one of: {', '.join(known)}.")
+        return cls(f"'{path}' stores {stored}, which cannot be pruned. Use the model in one of: {', '.join(known)}.")
 
     @classmethod
     def hub(cls, name: str, error: Exception) -> CheckpointError:

@@ -1,28 +1,34 @@
 """Measuring models: of one, of two side by side, and the function behind `hgsp eval`.
 
-An evaluator is called with one model at a time. One that also has `compare` (timings, where what else the machine does
-must meet both models alike) is given the original and the pruned model together.
+An evaluator is called with one model at a time. One that also has `compare` (timings: what else the machine does must meet
+both models alike) is given the original and the pruned model together.
 
 torch is imported where a model is loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hgsp_core import plugins
 from hgsp_core.checkpoint.read import read_config, stored_dtype, weight_bytes
 from hgsp_core.errors import EvaluationError, OutputError, RecipeError
+from hgsp_core.measure import placed
 from hgsp_core.monitor import Monitor, Progress
 from hgsp_core.recipe import ModelPart, Use
 from hgsp_core.report.cost import COSTS
 from hgsp_core.report.json_files import write_json
 from hgsp_core.report.tables import PROTOCOL
-from hgsp_core.source import locate
+from hgsp_core.source import BYTES, checkpoint_layout, locate
+from hgsp_core.store import Store
 from hgsp_core.types import EvaluateJob
 from hgsp_core.versions import versions
 
@@ -34,11 +40,13 @@ class Evaluators:
     alone: tuple[tuple[str, Any], ...]
     paired: tuple[tuple[str, Any], ...]
 
-    def require(self, job: EvaluateJob) -> None:
-        """Raises EvaluationError where one of them needs a model that is whole in memory, and this one is not."""
-        for name, evaluator in (*self.alone, *self.paired):
-            if job.model is None and getattr(evaluator, "whole_model", False):
-                raise EvaluationError.streamed(name)
+    @property
+    def all(self) -> tuple[tuple[str, Any], ...]:
+        return (*self.alone, *self.paired)
+
+
+#: opens a model to measure, which tells this progress
+Opener = Callable[[Progress], EvaluateJob]
 
 
 def open_evaluators(uses: Sequence[Use], place: str = "evaluate") -> Evaluators:
@@ -60,24 +68,88 @@ def open_evaluators(uses: Sequence[Use], place: str = "evaluate") -> Evaluators:
     return Evaluators(tuple(item for item in opened if item not in paired), paired)
 
 
+def evaluate_one(evaluators: Evaluators, opener: Opener, stage: str, monitor: Monitor) -> dict[str, Any]:
+    """The metrics of a model, of all evaluators but those that take two; that it will do for those is made sure of too."""
+    if not evaluators.all:
+        return {}
+    with monitor.stage(stage) as progress:
+        job = opener(progress)
+        _require(evaluators.all, job)
+        return metrics(evaluators.alone, job)
+
+
+def evaluate_original(
+    evaluators: Evaluators, opener: Opener, made_of: Mapping[str, Any], store: Store, monitor: Monitor
+) -> tuple[dict[str, Any], list[str]]:
+    """As `evaluate_one`, of a model that many runs start from: what was measured before is found in the store.
+
+    Kept are the metrics of evaluators with a method `inputs() -> Mapping`: everything but the model that they depend on, as
+    plain data. Timings have none.
+
+    Args:
+        made_of: what tells the model from others: its fingerprint, number type and device.
+    Returns:
+        the metrics, and the names of those evaluators whose metrics were found.
+    """
+    keys = [
+        hasattr(e, "inputs") and {**made_of, "evaluator": f"{type(e).__module__}:{type(e).__qualname__}", "inputs": e.inputs()}
+        for _, e in evaluators.alone
+    ]
+    kept = [key and store.get("evaluation", key) for key in keys]
+    found = [json.loads(arrays["metrics"].tobytes()) if arrays else None for arrays in kept]
+    known = [name for (name, _), metrics_ in zip(evaluators.alone, found) if metrics_ is not None]
+    if None in found or evaluators.paired:
+        with monitor.stage("Evaluate original") as progress:
+            job = opener(progress)
+            _require(evaluators.all, job)
+            for i, item in enumerate(evaluators.alone):
+                if found[i] is None:
+                    found[i] = metrics([item], job)
+                    if keys[i]:
+                        text = json.dumps(found[i]).encode()
+                        store.put("evaluation", keys[i], {"metrics": np.frombuffer(text, dtype=np.uint8)})
+    result: dict[str, Any] = {}
+    for part in found:
+        merge(result, part)
+    return result, known
+
+
+def evaluate_pair(
+    evaluators: Evaluators, dense: Opener, pruned: Opener, monitor: Monitor
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The metrics of evaluators that take two models: measured in turns, or where both do not fit one after the other."""
+    if not evaluators.paired:
+        return {}, {}
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+    with monitor.stage("Evaluate both") as progress:
+        second = pruned(progress)
+        _require(evaluators.paired, second)
+        first = dense(progress)
+        if first.model is None:
+            monitor.say("Both models do not fit in memory together: they are measured one after the other, not in turns.")
+            after = metrics(evaluators.paired, second)
+            del second, first
+            return metrics(evaluators.paired, dense(progress)), after
+        for _, evaluator in evaluators.paired:
+            for result, found in zip((before, after), evaluator.compare(first, second)):
+                merge(result, found)
+    return before, after
+
+
 def metrics(evaluators: Sequence[tuple[str, Any]], job: EvaluateJob) -> dict[str, Any]:
-    """The metrics of a model."""
+    """The metrics of one model. Raises EvaluationError where one needs a model that is whole in memory, and this is not."""
+    _require(evaluators, job)
     result: dict[str, Any] = {}
     for _, evaluator in evaluators:
         merge(result, evaluator(job))
     return result
 
 
-def compare(
-    evaluators: Sequence[tuple[str, Any]], dense: EvaluateJob, pruned: EvaluateJob
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The metrics of both models, measured in turns."""
-    before: dict[str, Any] = {}
-    after: dict[str, Any] = {}
-    for _, evaluator in evaluators:
-        for result, found in zip((before, after), evaluator.compare(dense, pruned)):
-            merge(result, found)
-    return before, after
+def _require(evaluators: Sequence[tuple[str, Any]], job: EvaluateJob) -> None:
+    for name, evaluator in evaluators:
+        if job.model is None and getattr(evaluator, "whole_model", False):
+            raise EvaluationError.streamed(name)
 
 
 def merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:
@@ -139,30 +211,24 @@ def evaluate_checkpoint(
     directory = model_directory(model)
     original = None if dense is None else model_directory(dense)
     dtype = stored_dtype(directory) if dtype == "auto" else dtype
-
-    before: dict[str, Any] = {}
-    first = None
-    if original is not None:
-        with monitor.stage("Evaluate original") as progress:
-            first = _job(original, dtype, device, seed, progress)
-            before = _size(original, first) | metrics(evaluators.alone, first)
-            first = first if evaluators.paired else None  # or its memory is free before the second is loaded
-    with monitor.stage("Evaluate model") as progress:
-        second = _job(directory, dtype, device, seed, progress)
-        after = _size(directory, second) | metrics(evaluators.alone, second)
-        if first is None:
-            after |= metrics(evaluators.paired, second)
-        else:
-            both = compare(evaluators.paired, replace(first, progress=progress), second)
-            before, after = before | both[0], after | both[1]
-
-    result = {"ratio": ratios(before, after), "before": before} if original is not None else {}
+    _, device = placed(dtype, device)
+    pruned = partial(_open, directory, dtype, device, seed, monitor)
+    after = _size(directory)
+    if original is None:
+        alone = replace(evaluators, alone=evaluators.all, paired=())
+        result = {"after": after | evaluate_one(alone, pruned, "Evaluate", monitor)}
+    else:
+        first = partial(_open, original, dtype, device, seed, monitor)
+        before = _size(original) | evaluate_one(evaluators, first, "Evaluate original", monitor)
+        after |= evaluate_one(evaluators, pruned, "Evaluate pruned", monitor)
+        both = evaluate_pair(evaluators, first, pruned, monitor)
+        before, after = before | both[0], after | both[1]
+        result = {"ratio": ratios(before, after), "before": before, "after": after}
     result |= {
-        "after": after,
         "model": str(model),
         "dense": None if dense is None else str(dense),
         "dtype": dtype,
-        "device": str(second.model.device),
+        "device": device,
         "evaluate": [use.model_dump(mode="json") for use in uses],
         "timings": dict(monitor.timings),
         "versions": versions(),
@@ -184,18 +250,29 @@ def model_directory(model: str | Path) -> Path:
     return directory
 
 
-def _job(directory: Path, dtype: str, device: str, seed: int, progress: Progress) -> EvaluateJob:
-    from hgsp_core.checkpoint.load import load_model, load_tokenizer
-    from hgsp_core.measure import placed
-    from hgsp_core.sweep.likelihood import model_loss
+def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor, progress: Progress) -> EvaluateJob:
+    """A model of any family loaded whole, or streamed where that would not fit and a plugin knows the family."""
+    import torch
 
-    tokenizer = load_tokenizer(directory)
-    model, _ = load_model(directory, *placed(dtype, device))
+    from hgsp_core.checkpoint.load import load_model, load_tokenizer
+    from hgsp_core.sweep import Streamed
+    from hgsp_core.sweep.likelihood import model_loss, total_loss
+    from hgsp_core.sweep.memory import SHARE, free_bytes
+
+    tokenizer, number_type = load_tokenizer(directory), getattr(torch, dtype)
+    needed, free = _size(directory)["parameters"] * BYTES[dtype], free_bytes(torch.device(device))
+    if needed > SHARE * free:
+        monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
+        weights = Streamed(directory, checkpoint_layout(directory), number_type, device)
+        return EvaluateJob(None, tokenizer, partial(total_loss, weights), seed, progress)
+    model, _ = load_model(directory, number_type, device)
     return EvaluateJob(model, tokenizer, partial(model_loss, model), seed, progress)
 
 
-def _size(directory: Path, job: EvaluateJob) -> dict[str, int]:
-    return {"parameters": job.model.num_parameters(), "bytes": weight_bytes(directory)}
+def _size(directory: Path) -> dict[str, int]:
+    from hgsp_core.checkpoint.load import expected_shapes
+
+    return {"parameters": sum(map(prod, expected_shapes(directory).values())), "bytes": weight_bytes(directory)}
 
 
 def _write(output: Path, result: Mapping[str, Any]) -> None:

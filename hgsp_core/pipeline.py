@@ -25,7 +25,7 @@ from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.read import tokenizer_digest, weight_bytes
 from hgsp_core.errors import NumericError, PlanError, RecipeError
 from hgsp_core.evaluation import Evaluators, evaluate_one, evaluate_original, evaluate_pair, open_evaluators
-from hgsp_core.export import check_exportable, export
+from hgsp_core.export import check_exportable, export, publish
 from hgsp_core.judgement import StoredJudge
 from hgsp_core.layout import Layout
 from hgsp_core.measure import calibrate, gradient_scale, measure, open_weights, placed
@@ -123,21 +123,23 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         both = evaluate_pair(evaluators, original, smaller, monitor)
         before, after = before | both[0], after | both[1]
         wait_for_all()
-        exports: list[str] = []
-        if first and exporters:
-            with monitor.stage("Export") as progress:
-                weights = open_weights(checkpoint, pruned, source.dtype, recipe, LogMonitor())
-                exports = export(exporters, checkpoint, directory, decision.plan, weights, progress, notes.append)
-        after["bytes"] = weight_bytes(checkpoint)
-
         report = {
             "recipe": resolved(recipe).model_dump(mode="json"),
             "calibration": decision.calibration and decision.calibration.describe(),
             "before": before,
-            "after": after,
+            "after": after | {"bytes": weight_bytes(checkpoint)},
             "recovery": recovery,
             "reused": [*decision.reused, *(f"{name} of the original" for name in known)],
-            "notes": [*decision.plan.notes, *notes],
+        }
+        exports: list[str] = []
+        if first and exporters:
+            with monitor.stage("Export") as progress:
+                weights = open_weights(checkpoint, pruned, source.dtype, recipe, LogMonitor())
+                exports = export(
+                    exporters, checkpoint, directory, plan, weights, progress, notes.append, report, source.directory
+                )
+        report |= {
+            "notes": [*plan.notes, *notes],
             "exports": exports,
             "timings": dict(monitor.timings),
             "peak_memory_bytes": peak_memory(),
@@ -150,6 +152,8 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
                 write_run_files(directory, recipe, decision, report)
     if first and work:
         shutil.rmtree(work, ignore_errors=True)  # the training's checkpoints, which only a run that is killed needs
+    if first:
+        publish(exporters, exports, Path(recipe.output), monitor)
     return report
 
 
@@ -298,7 +302,8 @@ def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, prog
     config = pruned_config(layout, plan)
     pruned = housed_tensors(prune_tensors(tensors(), layout, plan), layout, config)
     shard = min(MAX_SHARD, max(free_bytes(torch.device("cpu")) // 8, MIN_SHARD))  # a shard is collected in memory
-    write_checkpoint(pruned, config, source.directory, destination, shard)
+    size = plan.parameters_after(layout) * source.bytes_per_parameter
+    write_checkpoint(pruned, config, source.directory, destination, shard, size)
     return destination
 
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from hgsp_core.cli import compare, export, plan, plugins, recipe, run, verify
+from hgsp_core.cli import baseline, compare, export, plan, plugins, prune, recipe, run, sweep, verify
 from hgsp_core.cli.faults import readable_faults
+from hgsp_core.cli.flags import FlagCommand
 
 app = typer.Typer(
     name="hgsp",
@@ -21,9 +22,12 @@ app = typer.Typer(
 )
 app.command()(run.run)
 app.command()(plan.plan)
+app.command(cls=FlagCommand)(prune.prune)
 app.command()(export.export)
 app.command()(verify.verify)
 app.command()(compare.compare)
+app.command()(sweep.sweep)
+app.add_typer(baseline.app)
 app.add_typer(plugins.app)
 app.add_typer(recipe.app)
 

@@ -227,7 +227,7 @@ def _values(run: Run, comparison: Comparison) -> dict[str, Any]:
         **after,
         **{f"{m} / dense": after[m] / before[m] for m in after if _has_factor(m) and before.get(m)},
         "prune_seconds": run.seconds,
-        "reused": ", ".join(run.report.get("reused", ())) or None,
+        "reused": ", ".join(run.reused) or None,
         "prune_memory_bytes": run.report.get("peak_memory_bytes"),
     }
 

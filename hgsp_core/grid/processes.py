@@ -1,0 +1,81 @@
+"""Processes on this machine: one a task, forked from a server that has the libraries loaded already.
+
+Each run so has a peak memory of its own, and one that the system kills (memory that ran out) ends alone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from typing import Any
+
+from hgsp_core.errors import GridError
+from hgsp_core.grid.work import Outcome, Task, in_process
+from hgsp_core.store import Store
+
+#: what the server imports before the first task, so that no task waits for it
+_LOADED = ["torch", "hgsp_core.grid.shared", "hgsp_core.checkpoint.load", "hgsp_core.checkpoint.modeling_hgsp", "hgsp_core.sweep",
+           "hgsp_core.surgery", "matplotlib.backends.backend_agg", "matplotlib.figure"]  # fmt: skip
+
+#: told which task said what
+Hear = Callable[[Task, tuple], None]
+
+
+@dataclass
+class Processes:
+    """Up to `slots` tasks at a time."""
+
+    store: Store
+    slots: int
+    hear: Hear
+    _running: dict[int, tuple[Task, Any, Any]] = field(default_factory=dict)
+
+    def start(self, task: Task) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_LOADED)
+        place = next(i for i in range(self.slots) if i not in self._running)
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=in_process, args=(task, self.store, there, place, self.slots), daemon=False)
+        process.start()
+        there.close()  # the process has its own; here it would hide that the process ended
+        self._running[place] = task, process, here
+
+    def wait(self) -> tuple[Task, Outcome]:
+        """The next task that ends, and how."""
+        while True:
+            pipes = {pipe: place for place, (_, _, pipe) in self._running.items()}
+            for pipe in connection.wait(list(pipes)):
+                task, process, _ = self._running[pipes[pipe]]
+                try:
+                    message = pipe.recv()
+                except (EOFError, OSError):  # it ended without a word
+                    process.join()
+                    died = str(GridError.died(process.exitcode))
+                    message = Outcome(died, f"{died}\n")
+                if isinstance(message, Outcome):
+                    process.join()
+                    pipe.close()
+                    del self._running[pipes[pipe]]
+                    return task, message
+                self.hear(task, message)
+
+    def close(self) -> None:
+        """End what is still at work."""
+        for _, process, _ in self._running.values():
+            process.terminate()
+        for _, process, pipe in self._running.values():
+            process.join()
+            pipe.close()
+        self._running.clear()
+
+
+@contextmanager
+def processes(store: Store, jobs: int, hear: Hear) -> Iterator[Processes]:
+    workers = Processes(store, jobs, hear)
+    try:
+        yield workers
+    finally:
+        workers.close()
