@@ -10,6 +10,7 @@ from hgsp_core.builtin.huggingface import HuggingFaceParams
 from hgsp_core.builtin.layerwise import LayerwiseParams
 from hgsp_core.builtin.least_squares_params import LeastSquaresParams
 from hgsp_core.builtin.normalizers import ClipParams, LevelParams
+from hgsp_core.builtin.output_error_params import ObsParams
 from hgsp_core.builtin.perplexity import PerplexityParams
 from hgsp_core.builtin.prior_file import PriorFileParams
 from hgsp_core.builtin.removal import RemovalParams
@@ -29,6 +30,8 @@ def hgsp_scorers():
         Method("taylor", f"{_HERE}.taylor:Taylor", Params, "sum of |W * gradient| over the unit's weights"),
         Method("taylor_2nd", f"{_HERE}.taylor_2nd:Taylor2nd", Taylor2ndParams, "taylor + 1/2 sum of |W^2 * curvature|"),
         Method("wanda", f"{_HERE}.wanda:Wanda", Params, "sum of |W| times the norm of its input; no gradients"),
+        Method("output", f"{_HERE}.output_error:Output", Params, "squared error of the block's output without the unit"),
+        Method("obs", f"{_HERE}.output_error:Obs", ObsParams, "the same when what stays is refitted: Optimal Brain Surgeon"),
         Method("magnitude", f"{_HERE}.magnitude:Magnitude", Params, "sum of |W|; needs no calibration data"),
         Method("l2", f"{_HERE}.l2:L2", Params, "sum of W^2; needs no calibration data"),
         Method("random", f"{_HERE}.random_scores:Random", Params, "seeded noise: the control"),

@@ -16,9 +16,14 @@ class ShownHFLM(HFLM):
         super().__init__(pretrained=job.model, backend="causal", tokenizer=job.tokenizer, batch_size=batch_size)
         self._progress, self._done, self._total = job.progress, 0, 0
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = True, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
         self._total += len(requests)
-        return super().loglikelihood(requests, disable_tqdm=True)
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         self._total += len(requests)

@@ -55,23 +55,23 @@ class HuggingFace:
         from hgsp_core.checkpoint.card import CARD, model_card
         from hgsp_core.checkpoint.read import iter_tensors, read_config, tensor_files, weight_bytes
         from hgsp_core.checkpoint.record import RECORD, write_record
+        from hgsp_core.checkpoint.room import given_up
         from hgsp_core.checkpoint.verify import verify_reload, verify_streamed
         from hgsp_core.checkpoint.write import write_checkpoint
 
         source, destination, limit = job.checkpoint, job.destination / self.params.directory, self.params.max_shard_size
         config, size = read_config(source), weight_bytes(source)
         if all(file.stat().st_size <= limit for file in set(tensor_files(source).values())):
+            # a run deletes its checkpoint afterwards; what `hgsp export` was given stays, and must share nothing
+            copy = _link_or_copy if source.parent == job.destination else shutil.copy2
             try:
-                shutil.copytree(
-                    source, destination, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(RECORD, ".*")
-                )
+                shutil.copytree(source, destination, copy_function=copy, ignore=shutil.ignore_patterns(RECORD, ".*"))
             except OSError as error:
-                shutil.rmtree(destination, ignore_errors=True)
-                raise CheckpointError.not_written(destination, error, size) from error
+                raise given_up(destination, error, size) from error
         else:
             write_checkpoint(iter_tensors(source), config, source, destination, limit, size)
         if job.report:
-            card = model_card(destination, config, job.layout, job.plan, job.report, job.original, _no_gguf(job))
+            card = model_card(destination, config, job.layout, job.plan, job.report, job.original, _fits_gguf(job))
             (destination / CARD).write_text(card, encoding="utf-8")
         tokens = torch.from_numpy(job.tokens)
         if job.resident:
@@ -90,19 +90,19 @@ class HuggingFace:
         return push(directory, self.params.push_to_hub, self.params.private)
 
 
-def _no_gguf(job: ExportJob) -> str:
-    """Why llama.cpp cannot hold the model, or empty."""
+def _fits_gguf(job: ExportJob) -> bool:
+    """Whether `hgsp export --to gguf` takes the model."""
     from hgsp_core.checkpoint.load import load_config, load_tokenizer
     from hgsp_core.gguf.network import network
     from hgsp_core.gguf.vocabulary import vocabulary
 
-    config = load_config(job.checkpoint)
     try:
+        config = load_config(job.checkpoint)
         network(job.layout, config)
         vocabulary(load_tokenizer(job.checkpoint), config.vocab_size)
-    except (GgufError, CheckpointError) as error:
-        return str(error)
-    return ""
+    except (GgufError, CheckpointError):
+        return False
+    return True
 
 
 def _link_or_copy(source: str, destination: str) -> None:

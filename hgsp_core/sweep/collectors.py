@@ -281,6 +281,55 @@ class Gram(Collector):
 
 
 @dataclass(frozen=True)
+class OutputError(Collector):
+    """Axis -> squared error of what the block adds to the stream, over all tokens, when a unit goes by itself.
+
+    With W_S [out, rows of the unit] the writer's columns of the unit and H = XᵀX of the writer's input:
+
+        ridge None   tr(W_S H_SS W_Sᵀ): what stays is left as it is
+        ridge ρ      tr(W_S [(H + λI)⁻¹_SS]⁻¹ W_Sᵀ), λ = ρ · mean(diag H): what stays is refitted (Optimal Brain Surgeon)
+
+    `AXIS.heads` -> the same for single query heads. Memory as for `Gram`; nothing of it is kept.
+    """
+
+    ridge: float | None = None
+
+    depth = Depth.FORWARD
+
+    def observe(self, layer, passage, sums):
+        for block in layer.layout.blocks.values():
+            linear = block.writer.module.removeprefix(f"{layer.layout.module}.")
+            sums.add_gram(linear, passage.inputs[linear].flatten(0, -2))
+
+    def reduce(self, layer, sums):
+        found = {}
+        for axis, block in layer.layout.blocks.items():
+            writer = block.writer
+            gram = sums[writer.module.removeprefix(f"{layer.layout.module}.")].double()
+            if self.ridge is not None:
+                gram.diagonal().add_(self.ridge * gram.diagonal().mean() or 1.0)
+                gram = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+            weight = layer.weights[writer.weight].double()
+            found[axis] = self._errors(weight, gram, writer.width)
+            if block.heads > 1:
+                heads = self._errors(weight, gram, writer.width // writer.heads)
+                found[f"{axis}.heads"] = heads.reshape(block.units, block.heads)
+        return found
+
+    def _errors(self, weight: Tensor, gram: Tensor, width: int) -> np.ndarray:
+        """[columns / width] of a weight [out, columns]; gram is H, or its inverse where a ridge is given."""
+        parts = weight.shape[1] // width
+        blocks = gram.view(parts, width, parts, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [parts, width, width]
+        columns = weight.view(-1, parts, width).permute(1, 2, 0)  # [parts, width, out]
+        if self.ridge is None:
+            errors = (columns * (blocks @ columns)).sum((1, 2))
+        else:
+            factor = torch.linalg.cholesky(blocks)
+            errors = torch.linalg.solve_triangular(factor, columns, upper=False).square().sum((1, 2))
+        return errors.cpu().numpy()
+
+
+@dataclass(frozen=True)
 class RemovalLoss(Collector):
     """Layer and axis -> loss of the model with that layer (or only that block) skipped - its loss as it is (R3).
 
