@@ -49,7 +49,7 @@ class Evaluators:
 Opener = Callable[[Progress], EvaluateJob]
 
 
-def open_evaluators(uses: Sequence[Use], place: str = "evaluate") -> Evaluators:
+def open_evaluators(uses: Sequence[Use]) -> Evaluators:
     """Make them ready; what they need (texts, tasks, libraries) and do not find is an error now, before any work.
 
     Raises:
@@ -61,7 +61,7 @@ def open_evaluators(uses: Sequence[Use], place: str = "evaluate") -> Evaluators:
         evaluator = plugins.build("evaluator", use.use, use.with_)
         for measure in getattr(evaluator, "measures", ()):
             if measure in seen:
-                raise EvaluationError.twice(f"{place}.{index}", measure)
+                raise EvaluationError.twice(f"evaluate.{index}", measure)
             seen.add(measure)
         opened.append((use.use, evaluator))
     paired = tuple((name, evaluator) for name, evaluator in opened if hasattr(evaluator, "compare"))
@@ -207,7 +207,8 @@ def evaluate_checkpoint(
     """
     if output is not None and output.exists():
         raise OutputError.exists(str(output))
-    evaluators = open_evaluators(uses)
+    with monitor.stage("Evaluate (prepare)"):
+        evaluators = open_evaluators(uses)
     directory = model_directory(model)
     original = None if dense is None else model_directory(dense)
     dtype = stored_dtype(directory) if dtype == "auto" else dtype

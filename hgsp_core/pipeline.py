@@ -94,7 +94,8 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
 
     Started several times by `torchrun` or `accelerate launch`, the processes share the calibration set; only the first writes.
     """
-    evaluators = open_evaluators(recipe.evaluate)
+    with monitor.stage("Evaluate (prepare)"):
+        evaluators = open_evaluators(recipe.evaluate)
     exporters, notes = [_build("exporter", use) for use in recipe.export], []
     check_exports(recipe.export)
     recoverer = _build("recoverer", recipe.recover) if recipe.recover else None

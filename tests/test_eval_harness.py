@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -136,6 +137,21 @@ def test_limit_and_examples_reach_the_library_and_the_result(tasks):
     assert list(found["accuracy"]) == ["pydoc_choice"]
 
 
+def test_what_the_result_depends_on_is_told_and_changes_with_the_data(tasks, tmp_path):
+    def inputs(folder, **params):
+        return LmEval(LmEvalParams(tasks=("pydoc_choice",), include_path=str(folder), **params)).inputs()
+
+    shutil.copytree(tasks, tmp_path / "copy")
+    assert inputs(tasks) == inputs(tasks, batch_size=1)
+    assert inputs(tasks) != inputs(tasks, limit=3)
+    questions = tasks / "questions.jsonl"
+    other = tmp_path / "copy" / "questions.jsonl"
+    other.write_text(questions.read_text().replace("apples", "pears"))
+    task = tmp_path / "copy" / "pydoc_choice.yaml"
+    task.write_text(task.read_text().replace(str(questions), str(other)))
+    assert inputs(tmp_path / "copy")["tasks"] != inputs(tasks)["tasks"]
+
+
 def test_progress_reaches_the_end(tasks):
     from hgsp_core.sweep.likelihood import model_loss
     from hgsp_core.types import EvaluateJob
@@ -164,6 +180,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
         open_evaluators([Use(use="lm_eval")])
 
 
+@pytest.mark.slow  # lm-eval reads the files of all its tasks, which takes ten seconds
 def test_an_unknown_task_is_one_message_with_the_nearest_names_and_nothing_is_made(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

@@ -83,6 +83,7 @@ class _Warnings(logging.Handler):
 def terminal(quiet: bool) -> Iterator[TerminalMonitor]:
     """A monitor on stderr. What libraries and plugins print meanwhile goes to stderr too: stdout is for the result."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # two kinds of bars on one terminal overwrite each other
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     console = Console(stderr=True, highlight=False)
     handler, level = _Warnings(console), monitor.log.level
