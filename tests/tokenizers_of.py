@@ -1,4 +1,10 @@
-"""Small tokenizers of every kind that real models have, trained on a few lines."""
+"""Small tokenizers of every kind that real models have, trained on a few pages.
+
+The byte-level ones learn their merges from text that is not split at all, so that merges cross every border at which the
+tokenizer splits afterwards: where another program splits otherwise, its token ids are others.
+"""
+
+from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -11,23 +17,27 @@ The quick brown fox; the lazy dog. We've been there, they'd go, I'm sure.
 日本語のテキスト, العربية, ünïcödé Straße ÉCOLE, 👩‍👩‍👧 emoji
 
     Numbers: 3.14159, 1,000,000 and 2024-06-01.   Spaces    and\ttabs.
-""" * 20
+"""
+_PAGES = Path(__file__).parents[1] / "hgsp_core" / "data" / "pydoc" / "evaluation.txt"
+#: chunks that hold line ends
+CHUNKS = [(TEXT * 8 + _PAGES.read_text(encoding="utf-8")[:30_000])[i : i + 250] for i in range(0, 30_000, 250)]
 
 
-def byte_level(split=None, ignore_merges=False, nfc=False, bos=False, size=400):
+def byte_level(split=None, ignore_merges=False, nfc=False, bos=False, size=1200):
     """GPT-2's kind: `split` is None for GPT-2's own rule, "digits", or a regular expression."""
     tokenizer = Tokenizer(models.BPE())
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split in (None, "digits"))
     first = {"digits": pre_tokenizers.Digits(individual_digits=True)}.get(split)
     if split not in (None, "digits"):
         first = pre_tokenizers.Split(Regex(split), "isolated", invert=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, level]) if first else level
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.normalizer = normalizers.NFC() if nfc else None
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([TEXT], trainer)
+    tokenizer.train_from_iterator(CHUNKS, trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, level]) if first else level
     tokenizer.model.ignore_merges = ignore_merges
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -38,11 +48,11 @@ def byte_level(split=None, ignore_merges=False, nfc=False, bos=False, size=400):
     return fast
 
 
-def sentencepiece(metaspace=False, size=400):
+def sentencepiece(metaspace=False, size=1200):
     """Llama 2's kind: SentencePiece's BPE with byte fallback, as transformers converts it."""
     plain = Tokenizer(models.BPE())
     plain.pre_tokenizer = pre_tokenizers.Metaspace()
-    plain.train_from_iterator([TEXT], trainers.BpeTrainer(vocab_size=size - 259, show_progress=False))
+    plain.train_from_iterator(CHUNKS, trainers.BpeTrainer(vocab_size=size - 259, show_progress=False))
     pieces = sorted(plain.get_vocab(), key=plain.get_vocab().get)
     words = [piece for piece in pieces if len(piece) > 1]
     characters = [piece for piece in pieces if len(piece) == 1]

@@ -109,10 +109,11 @@ def _ask(question: Mapping, outputs: str) -> None:
 
     tokens, float32 = question["tokens"], 0
     length = len(tokens[0])
-    # the cache in float32, too, and no flash attention, which rounds to half precision
-    llama = Llama(
-        question["path"], n_ctx=length, n_batch=length, logits_all=True, type_k=float32, type_v=float32, flash_attn=False
-    )
+    cache = {"type_k": float32, "type_v": float32, "flash_attn": False}  # which otherwise round to half precision
+    try:
+        llama = Llama(question["path"], n_ctx=length, n_batch=length, logits_all=True, **cache)
+    except ValueError as error:
+        sys.exit(str(error))  # after llama.cpp's own lines
     logits = []
     for window in tokens:
         llama.reset()
