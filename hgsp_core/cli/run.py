@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hgsp_core.cli.options import Cache, Json, Output, Quiet, RecipeFile, Settings, open_store, read_recipe
+
+if TYPE_CHECKING:
+    from hgsp_core.recipe import Recipe
 
 
 def run(
@@ -31,16 +34,20 @@ def run(
     `pruning_summary_by_layer.txt`, `layers.png` and `run.log`. Tokens and statistics are kept in the store: another
     ratio, temperature or normalizer does not measure again.
     """
+    prune(read_recipe(recipe, settings, output), cache, quiet, as_json)
+
+
+def prune(recipe: Recipe, cache: Path | None, quiet: bool, as_json: bool) -> None:
+    """Carry the recipe out, and show what came of it."""
     from hgsp_core.cli.console import terminal
 
-    read = read_recipe(recipe, settings, output)
     first = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun, accelerate launch), one talks
     with terminal(quiet or not first) as monitor:
-        from hgsp_core.pipeline import run as prune
+        from hgsp_core.pipeline import run as carry_out
 
-        report = prune(read, monitor, open_store(cache))
+        report = carry_out(recipe, monitor, open_store(cache))
     if first:
-        show(report, Path(read.output), as_json)
+        show(report, Path(recipe.output), as_json)
 
 
 def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:

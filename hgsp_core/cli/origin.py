@@ -1,0 +1,171 @@
+"""The flags of the research scripts that all pruning commands share, and the parts of a recipe that they stand for.
+
+`prune.py` and `baseline.py` add their own. A flag is declared here with its help; what it sets stands in the function of
+its part of the recipe, below.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hgsp_core.cli.draft import Draft, as_yaml, check_model, existing_file
+from hgsp_core.cli.flags import Flag, Panel
+from hgsp_core.errors import FlagError
+
+MODEL = Panel(
+    "The model",
+    (
+        Flag("--base_model", str, "Directory or hub id of the model; it is read, never changed. Required."),
+        Flag("--head_dim", int, "Size of a head. Read from the model; a number given here must agree."),
+        Flag("--gqa_ratio", int, "Query heads of a KV head. Read from the model; a number given here must agree."),
+        Flag("--device", str, "auto, cpu, cuda or cuda:N.", "auto"),
+    ),
+)
+
+CALIBRATION = Panel(
+    "Calibration: the one token set for everything that measures",
+    (
+        Flag("--dataset", str, "Name, local file or hub id; perplexity is measured on its evaluation split.", "wikitext2"),
+        Flag("--nsamples", int, "Windows drawn from the text.", "128"),
+        Flag("--calibration_samples", int, "The same as --nsamples."),
+        Flag("--num_samples", int, "The same as --nsamples."),
+        Flag("--max_samples", int, "At most so many windows, whatever the flags above say."),
+        Flag("--seq_len", int, "Tokens of a window.", "128"),
+        Flag("--stride", int, "Tokens from the start of one window to that of the next.", "no overlap"),
+    ),
+)
+
+FINETUNING = Panel(
+    "Training after the cut",
+    (
+        Flag("--finetune", bool, "Train the pruned model; the flags below need it."),
+        Flag("--finetune_method", str, "lora or full.", "lora"),
+        Flag("--finetune_data_path", str, "Dataset name, local file or hub id.", "yahma/alpaca-cleaned"),
+        Flag("--finetune_epochs", float, "Passes over the data.", "2"),
+        Flag("--finetune_lr", float, "Largest learning rate.", "3e-4, full: 2e-5"),
+        Flag("--finetune_samples", int, "Only the first so many records.", "all"),
+        Flag("--finetune_batch_size", int, "Records of one optimizer step.", "128"),
+        Flag("--finetune_micro_batch_size", int, "Records at a time; changes cost, never the result.", "4"),
+        Flag("--lora_r", int, "Rank of the adapters.", "8"),
+        Flag("--lora_alpha", float, "An adapter counts alpha/r times.", "16"),
+    ),
+)
+
+RESULT = Panel(
+    "Evaluation and result",
+    (
+        Flag("--skip_evaluation", bool, "Measure nothing but parameters, size and MACs."),
+        Flag("--eval_tasks", str, "Tasks of lm-eval, with commas: boolq,piqa. Perplexity is measured in any case.", "none"),
+        Flag("--tasks", str, "The same as --eval_tasks."),
+        Flag("--output_name", str, "The result goes to results/NAME.", "by model, method and ratio", metavar="NAME"),
+        Flag("--output", str, "Directory of the result, which must not exist; instead of --output_name.", metavar="DIR"),
+    ),
+)
+
+PrintRecipe = Annotated[
+    bool, typer.Option("--print-recipe", help="Print the recipe that the flags stand for (for `hgsp run`), and do nothing.")
+]
+
+
+def model(draft: Draft) -> None:
+    """`model` and `device`."""
+    draft.put("model.path", "--base_model")
+    if "model" not in draft.data:
+        raise FlagError.required("--base_model", f"{draft.command} --base_model meta-llama/Meta-Llama-3-8B")
+    check_model(draft)
+    draft.put("device", "--device")
+
+
+def calibrate(draft: Draft, samples: int = 128, seq_len: int = 128, stride: int | None = None) -> None:
+    """`calibrate`; the arguments are the method's own defaults."""
+    draft.put("calibrate.dataset", "--dataset", default="wikitext2")
+    draft.put(
+        "calibrate.samples", "--nsamples", "--calibration_samples", "--num_samples", "--head_importance_samples", default=samples
+    )
+    most = draft.take("--max_samples")
+    if most is not None and most < draft.data["calibrate"]["samples"]:
+        draft.set("calibrate.samples", most, "--max_samples")
+    draft.put("calibrate.seq_len", "--seq_len", "--taylor_seq_len", default=seq_len)
+    draft.put("calibrate.stride", "--stride", default=stride)
+
+
+def finetune(draft: Draft) -> None:
+    """`recover`."""
+    wanted, method = draft.take("--finetune"), draft.take("--finetune_method")
+    if not wanted:
+        orphans = [flag.name for flag in FINETUNING.flags[1:] if flag.name in draft.given]
+        if orphans:
+            raise FlagError.needs(orphans[0], "--finetune")
+        return
+    draft.set("recover.use", method or "lora", "--finetune_method")
+    draft.put("recover.with.dataset", "--finetune_data_path", default="yahma/alpaca-cleaned")
+    draft.put("recover.with.epochs", "--finetune_epochs")
+    draft.put("recover.with.learning_rate", "--finetune_lr")
+    draft.put("recover.with.samples", "--finetune_samples")
+    draft.put("recover.with.batch_size", "--finetune_batch_size")
+    draft.put("recover.with.micro_batch_size", "--finetune_micro_batch_size")
+    lora_only(draft, method)
+    draft.put("recover.with.r", "--lora_r")
+    draft.put("recover.with.alpha", "--lora_alpha")
+
+
+def lora_only(draft: Draft, method: str | None) -> None:
+    """Raises FlagError where an adapter's size is given and there is no adapter."""
+    for flag in ("--lora_r", "--lora_alpha"):
+        if method == "full" and flag in draft.given:
+            raise FlagError.excludes(flag, "--finetune_method full", "full training has no adapters")
+
+
+def evaluate(draft: Draft) -> None:
+    """`evaluate`."""
+    tasks = draft.take("--eval_tasks", "--tasks")
+    if draft.take("--skip_evaluation"):
+        if tasks is not None:
+            raise FlagError.excludes("--skip_evaluation", "--eval_tasks", "nothing is measured with it")
+        return
+    wanted = [{"use": "perplexity", "with": {"datasets": [draft.data["calibrate"]["dataset"]]}}]
+    if tasks is not None:
+        wanted.append({"use": "lm_eval", "with": {"tasks": names(tasks)}})
+    draft.set("evaluate", wanted)
+
+
+def names(given: str) -> list[str]:
+    """Names with commas or blanks between them."""
+    return given.replace(",", " ").split()
+
+
+def output(draft: Draft, method: str, size: str) -> None:
+    """`output`; without a flag it is named by the model, the method and what goes."""
+    name, directory = draft.take("--output_name"), draft.take("--output")
+    if name is not None and directory is not None:
+        raise FlagError.excludes("--output_name", "--output", "both say where the result goes")
+    if name is not None:
+        draft.set("output", str(Path("results", name)), "--output_name")
+    elif directory is not None:
+        draft.set("output", str(Path(directory).expanduser()), "--output")
+    else:
+        draft.set("output", str(Path("results", f"{Path(draft.data['model']['path']).name}-{method}-{size}")))
+
+
+def percent(ratio: float) -> str:
+    return f"{100 * ratio:g}"
+
+
+def carry_out(draft: Draft, settings: list[str] | None, print_recipe: bool, cache: Path | None, quiet: bool, as_json: bool) -> None:
+    """Print the recipe, or run it as `hgsp run` would."""
+    from hgsp_core.cli.run import prune
+
+    recipe = draft.recipe(settings)
+    draft.show_notes()
+    if print_recipe:
+        typer.echo(as_yaml(recipe), nl=False)
+        return
+    prune(recipe, cache, quiet, as_json)
+
+
+def prior_file(draft: Draft, path: Any) -> dict[str, Any]:
+    """The prior that is read from a file, which must be there before anything is measured."""
+    return {"use": "file", "with": {"path": existing_file("--layer_importance_config", Path(path))}}
