@@ -93,7 +93,7 @@ def hgsp_normalizers() -> list[Method]:
 def hgsp_allocators() -> list[Method]:
     """Which units stay: `AllocateJob -> Plan`. `needs_priors` says whether priors are to be computed at all.
 
-    A class with `judge_samples` above 0 is given `job.judge`, which tells how far a plan takes the model from the dense one.
+    A class with `held_out(layout, samples)` is given `job.judge`, which tells how far a plan takes the model from the dense one.
 
     Example:
         @hookimpl
@@ -174,6 +174,9 @@ def hgsp_evaluators() -> list[Method]:
 @hookspec
 def hgsp_exporters() -> list[Method]:
     """Other forms of the finished checkpoint: `ExportJob -> path that was written` below `job.destination`.
+
+    A class may have `check(directory, layout)`, called before anything is cut, to refuse what it cannot hold, and
+    `publish(path)`, called when the run is in its place, to send away what it wrote; it returns where to.
 
     Example:
         @hookimpl

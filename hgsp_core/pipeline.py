@@ -51,6 +51,7 @@ class Decision:
     """Everything up to the plan. `calibration` is None where nothing that was measured needed data.
 
     measured  the scores of the original model before normalizers;  scales  how large its gradients are in each layer
+    judge     what a search asked; None where the allocator does not search
     """
 
     source: Source
@@ -61,6 +62,7 @@ class Decision:
     reused: tuple[str, ...]
     measured: Scores
     scales: Scales
+    judge: StoredJudge | None
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,10 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
     if methods.needs_tokens:
         with monitor.stage("Calibrate"):
             calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
-    samples = getattr(methods.allocators[0], "judge_samples", 0)
-    judge = StoredJudge(recipe, source, calibration, samples, monitor, store) if samples else None
+    judge = None
+    if held_out := getattr(methods.allocators[0], "held_out", None):
+        windows = held_out(source.layout, len(calibration.tokens))
+        judge = StoredJudge(recipe, source, calibration, windows, monitor, store)
     plan = None
     for allocator in methods.allocators:
         statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, plan)
@@ -214,7 +218,7 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
                 raise PlanError.given_back(recipe.allocate.use)
     for name in dict.fromkeys(reused):
         monitor.say(f"Reused from the store: {name}")
-    return Decision(source, calibration, scores, priors, plan, tuple(dict.fromkeys(reused)), measured, scales)
+    return Decision(source, calibration, scores, priors, plan, tuple(dict.fromkeys(reused)), measured, scales, judge)
 
 
 def methods_of(recipe: Recipe) -> Methods:
@@ -225,7 +229,7 @@ def methods_of(recipe: Recipe) -> Methods:
     collectors = {c.key: c for method in (scorer, prior) if method for c in method.collectors}
     scale = gradient_scale(collectors.values())
     collectors |= {scale.key: scale} if scale else {}
-    repaired, judged = _build("reconstructor", recipe.reconstruct).targets, getattr(allocators[0], "judge_samples", 0)
+    repaired, judged = _build("reconstructor", recipe.reconstruct).targets, hasattr(allocators[0], "held_out")
     needs_tokens = repaired or judged or any(c.needs_tokens for c in collectors.values())
     return Methods(scorer, normalizers, prior, allocators, tuple(collectors.values()), scale, bool(needs_tokens))
 
@@ -243,7 +247,7 @@ def replan(decision: Decision) -> Replan:
     def planned(recipe: Recipe) -> tuple[Scores, Plan]:
         layout = decision.source.layout
         scores = normalized(decision.measured, [_build("normalizer", use) for use in recipe.normalize], layout)
-        return scores, _build("allocator", recipe.allocate)(AllocateJob(layout, scores, decision.priors))
+        return scores, _build("allocator", recipe.allocate)(AllocateJob(layout, scores, decision.priors, decision.judge))
 
     return planned
 

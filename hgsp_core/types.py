@@ -136,8 +136,9 @@ class AllocateJob:
     """Everything an allocation may depend on.
 
     priors    None where the allocator's `needs_priors` is False
-    judge     None unless the allocator has `judge_samples` above 0: `judge(plan)` -> KL to the dense model on so many
-              held-out windows, in nats a token; `judge.rebase(plan)` makes plans that are like this one quick to judge
+    judge     None unless the allocator has a method `held_out(layout, samples)`, which says how many of the calibration
+              windows are to judge: `judge(plan)` -> KL to the dense model on them, in nats a token; `judge.rebase(plan)`
+              makes plans that are like this one quick to judge
     progress  (done, total) may be called
     """
 
@@ -255,6 +256,8 @@ class ExportJob:
     tokens     [windows, seq_len] int64;  logits [windows, seq_len, vocabulary] of the checkpoint on them: what an export
                must reproduce
     resident   whether the whole model fits in memory; if not, an exporter must go through it layer by layer
+    report     of the run, as in report.json: recipe, calibration, before, after, recovery; empty where no run is known
+    original   directory of the model that was pruned, or None where it is not known
     progress   (done, total) may be called
     note       called with what the user should know of the result, one sentence each time
     """
@@ -268,6 +271,8 @@ class ExportJob:
     resident: bool
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
     note: Callable[[str], None] = field(default=lambda text: None)
+    report: Mapping[str, Any] = field(default_factory=dict)
+    original: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ def test_output_error_is_what_the_block_loses_without_the_unit(name):
     found = run_sweep(Resident(sample_model(), LAYOUT), LAYOUT, TOKENS, [OutputError()], 4)[OutputError()][1][name]
     x, w = inputs_of(block)
     width = block.writer.width // (block.heads if name.endswith("heads") else 1)
+    x = x - x.mean(0)
     expected = [((x[:, columns_of(p, width)] @ w[:, columns_of(p, width)].T) ** 2).sum() for p in range(found.size)]
     np.testing.assert_allclose(found.ravel(), expected, rtol=1e-4)
 

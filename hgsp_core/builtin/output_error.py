@@ -7,7 +7,7 @@ from hgsp_core.types import Params, ScoreJob
 
 
 class Output:
-    """tr(W_S H_SS W_Sᵀ), with H = XᵀX of the writer's input and S the columns of the unit."""
+    """Σ |W_S (x_S − mean)|² over the tokens, x the writer's input and S the columns of the unit (after FLAP, An et al. 2024)."""
 
     collectors = (OutputError(),)
 

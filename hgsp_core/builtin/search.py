@@ -25,10 +25,13 @@ from hgsp_core.allocate.limits import in_force
 from hgsp_core.artifacts import Plan
 from hgsp_core.builtin.hgsp import Bounds, allocate, prepared
 from hgsp_core.builtin.search_params import SearchParams
+from hgsp_core.layout import Layout
 from hgsp_core.types import AllocateJob
 
 #: shares of a block's parameters that it is tried without
 TRIED = (0.15, 0.3, 0.5, 0.75, 1.0)
+#: forwards over the calibration set that trying every block may cost
+FORWARDS = 4
 #: shares of a block's parameters that a move takes
 STEPS = (1 / 8, 1 / 16, 1 / 32)
 
@@ -39,7 +42,13 @@ class Search:
     def __init__(self, params: SearchParams):
         self.params = params
         self.needs_priors = params.temperature != 0 or params.limits.freeze_most_important > 0
-        self.judge_samples = params.samples
+
+    def held_out(self, layout: Layout, samples: int) -> int:
+        """Windows that judge. Each block is tried in len(TRIED) sizes, which on average run half of the layers."""
+        if self.params.samples != "auto":
+            return self.params.samples
+        tries = len(layout.blocks()) * len(TRIED)
+        return max(2, min(samples // 4, round(2 * FORWARDS * samples / tries)))
 
     def __call__(self, job: AllocateJob) -> Plan:
         p, layout = self.params, job.layout

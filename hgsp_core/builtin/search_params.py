@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from hgsp_core.builtin.hgsp import HGSPParams
@@ -15,8 +17,10 @@ class SearchParams(HGSPParams):
         True,
         description="true = attention may also lose single query heads, as many in every group of a layer; its KV heads stay",
     )
-    samples: int = Field(
-        24, ge=1, description="windows of the calibration set, its last ones, that judge a plan; the others measure the model"
+    samples: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="windows of the calibration set, its last ones, that judge a plan, the others measure the model; auto = as "
+        "many as let the search of blocks cost about four forwards over the calibration set, 2 at the least",
     )
     moves: int = Field(
         0, ge=0, description="plans to try once every block has been tried by itself; each moves parameters between two blocks"

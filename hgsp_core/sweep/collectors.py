@@ -284,9 +284,9 @@ class Gram(Collector):
 class OutputError(Collector):
     """Axis -> squared error of what the block adds to the stream, over all tokens, when a unit goes by itself.
 
-    With W_S [out, rows of the unit] the writer's columns of the unit and H = XᵀX of the writer's input:
+    With W_S [out, columns of the unit] of the writer, X its input, μ the mean of X over the tokens and H = XᵀX:
 
-        ridge None   tr(W_S H_SS W_Sᵀ): what stays is left as it is
+        ridge None   Σ |W_S (x_S − μ_S)|²: what stays is left as it is; a constant is not counted, as FLAP does
         ridge ρ      tr(W_S [(H + λI)⁻¹_SS]⁻¹ W_Sᵀ), λ = ρ · mean(diag H): what stays is refitted (Optimal Brain Surgeon)
 
     `AXIS.heads` -> the same for single query heads. Memory as for `Gram`; nothing of it is kept.
@@ -300,13 +300,18 @@ class OutputError(Collector):
         for block in layer.layout.blocks.values():
             linear = block.writer.module.removeprefix(f"{layer.layout.module}.")
             sums.add_gram(linear, passage.inputs[linear].flatten(0, -2))
+            sums.add(f"{linear} sum", passage.inputs[linear].flatten(0, -2).sum(0, dtype=torch.float32))
 
     def reduce(self, layer, sums):
         found = {}
         for axis, block in layer.layout.blocks.items():
             writer = block.writer
-            gram = sums[writer.module.removeprefix(f"{layer.layout.module}.")].double()
-            if self.ridge is not None:
+            linear = writer.module.removeprefix(f"{layer.layout.module}.")
+            gram = sums[linear].double()
+            if self.ridge is None:
+                total = sums[f"{linear} sum"]
+                gram -= torch.outer(total, total) / layer.tokens
+            else:
                 gram.diagonal().add_(self.ridge * gram.diagonal().mean() or 1.0)
                 gram = torch.cholesky_inverse(torch.linalg.cholesky(gram))
             weight = layer.weights[writer.weight].double()

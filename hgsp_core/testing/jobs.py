@@ -36,7 +36,7 @@ def normalize_job(normalizer: Any) -> NormalizeJob:
 
 
 def allocate_job(allocator: Any) -> AllocateJob:
-    judge = Growing(sample_layout()) if getattr(allocator, "judge_samples", 0) else None
+    judge = Growing(sample_layout()) if hasattr(allocator, "held_out") else None
     return AllocateJob(sample_layout(), scores(), priors() if allocator.needs_priors else None, judge)
 
 
