@@ -1,0 +1,30 @@
+"""Full finetuning: all weights are trained, in fp32 whatever they are stored in, as steps of AdamW are smaller than bf16 resolves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hgsp_core.builtin.training_params import FullParams
+from hgsp_core.recover.training import prepare, train
+from hgsp_core.types import RecoverJob
+
+
+class Full:
+    parallel = True
+
+    def __init__(self, params: FullParams):
+        self.params, self.records = params, prepare(params)
+
+    def __call__(self, job: RecoverJob) -> dict[str, Any]:
+        return train(job, self.params, self.records, self)
+
+    def bytes_per_parameter(self, stored: torch.dtype) -> int:
+        return 16  # weight, gradient and AdamW's two moments
+
+    def attach(self, model: Any, job: RecoverJob) -> Any:
+        return model.float().requires_grad_(True)
+
+    def detach(self, model: Any) -> Any:
+        return model

@@ -1,0 +1,122 @@
+"""Recovery of a checkpoint that is there already: what `hgsp finetune` does. The same recoverers as `recover:` in a run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hgsp_core import plugins
+from hgsp_core.checkpoint import MODEL_TYPE
+from hgsp_core.checkpoint.fingerprint import fingerprint
+from hgsp_core.checkpoint.read import read_config, stored_dtype, weight_bytes
+from hgsp_core.errors import CheckpointError, RecoverError
+from hgsp_core.export import PROBE
+from hgsp_core.measure import placed
+from hgsp_core.monitor import Monitor
+from hgsp_core.pipeline import call_recoverer, group, peak_memory, recovery_work, wait_for_all
+from hgsp_core.recipe import Use, resolved_use
+from hgsp_core.report.json_files import write_json
+from hgsp_core.rundir import run_directory
+from hgsp_core.store import Store, default_root
+from hgsp_core.types import Architecture, RecoverJob
+from hgsp_core.versions import versions
+
+
+def finetune(
+    checkpoint: Path,
+    use: Use,
+    output: Path,
+    monitor: Monitor,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    dense: Path | None = None,
+    store: Store | None = None,
+) -> dict[str, Any]:
+    """Train a pruned (or any) model further and write `output/model`; returns the content of `output/report.json`.
+
+    Args:
+        checkpoint: a Hugging Face directory, or a run directory that holds one. It is not changed.
+        use: the recoverer with its parameters, as a recipe has under `recover`; checked here.
+        output: must not exist. Nothing of it is left where training fails.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dense: the model before the cut, which `distill` learns from.
+        store: where checkpoints of the training lie, for a call that is killed and made again; None: the default store.
+    Raises:
+        HgspError: everything that a user can mend. All that can be known without the model is found first.
+    """
+    model = model_directory(checkpoint)
+    use = resolved_use("recoverer", use)
+    recoverer = plugins.build("recoverer", use.use, use.with_)
+    architecture = architecture_of(model)
+    with group() as first, run_directory(output, first) as directory:
+        work = recovery_work(store or Store(default_root()), use, seed, model)
+        _, device = placed(stored_dtype(model), device)
+        destination = directory / "model"
+        with monitor.stage("Recover") as progress:
+            job = RecoverJob(model, destination, None, seed, architecture, dense, device, work, progress)
+            told = call_recoverer(recoverer, job, first)
+        if first:
+            with monitor.stage("Verify"):
+                _verify(destination, device)
+            report = {
+                "checkpoint": str(checkpoint),
+                "fingerprint": fingerprint(model),
+                "dense": dense and str(dense),
+                "recover": use.model_dump(mode="json"),
+                "seed": seed,
+                "device": device,
+                "recovery": told,
+                "bytes": weight_bytes(destination),
+                "timings": dict(monitor.timings),
+                "peak_memory_bytes": peak_memory(),
+                "versions": versions(),
+            }
+            write_json(directory / "report.json", report)
+        else:
+            report = {"recovery": told}
+        wait_for_all()
+    if first:
+        shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def model_directory(checkpoint: Path) -> Path:
+    """The model that a path means: itself, or the only one in a run directory.
+
+    Raises:
+        CheckpointError: no directory.
+        RecoverError: no model in it, or several.
+    """
+    if not checkpoint.is_dir():
+        raise CheckpointError.no_directory(checkpoint)
+    if (checkpoint / "config.json").is_file():
+        return checkpoint
+    inside = sorted(path.parent for path in checkpoint.glob("*/config.json"))
+    if len(inside) != 1:
+        raise RecoverError.not_a_model(checkpoint, [str(path) for path in inside])
+    return inside[0]
+
+
+def architecture_of(model: Path) -> Architecture:
+    """The family's data; a model with layers of different sizes says which family it is of. Raises PluginError."""
+    config = read_config(model)
+    model_type = config.get("model_type")
+    if not model_type:
+        raise CheckpointError.no_model_type(model / "config.json")
+    return plugins.architecture(str(config["base_model_type"] if model_type == MODEL_TYPE else model_type))
+
+
+def _verify(model: Path, device: str) -> None:
+    """A fresh process without this package computes the same. Raises CheckpointError."""
+    import torch
+
+    from hgsp_core.checkpoint.load import load_model
+    from hgsp_core.checkpoint.verify import verify_reload
+
+    loaded, config = load_model(model, device=device)
+    tokens = torch.arange(PROBE[0] * PROBE[1]).reshape(PROBE) % config["vocab_size"]
+    with torch.no_grad():
+        logits = loaded(tokens.to(device), use_cache=False).logits
+    verify_reload(model, tokens, logits)

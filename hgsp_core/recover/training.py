@@ -1,0 +1,355 @@
+"""The training of a recoverer: a pruned checkpoint in, the same checkpoint with other weights out.
+
+The loop is transformers.Trainer's; here are the order of the rows, the loss of distillation, the held-out loss that training
+is judged by, and what makes a training that was killed go on where its last checkpoint left it.
+
+Several processes (`torchrun`, `accelerate launch`) share every batch. As the loss is summed over the learned tokens of the whole
+batch before it is divided, their number and `micro_batch_size` change nothing but rounding (and which inputs dropout drops).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import json
+import logging
+import math
+import os
+import shutil
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import distributed
+from torch.utils.data import DataLoader, Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.utils import logging as transformers_logging
+
+from hgsp_core.checkpoint.load import load_model, load_tokenizer
+from hgsp_core.checkpoint.read import stored_dtype, tensor_files, tensor_shapes
+from hgsp_core.checkpoint.shards import Shards
+from hgsp_core.checkpoint.write import write_checkpoint
+from hgsp_core.errors import RecoverError
+from hgsp_core.recover.losses import divergence, held_out_loss
+from hgsp_core.recover.records import Records, read_records
+from hgsp_core.recover.rows import BLANK, Row, batch, hold_out, make_rows, pack
+from hgsp_core.sweep.memory import free_bytes
+from hgsp_core.sweep.parallel import processes, processes_here, rank
+from hgsp_core.types import RecoverJob
+
+log = logging.getLogger("hgsp")
+
+_STATE, _LOCK = "trainer_state.json", ".lock"
+#: the argument's name, which transformers changed within version 5
+_CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if name in {f.name for f in fields(TrainingArguments)}
+)
+
+
+class Way(Protocol):
+    """What is trained of a model."""
+
+    def bytes_per_parameter(self, stored: torch.dtype) -> int:
+        """Memory that training takes for each parameter of the model, activations apart."""
+
+    def attach(self, model: Any, job: RecoverJob) -> Any:
+        """The model with what is trained, everything else frozen."""
+
+    def detach(self, model: Any) -> Any:
+        """The plain model with what was trained merged into its weights."""
+
+
+def prepare(params: Any) -> Records:
+    """What can be known to be wrong before any work starts is found here; the records of `params` (`TrainingParams`).
+
+    Raises:
+        RecoverError: a batch that is no whole number of micro-batches in every process, a record without its fields.
+        DataError: a dataset that is not there or cannot be read.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if params.batch_size % (params.micro_batch_size * launched):
+        raise RecoverError.batch(params.batch_size, params.micro_batch_size, launched)
+    given = params.records
+    return read_records(params.dataset, given.options, given.format, params.samples, given.seq_len)
+
+
+def train(job: RecoverJob, params: Any, records: Records, way: Way) -> dict[str, Any]:
+    """Train and write `job.destination`; returns what happened.
+
+    Args:
+        params: `TrainingParams`.
+    Raises:
+        RecoverError: too little data or memory, a teacher of another vocabulary, a loss that is not finite.
+    """
+    _check_room(job, params, way)
+    tokenizer, given = load_tokenizer(job.checkpoint), params.records
+    made = make_rows(records, tokenizer, params.samples, given.seq_len)
+    if len(made) < 2:
+        raise RecoverError.too_few(records.name, len(made))
+    rows, held_out = hold_out(made, given.held_out, job.seed)
+    if given.packing:
+        rows = pack(rows, given.seq_len)
+
+    set_seed(job.seed)
+    model, config = load_model(job.checkpoint, device=job.device)
+    teacher = _teacher(job, config) if params.distill else None
+    before = held_out_loss(model, held_out, params.micro_batch_size)
+    if not math.isfinite(before):
+        raise RecoverError.not_finite(before, str(model.dtype).removeprefix("torch."))
+    with _work(job) as work, _quiet():
+        model = way.attach(model, job)
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        trainer = _Trainer(model, _arguments(job, params, work), rows, held_out, teacher, params.schedule.patience, job)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+    model = way.detach(trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False))
+    if rank() == 0:
+        _write(model, config, job)
+    told = {
+        "records": len(records.records) or len(made),
+        "rows": len(rows),
+        "held_out_rows": len(held_out),
+        "learned_tokens": sum(row.learned for row in rows),
+        "trainable_parameters": trainable,
+        "processes": processes(),
+        **trainer.told(),
+    }
+    del model, teacher, trainer
+    gc.collect()  # the Trainer and its callbacks hold each other
+    _wait()
+    after = held_out_loss(load_model(job.destination, device=job.device)[0], held_out, params.micro_batch_size)
+    if after > before:
+        log.warning("Recovery made the held-out loss worse (%.4f, before %.4f): use more data or a lower learning_rate.", after, before)
+    return {"held_out_perplexity": {"before": _perplexity(before), "after": _perplexity(after)}, **told}
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+class _Order(Sampler[int]):
+    """The rows in another order each epoch, by the seed; then blank rows until every process has as many full micro-batches."""
+
+    def __init__(self, rows: int, multiple: int, seed: int):
+        self.rows, self.length, self.seed, self.epoch = rows, -(-rows // multiple) * multiple, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        yield from torch.randperm(self.rows, generator=generator).tolist()
+        yield from [self.rows] * (self.length - self.rows)  # the index of the blank one
+
+
+class _Trainer(Trainer):
+    """Trainer with our rows, our held-out loss and, with a teacher, the loss of distillation."""
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        rows: Sequence[Row],
+        held_out: Sequence[Row],
+        teacher: Any,
+        patience: int | None,
+        job: RecoverJob,
+    ):
+        micro = arguments.per_device_train_batch_size
+        self.rows, self.held_out, self.teacher = [*rows, BLANK], held_out, teacher
+        self.order = _Order(len(rows), micro * processes(), arguments.seed)
+        course = _Course(self.order, patience, job)
+        super().__init__(
+            model, arguments, batch, train_dataset=self.rows, eval_dataset=self.held_out, callbacks=[course]
+        )
+        self.remove_callback(PrinterCallback)  # stdout is for the result
+
+    def get_train_dataloader(self) -> DataLoader:
+        size = self.args.per_device_train_batch_size
+        return self.accelerator.prepare(DataLoader(self.rows, size, sampler=self.order, collate_fn=batch))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.teacher is None:
+            loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        else:
+            inputs = dict(inputs)
+            labels = inputs.pop("labels")
+            with torch.no_grad():
+                dense = self.teacher(**inputs, use_cache=False).logits
+            total = divergence(model(**inputs, use_cache=False).logits, dense, labels)
+            loss = total / num_items_in_batch * self.accelerator.num_processes  # gradients are averaged over processes
+        if not loss.isfinite():
+            raise RecoverError.diverged(self.state.global_step + 1, self.args.learning_rate)
+        return loss
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        metrics = {"eval_loss": held_out_loss(self.model, self.held_out, self.args.per_device_train_batch_size)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def told(self) -> dict[str, Any]:
+        """How it went; the weights are those of `best_step`."""
+        state = self.state
+        return {
+            "steps": state.global_step,
+            "steps_planned": state.max_steps,
+            "best_step": state.best_global_step or state.global_step,
+            "held_out_loss": {str(entry["step"]): entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry},
+        }
+
+
+class _Course(TrainerCallback):
+    """Tells the order which epoch it is, the user how far it is, and stops when the held-out loss no longer falls.
+
+    It keeps nothing itself: all is read from the Trainer's state, which its checkpoints hold.
+    """
+
+    def __init__(self, order: _Order, patience: int | None, job: RecoverJob):
+        self.order, self.patience, self.job = order, patience, job
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.order.epoch = int(state.epoch or 0)
+        self._stop(state, control)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self._stop(state, control)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.job.progress(state.global_step, state.max_steps)
+
+    def _stop(self, state, control) -> None:
+        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        if self.patience and losses and len(losses) - 1 - losses.index(min(losses)) >= self.patience:
+            control.should_training_stop = True
+
+
+def _arguments(job: RecoverJob, params: Any, work: Path) -> TrainingArguments:
+    schedule, on_gpu = params.schedule, job.device != "cpu"
+    bf16 = schedule.precision == "bfloat16" or (schedule.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=params.epochs,
+        per_device_train_batch_size=params.micro_batch_size,
+        gradient_accumulation_steps=params.batch_size // (params.micro_batch_size * processes()),
+        average_tokens_across_devices=True,
+        learning_rate=params.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=schedule.warmup,
+        logging_strategy="no",
+        eval_strategy="steps",
+        eval_steps=schedule.check_every,
+        save_strategy="steps",
+        save_steps=schedule.check_every,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        bf16=bf16,
+        use_cpu=not on_gpu,
+        seed=job.seed,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=on_gpu,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        **{_CHECKPOINTING: schedule.gradient_checkpointing, f"{_CHECKPOINTING}_kwargs": {"use_reentrant": False}},
+    )
+    if arguments.n_gpu > 1:  # one process, several GPUs: Trainer would spread the model over them by itself
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _check_room(job: RecoverJob, params: Any, way: Way) -> None:
+    """Raises RecoverError where the weights and what training keeps beside them cannot fit; activations are not counted."""
+    if processes() == 1 and job.device.partition(":")[2] not in ("", "0"):
+        raise RecoverError.device(job.device)
+    dtype = getattr(torch, stored_dtype(job.checkpoint))
+    needed = sum(map(math.prod, tensor_shapes(job.checkpoint).values())) * way.bytes_per_parameter(dtype)
+    if params.distill:
+        if job.dense is None:
+            raise RecoverError.no_teacher()
+        needed += sum(path.stat().st_size for path in set(tensor_files(job.dense).values()))
+    free, here = free_bytes(torch.device(job.device)), processes_here() if job.device == "cpu" else 1
+    if needed * here > free:
+        raise RecoverError.no_room(f"{needed * here / 2**30:.2f} GiB", f"{free / 2**30:.2f} GiB", type(way).__name__.lower())
+
+
+def _teacher(job: RecoverJob, config: dict[str, Any]) -> Any:
+    teacher, dense = load_model(job.dense, device=job.device)
+    if dense.get("vocab_size") != config.get("vocab_size"):
+        raise RecoverError.other_vocabulary(job.dense, dense.get("vocab_size"), config.get("vocab_size"))
+    return teacher.requires_grad_(False)
+
+
+def _write(model: Any, config: dict[str, Any], job: RecoverJob) -> None:
+    """The checkpoint with the same tensors in the same types as before, and the model's values."""
+    stored, values = Shards(job.checkpoint), model.state_dict()
+    names = [name for name in tensor_shapes(job.checkpoint) if name in values]  # others are buffers that nobody reads
+    write_checkpoint(((n, values[n].to(stored.dtype(n))) for n in names), config, job.checkpoint, job.destination)
+
+
+@contextmanager
+def _work(job: RecoverJob) -> Iterator[Path]:
+    """The directory of the Trainer's checkpoints, for this training alone. Without `job.work` it lasts as long as the training."""
+    work = job.work or job.destination.with_name(f".{job.destination.name}.training")
+    lock = None
+    if rank() == 0:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = (work / _LOCK).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecoverError.busy(work) from None
+        for checkpoint in work.glob("checkpoint-*"):
+            if not _is_whole(checkpoint):
+                shutil.rmtree(checkpoint)
+    _wait()
+    try:
+        yield work
+        _wait()
+    finally:
+        if lock:
+            lock.close()
+            if job.work is None:
+                shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bar for each checkpoint that transformers writes (`job.progress` tells), and no word of names that peft still uses."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if found:
+        log.info("Training goes on from %s", found[-1])
+    return str(found[-1]) if found else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: its state, which comes last, and the random states of all processes."""
+    states = list(checkpoint.glob("rng_state*.pth"))
+    try:
+        json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return len(states) == processes() and all(map(zipfile.is_zipfile, states))  # a zip's directory is at its end
+
+
+def _wait() -> None:
+    if processes() > 1:
+        distributed.barrier()
