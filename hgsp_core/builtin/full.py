@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from hgsp_core.builtin.training_params import FullParams
-from hgsp_core.recover.training import prepare, train
+from hgsp_core.recover.prepare import prepare
 from hgsp_core.types import RecoverJob
 
 
@@ -18,9 +16,11 @@ class Full:
         self.params, self.records = params, prepare(params)
 
     def __call__(self, job: RecoverJob) -> dict[str, Any]:
+        from hgsp_core.recover.training import train
+
         return train(job, self.params, self.records, self)
 
-    def bytes_per_parameter(self, stored: torch.dtype) -> int:
+    def bytes_per_parameter(self, stored: str) -> int:
         return 16  # weight, gradient and AdamW's two moments
 
     def attach(self, model: Any, job: RecoverJob) -> Any:

@@ -10,13 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError, safe_open
 
 from hgsp_core.builtin.training_params import LoRAParams
 from hgsp_core.errors import RecoverError
-from hgsp_core.recover.training import prepare, train
+from hgsp_core.recover.prepare import prepare
+from hgsp_core.source import BYTES
 from hgsp_core.types import Architecture, RecoverJob
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -32,12 +31,17 @@ class LoRA:
         self.records = prepare(params)
 
     def __call__(self, job: RecoverJob) -> dict[str, Any]:
+        from hgsp_core.recover.training import train
+
         return train(job, self.params, self.records, self)
 
-    def bytes_per_parameter(self, stored: torch.dtype) -> int:
-        return 4 if stored == torch.float16 else stored.itemsize
+    def bytes_per_parameter(self, stored: str) -> int:
+        return 4 if stored == "float16" else BYTES[stored]
 
     def attach(self, model: Any, job: RecoverJob) -> Any:
+        import torch
+        from peft import LoraConfig, PeftModel, get_peft_model
+
         if model.dtype == torch.float16:  # small gradients would vanish in its range
             model = model.float()
         if self.adapter:
@@ -63,7 +67,7 @@ def _adapter(name: str) -> Path:
     path = Path(name).expanduser()
     try:
         config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
-        with safe_open(path / _WEIGHTS, framework="pt"):
+        with safe_open(path / _WEIGHTS, framework="numpy"):
             pass
     except (OSError, ValueError, SafetensorError) as error:
         raise RecoverError.no_adapter(path, str(error)) from None
@@ -74,7 +78,7 @@ def _adapter(name: str) -> Path:
 
 def _check_adapter(path: Path, model: Any) -> None:
     """Every matrix of the adapter belongs to a linear of the model and has its size. Raises RecoverError."""
-    with safe_open(path / _WEIGHTS, framework="pt") as file:
+    with safe_open(path / _WEIGHTS, framework="numpy") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
     linears = dict(model.named_modules())
     for name, shape in shapes.items():

@@ -14,7 +14,6 @@ import gc
 import json
 import logging
 import math
-import os
 import shutil
 import warnings
 import zipfile
@@ -36,7 +35,7 @@ from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.checkpoint.write import write_checkpoint
 from hgsp_core.errors import RecoverError
 from hgsp_core.recover.losses import divergence, held_out_loss
-from hgsp_core.recover.records import Records, read_records
+from hgsp_core.recover.records import Records
 from hgsp_core.recover.rows import BLANK, Row, batch, hold_out, make_rows, pack
 from hgsp_core.sweep.memory import free_bytes
 from hgsp_core.sweep.parallel import processes, processes_here, rank
@@ -54,7 +53,7 @@ _CHECKPOINTING = next(
 class Way(Protocol):
     """What is trained of a model."""
 
-    def bytes_per_parameter(self, stored: torch.dtype) -> int:
+    def bytes_per_parameter(self, stored: str) -> int:
         """Memory that training takes for each parameter of the model, activations apart."""
 
     def attach(self, model: Any, job: RecoverJob) -> Any:
@@ -62,20 +61,6 @@ class Way(Protocol):
 
     def detach(self, model: Any) -> Any:
         """The plain model with what was trained merged into its weights."""
-
-
-def prepare(params: Any) -> Records:
-    """What can be known to be wrong before any work starts is found here; the records of `params` (`TrainingParams`).
-
-    Raises:
-        RecoverError: a batch that is no whole number of micro-batches in every process, a record without its fields.
-        DataError: a dataset that is not there or cannot be read.
-    """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if params.batch_size % (params.micro_batch_size * launched):
-        raise RecoverError.batch(params.batch_size, params.micro_batch_size, launched)
-    given = params.records
-    return read_records(params.dataset, given.options, given.format, params.samples, given.seq_len)
 
 
 def train(job: RecoverJob, params: Any, records: Records, way: Way) -> dict[str, Any]:
@@ -268,8 +253,8 @@ def _check_room(job: RecoverJob, params: Any, way: Way) -> None:
     """Raises RecoverError where the weights and what training keeps beside them cannot fit; activations are not counted."""
     if processes() == 1 and job.device.partition(":")[2] not in ("", "0"):
         raise RecoverError.device(job.device)
-    dtype = getattr(torch, stored_dtype(job.checkpoint))
-    needed = sum(map(math.prod, tensor_shapes(job.checkpoint).values())) * way.bytes_per_parameter(dtype)
+    parameters = sum(map(math.prod, tensor_shapes(job.checkpoint).values()))
+    needed = parameters * way.bytes_per_parameter(stored_dtype(job.checkpoint))
     if params.distill:
         if job.dense is None:
             raise RecoverError.no_teacher()

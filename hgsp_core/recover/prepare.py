@@ -1,0 +1,23 @@
+"""What can be known to be wrong with a training before anything is loaded; torch is not imported for it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hgsp_core.errors import RecoverError
+from hgsp_core.recover.records import Records, read_records
+
+
+def prepare(params: Any) -> Records:
+    """The records of `params` (`TrainingParams`).
+
+    Raises:
+        RecoverError: a batch that is no whole number of micro-batches in every process, a record without its fields.
+        DataError: a dataset that is not there or cannot be read.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if params.batch_size % (params.micro_batch_size * launched):
+        raise RecoverError.batch(params.batch_size, params.micro_batch_size, launched)
+    given = params.records
+    return read_records(params.dataset, given.options, given.format, params.samples, given.seq_len)
