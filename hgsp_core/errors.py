@@ -681,6 +681,18 @@ class FlagError(HgspError):
         return cls(f"{flag} and {other} exclude each other: {why}. Leave one of them out.")
 
     @classmethod
+    def unused(cls, flags: Sequence[str], command: str) -> FlagError:
+        return cls(f"{command}: {', '.join(flags)} would do nothing together with the other flags. Leave it out.")
+
+    @classmethod
+    def nothing_to_measure(cls) -> FlagError:
+        return cls("There is nothing to measure: --dataset none leaves no perplexity. Add --tasks or --efficiency.")
+
+    @classmethod
+    def other_key(cls, setting: str, part: str, example: str) -> FlagError:
+        return cls(f"--set {setting}: only keys of '{part}' mean something here, such as {example}.")
+
+    @classmethod
     def strategy(cls, chosen: str | None, goes_with: Mapping[str, Sequence[str]]) -> FlagError:
         """`goes_with`: flag -> the values of --pruning_strategy that take it."""
         wrong = {flag: names for flag, names in goes_with.items() if chosen is None or chosen not in names}
@@ -983,7 +995,7 @@ class GridError(HgspError):
 
     @classmethod
     def unknown_key(cls, source: str, place: str, key: str, known: Iterable[str]) -> GridError:
-        return cls(f"{source}: {place}: '{key}' is no key of a recipe.{did_you_mean(key, known)}")
+        return cls(f"{source}: {place}: '{key}' is no key of a recipe.{did_you_mean(key.split('.')[0], known)}")
 
     @classmethod
     def not_for_grids(cls, source: str, place: str, key: str) -> GridError:
@@ -1065,8 +1077,28 @@ class HubError(HgspError):
     @classmethod
     def failed(cls, repo: str, error: Exception, directory: Path) -> HubError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return cls(f"push_to_hub: '{repo}' could not be written: {reason}. {cls._kept(directory)}")
+        return cls(f"push_to_hub: '{repo}' could not be written: {reason.rstrip('.')}. {cls._kept(directory)}")
 
     @staticmethod
     def _kept(directory: Path) -> str:
         return f"The result is kept in '{directory}'; send it by hand with: hf upload ORG/NAME {directory}"
+
+
+class DiagnosisError(HgspError):
+    """A run whose diagnosis cannot be shown."""
+
+    @classmethod
+    def no_directory(cls, path: Path, near: Iterable[str]) -> DiagnosisError:
+        close = get_close_matches(path.name, list(near), n=1)
+        return cls(f"There is no run directory '{path}'.{f' Did you mean {close[0]!r}?' if close else ''}")
+
+    @classmethod
+    def no_diagnosis(cls, path: Path) -> DiagnosisError:
+        return cls(
+            f"'{path.parent}' has no {path.name}: it is no finished run, or one of an older version. "
+            "Give a directory that `hgsp run` wrote, or run its recipe again."
+        )
+
+    @classmethod
+    def unreadable(cls, path: Path, error: Exception) -> DiagnosisError:
+        return cls(f"'{path}' cannot be read as a diagnosis: {error}. Run its recipe again.")

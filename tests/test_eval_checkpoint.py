@@ -1,19 +1,22 @@
 """`evaluate_checkpoint`: any model directory, alone or beside the model it came from; and evaluators in a run."""
 
 import gc
-import json
 import shutil
 import weakref
 
 import pytest
-from command import MODEL, hgsp
+from command import MODEL
 from evaluations import prune_demo_model
 
+from hgsp_core.builtin.harness import LmEval
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.errors import CheckpointError, EvaluationError, OutputError
 from hgsp_core.evaluation import evaluate_checkpoint
 from hgsp_core.monitor import LogMonitor
-from hgsp_core.recipe import Use
+from hgsp_core.pipeline import run
+from hgsp_core.recipe import Use, parse_recipe
+from hgsp_core.report.tables import headline
+from hgsp_core.store import Store
 
 PERPLEXITY = Use.model_validate({"use": "perplexity", "with": {"datasets": ["pydoc"], "max_windows": 12, "seq_len": 64}})
 EFFICIENCY = Use.model_validate(
@@ -46,8 +49,7 @@ def test_a_model_that_does_not_fit_is_streamed_with_the_same_result(pruned, smal
 
 @pytest.mark.parametrize("name", ["efficiency", "lm_eval"])
 def test_what_needs_a_whole_model_says_so_where_it_is_streamed(pruned, small_memory, name, monkeypatch):
-    monkeypatch.setattr("hgsp_core.builtin.harness._open_manager", lambda params: None)
-    monkeypatch.setattr("hgsp_core.builtin.harness._load_task", lambda manager, name: [])
+    monkeypatch.setattr(LmEval, "__init__", lambda self, params: setattr(self, "params", params))  # its tasks are not here
     with pytest.raises(EvaluationError, match=f"'{name}' needs the whole model in memory"):
         evaluated(pruned, Use(use=name))
 
@@ -107,19 +109,22 @@ allocate: {{use: hgsp, with: {{ratio: 0.2, temperature: 0}}}}
 evaluate:
   - {{use: perplexity, with: {{datasets: [pydoc], max_windows: 12, seq_len: 64}}}}
   - {{use: efficiency, with: {{batch_sizes: [1], prompt_tokens: 8, new_tokens: 2, rounds: 3, warmup: 1}}}}
-output: out
+output: {output}
 """
 
 
+def run_recipe(folder, weights):
+    recipe = parse_recipe(RECIPE.format(model=MODEL, weights=weights, output=folder / "out"), "recipe.yaml")
+    return run(recipe, LogMonitor(), Store(folder / "store"))
+
+
 def test_a_run_measures_both_models_in_turns_and_its_directory_can_be_evaluated(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(model=MODEL, weights="resident"))
-    done = hgsp("run", "recipe.yaml", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "prefill, batch 1" in done.stdout and "_protocol" not in done.stdout
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = run_recipe(tmp_path, "resident")
     for side in ("before", "after"):
         assert report[side]["efficiency_protocol"]["in_turns"] is True
         assert report[side]["macs_per_token"]["prompt of 8"] > 0
+    shown = {row.measure for row in headline(report)}
+    assert {"prefill, batch 1", "perplexity, pydoc"} <= shown and not any("protocol" in measure for measure in shown)
     again = evaluated(tmp_path / "out", PERPLEXITY, dense=MODEL)
     for side in ("before", "after"):
         assert again[side]["parameters"] == report[side]["parameters"]
@@ -128,9 +133,8 @@ def test_a_run_measures_both_models_in_turns_and_its_directory_can_be_evaluated(
         assert again[side]["perplexity_protocol"] == report[side]["perplexity_protocol"]
 
 
-def test_a_run_that_streams_refuses_what_needs_a_whole_model_before_it_cuts(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(model=MODEL, weights="streamed"))
-    done = hgsp("run", "recipe.yaml", "--quiet", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("Error: evaluate: 'efficiency' needs the whole model in memory")
-    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+def test_a_run_that_streams_refuses_what_needs_a_whole_model_before_it_cuts(tmp_path, monkeypatch):
+    monkeypatch.setattr("hgsp_core.pipeline.cut", lambda *arguments: pytest.fail("it was cut"))
+    with pytest.raises(EvaluationError, match="'efficiency' needs the whole model in memory"):
+        run_recipe(tmp_path, "streamed")
+    assert not (tmp_path / "out").exists()

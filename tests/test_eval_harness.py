@@ -130,11 +130,21 @@ def test_lm_evals_own_hflm_gives_the_same_on_the_pruned_directory_without_hgsp(t
     assert (float(acc), float(acc_norm), name) == (expected["acc"], expected["acc_norm"], "HgspForCausalLM")
 
 
-def test_limit_and_examples_reach_the_library_and_the_result(tasks):
-    use = lm_eval(tasks, tasks=["pydoc_choice"], limit=5)
+def test_limit_and_examples_give_what_the_librarys_own_entry_point_gives(tasks):
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    use = lm_eval(tasks, tasks=["pydoc_choice"], limit=7, num_fewshot=2)
     found = evaluate_checkpoint(MODEL, [use], LogMonitor())["after"]
-    assert found["accuracy_protocol"]["pydoc_choice"]["documents"] == 5
+    assert found["accuracy_protocol"]["pydoc_choice"].items() >= {"documents": 7, "num_fewshot": 2}.items()
     assert list(found["accuracy"]) == ["pydoc_choice"]
+
+    lm = HFLM(pretrained=load_model(MODEL)[0], tokenizer=load_tokenizer(MODEL), backend="causal", batch_size=3)
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    theirs = simple_evaluate(lm, tasks=["pydoc_choice"], limit=7, num_fewshot=2, task_manager=manager)["results"]["pydoc_choice"]
+    ours = found["lm_eval_details"]["pydoc_choice"]
+    assert ours == {name: theirs[f"{name},none"] for name in ("acc", "acc_stderr", "acc_norm", "acc_norm_stderr")}
 
 
 def test_what_the_result_depends_on_is_told_and_changes_with_the_data(tasks, tmp_path):
@@ -150,6 +160,14 @@ def test_what_the_result_depends_on_is_told_and_changes_with_the_data(tasks, tmp
     task = tmp_path / "copy" / "pydoc_choice.yaml"
     task.write_text(task.read_text().replace(str(questions), str(other)))
     assert inputs(tmp_path / "copy")["tasks"] != inputs(tasks)["tasks"]
+
+
+@pytest.mark.slow  # likewise, for a name that is no task of the folder but a group
+def test_a_task_that_is_asked_for_twice_is_refused_before_any_work(tasks, tmp_path):
+    shutil.copy(tasks / "pydoc_choice.yaml", tmp_path)
+    (tmp_path / "group.yaml").write_text("group: both\ntask: [pydoc_choice]\n")
+    with pytest.raises(EvaluationError, match="Duplicate task 'pydoc_choice'.*Leave one of the two out"):
+        open_evaluators([lm_eval(tmp_path, tasks=["both", "pydoc_choice"])])
 
 
 def test_progress_reaches_the_end(tasks):

@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from hgsp_core.builtin.efficiency_params import EfficiencyParams
+from hgsp_core.sweep.parallel import processes
 from hgsp_core.types import EvaluateJob
 
 #: what a round times
@@ -97,6 +98,7 @@ class Efficiency:
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type,
             "threads": torch.get_num_threads(),
+            "processes": processes(),
             "attention": model.config._attn_implementation,
         }
         return {

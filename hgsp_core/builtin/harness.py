@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from hgsp_core.errors import EvaluationError
@@ -27,6 +29,8 @@ TASKS = ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge"
 NORMALISED = ("hellaswag", "arc_challenge", "openbookqa")
 #: what may be called an accuracy, the first one that a task gives
 ACCURACIES = ("acc", "exact_match", "acc_norm")
+#: what lm-eval's command line seeds `random` with, and numpy and the choice of examples
+RANDOM_SEED, SEED = 0, 1234
 #: resamplings of the documents for the standard error of measures that have no formula for it
 RESAMPLINGS = 1000
 
@@ -44,9 +48,10 @@ class LmEval:
 
     def __init__(self, params: LmEvalParams):
         self.params = params
-        with _quiet():
-            self.manager = _open_manager(params)
-            self.tasks = {name: _load_task(self.manager, name) for name in params.tasks}
+        with _as_on_the_command_line():
+            manager = _open_manager(params)
+            self.tasks = {name: _load_task(manager, name) for name in params.tasks}
+            self.loaded = _together(manager, self.tasks)
 
     @property
     def measures(self) -> list[str]:
@@ -59,20 +64,16 @@ class LmEval:
         return {**params, "lm_eval": version("lm_eval"), "tasks": tasks}
 
     def __call__(self, job: EvaluateJob) -> dict[str, dict[str, Any]]:
-        from lm_eval.evaluator import simple_evaluate
+        from lm_eval.evaluator import evaluate
 
         from hgsp_core.builtin.harness_model import ShownHFLM
 
         p = self.params
-        with _quiet():
-            found = simple_evaluate(
-                model=ShownHFLM(job, p.batch_size),
-                tasks=[part for parts in self.tasks.values() for part in parts],
-                task_manager=self.manager,
-                num_fewshot=p.num_fewshot,
-                limit=p.limit,
-                bootstrap_iters=RESAMPLINGS,
-                log_samples=False,
+        with _as_on_the_command_line():
+            for task in _leaves(part for parts in self.tasks.values() for part in parts):
+                _set_examples(task, p.num_fewshot)
+            found = evaluate(
+                ShownHFLM(job, p.batch_size), self.loaded, limit=p.limit, bootstrap_iters=RESAMPLINGS, log_samples=False
             )
         return _result(found, [name for asked in self.tasks for name in _reported(asked, self.tasks[asked], found)])
 
@@ -103,6 +104,24 @@ def _load_task(manager: Any, name: str) -> list[Any]:
     except Exception as error:  # noqa: BLE001 - reads YAML, runs code beside it, fetches data: anything may come
         raise EvaluationError.task(name, error) from error
     return [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
+
+
+def _together(manager: Any, tasks: Mapping[str, list[Any]]) -> Any:
+    """All of them as lm-eval's `evaluate` takes them. Raises EvaluationError where a task is there twice, in a group too."""
+    try:
+        return manager.load([part for parts in tasks.values() for part in parts])
+    except ValueError as error:
+        raise EvaluationError.overlap(error) from None
+
+
+def _set_examples(task: Any, number: int | None) -> None:
+    """As lm-eval's command line: `number` of examples unless the task itself says 0; else what it says, or none."""
+    own = task.get_config("num_fewshot")
+    if number is not None and own != 0:
+        task.set_config(key="num_fewshot", value=number)
+    elif own is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=SEED)
 
 
 def _reported(asked: str, parts: list[Any], found: Mapping[str, Any]) -> list[str]:
@@ -160,12 +179,18 @@ def _result(found: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, A
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The library tells what it does as warnings; what a user must know of it is in the result."""
+def _as_on_the_command_line() -> Iterator[None]:
+    """The seeds of lm-eval's command line, for tasks that draw numbers while they make their questions; without its
+    warnings: what a user must know is in the result. Afterwards all is as it was.
+    """
     logger = logging.getLogger("lm_eval")
-    level = logger.level
+    level, states = logger.level, (random.getstate(), np.random.get_state())
     logger.setLevel(logging.ERROR)
+    random.seed(RANDOM_SEED)
+    np.random.seed(SEED)
     try:
         yield
     finally:
         logger.setLevel(level)
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from hgsp_core.data import CHARACTERS_PER_TOKEN, open_dataset, read_text, windows
 from hgsp_core.errors import DataError
@@ -48,11 +48,12 @@ class PerplexityParams(Params):
     def _names_stand_for_datasets(cls, value: Any) -> Any:
         return [{"use": item} if isinstance(item, str) else item for item in value] if isinstance(value, (list, tuple)) else value
 
-    @model_validator(mode="after")
-    def _windows_leave_no_gap(self) -> PerplexityParams:
-        if self.stride > self.seq_len:
-            raise ValueError(f"stride {self.stride} is more than seq_len {self.seq_len}: tokens between windows would be left out")
-        return self
+    @field_validator("stride")
+    @classmethod
+    def _windows_leave_no_gap(cls, stride: int, others: ValidationInfo) -> int:
+        if stride > others.data.get("seq_len", stride):
+            raise ValueError(f"more than seq_len {others.data['seq_len']}, so that tokens between windows would be left out")
+        return stride
 
 
 class Perplexity:
