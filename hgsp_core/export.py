@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,10 @@ def export_checkpoint(
         with monitor.stage("Load"):
             weights = open_weights(directory, layout, dtype, recipe, monitor)
         with monitor.stage("Export") as progress:
-            exports = export(exporters, directory, destination, plan, weights, progress, notes.append)
-    return {"exports": [str(output / name) for name in exports], "notes": notes}
+            report = known_report(model)
+            exports = export(exporters, directory, destination, plan, weights, progress, notes.append, report, directory)
+    places = publish(exporters, exports, output, monitor)
+    return {"exports": [*(str(output / name) for name in exports), *places], "notes": notes}
 
 
 def export(
@@ -67,11 +70,14 @@ def export(
     weights: Any,
     progress: Progress,
     note: Callable[[str], None],
+    report: Mapping[str, Any] = MappingProxyType({}),
+    original: Path | None = None,
 ) -> list[str]:
     """Every form asked for, below `destination`; each exporter is given the logits that its output must reproduce.
 
     Args:
         weights: the checkpoint's, as `open_weights` gives them.
+        report, original: as in `ExportJob`.
     Returns:
         What was written, relative to `destination`.
     """
@@ -79,8 +85,26 @@ def export(
 
     tokens = np.arange(PROBE[0] * PROBE[1]).reshape(PROBE) % int(weights.layout.config["vocab_size"])
     answers = logits(weights, tokens)
-    job = ExportJob(checkpoint, destination, plan, weights.layout, tokens, answers, weights.stays, progress, note)
+    job = ExportJob(
+        checkpoint, destination, plan, weights.layout, tokens, answers, weights.stays, progress, note, report, original
+    )
     return [str(exporter(job).relative_to(destination)) for exporter in exporters]
+
+
+def publish(exporters: Sequence[Any], written: Sequence[str], output: Path, monitor: Monitor) -> list[str]:
+    """Send away what is to be sent, now that all of it is in its place: a fault loses nothing. Returns where it went.
+
+    Raises:
+        HgspError: an exporter's.
+    """
+    places = []
+    for exporter, name in zip(exporters, written):
+        if hasattr(exporter, "publish"):
+            with monitor.stage("Publish"):
+                if place := exporter.publish(output / name):
+                    monitor.say(f"Published: {place}")
+                    places.append(place)
+    return places
 
 
 def check_exportable(uses: Sequence[Use], directory: Path, layout: Layout) -> None:
@@ -96,6 +120,18 @@ def check_exportable(uses: Sequence[Use], directory: Path, layout: Layout) -> No
         exporter = plugins.build("exporter", use.use, use.with_)
         if hasattr(exporter, "check"):
             exporter.check(directory, layout)
+
+
+def known_report(model: Path) -> Mapping[str, Any]:
+    """report.json of the run that made the checkpoint; empty of a checkpoint that stands alone."""
+    path = model / "report.json"
+    if (model / "config.json").is_file() or not path.is_file():
+        return {}
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return report if report["before"] and report["after"] and report["recipe"] else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExportError.bad_plan(path, error) from None
 
 
 def known_plan(model: Path, layout: Layout) -> Plan:

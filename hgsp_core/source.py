@@ -10,7 +10,7 @@ from typing import Any
 from hgsp_core import plugins
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.fingerprint import fingerprint
-from hgsp_core.checkpoint.read import read_config, stored_dtype, tensor_shapes
+from hgsp_core.checkpoint.read import LICENCE_FILES, read_config, require_range, stored_dtype, tensor_shapes
 from hgsp_core.checkpoint.record import recorded_family
 from hgsp_core.errors import CheckpointError, PluginError
 from hgsp_core.layout import Layout, read_layout
@@ -18,7 +18,10 @@ from hgsp_core.recipe import ModelPart
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: what a pruning run reads of a hub repository: no pickles, no code
-_PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja", "*.txt"]
+_PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja", "*.txt", "README.md", *LICENCE_FILES]
+
+#: of `auto_map`, what computes
+_MODEL_CLASSES = ("AutoModel", "AutoModelForCausalLM")
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,33 @@ def open_model(part: ModelPart) -> Source:
         raise CheckpointError.no_model_type(directory / "config.json")
     if model_type == MODEL_TYPE:
         raise CheckpointError.pruned_already(directory)
+    if own := [name for auto, name in (config.get("auto_map") or {}).items() if auto in _MODEL_CLASSES]:
+        raise CheckpointError.own_code(directory / "config.json", list(map(str, own)))
+    if quantised := config.get("quantization_config"):
+        raise CheckpointError.quantised(directory, f"quantised weights ({quantised.get('quant_method', 'quantization_config')})", list(BYTES))
     try:
         architecture = plugins.architecture(str(model_type))
     except PluginError as error:
         raise PluginError(f"{directory / 'config.json'}: model_type: {error}") from None
-    layout = read_layout(architecture, config, tensor_shapes(directory))
     stored = stored_dtype(directory)
+    layout = read_layout(architecture, config, tensor_shapes(directory))
+    _check_heads(directory, layout)
     dtype = stored if part.dtype == "auto" else part.dtype
+    if dtype == "float16" != stored:
+        require_range(directory, layout.tensors(), dtype)
     return Source(part.path, directory, config, layout, dtype, fingerprint(directory))
+
+
+def _check_heads(directory: Path, layout: Layout) -> None:
+    """Queries and keys are multiplied, so their heads are of one size. Raises CheckpointError where config.json contradicts."""
+    for block in layout.blocks():
+        scales, cache = block.axis.scales, block.axis.cache
+        if not cache or layout.config.get(next(iter(scales), "")) is None:
+            continue
+        rows = int(layout.config[scales[0]]) * block.slice_of(cache[0]).width
+        for s in block.slices:
+            if s.dim == 0 and not s.module.endswith(cache) and s.shape[0] != rows:
+                raise CheckpointError.other_shape(directory, s.weight, s.shape, (rows, *s.shape[1:]))
 
 
 def checkpoint_layout(directory: Path, family: str | None = None) -> Layout:

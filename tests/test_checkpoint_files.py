@@ -10,9 +10,17 @@ from safetensors.torch import load_file, save_file
 
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.load import load_model
-from hgsp_core.checkpoint.read import iter_tensors, read_config, tensor_files, tensor_shapes
+from hgsp_core.checkpoint.read import (
+    iter_tensors,
+    read_config,
+    require_range,
+    stored_dtype,
+    tensor_files,
+    tensor_shapes,
+)
+from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.checkpoint.write import write_checkpoint
-from hgsp_core.errors import CheckpointError
+from hgsp_core.errors import CheckpointError, NumericError
 
 CONFIG = {"model_type": "llama"}
 
@@ -97,8 +105,9 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match=r"out' cannot be written: .* Nothing of it was kept"):
-            write_checkpoint([("a", torch.zeros(100_000))], CONFIG, tmp_path, tmp_path / "out")
+        message = r"out' cannot be written: .* Its weights take 0.400 GB, and the disk has [\d,.]+ GB free. Nothing of it was kept"
+        with pytest.raises(CheckpointError, match=message):
+            write_checkpoint([("a", torch.zeros(100_000))], CONFIG, tmp_path, tmp_path / "out", size=400_000_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "out").exists()
@@ -186,8 +195,39 @@ def test_a_config_that_disagrees_with_the_weights_is_an_error(checkpoint):
     config = read_config(checkpoint)
     del config["per_layer_config"]["1"]
     (checkpoint / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="cannot load"):
+    place = r"'model\.layers\.1\.mlp\.down_proj\.weight' has the shape \(32, 23\), but by config\.json it has \(32, 48\)"
+    with pytest.raises(CheckpointError, match=f"pruned': the tensor {place}"):
         load_model(checkpoint)
+
+
+def test_a_tensor_is_never_read_into_memory_of_another_shape(checkpoint):
+    with pytest.raises(CheckpointError, match=r"'model.norm.weight' has the shape \(32,\), but by config.json it has \(16,\)"):
+        Shards(checkpoint).read_into("model.norm.weight", torch.empty(16))
+
+
+def test_quantised_tensors_are_named_and_not_called_damaged(tmp_path):
+    write_checkpoint([("w", torch.zeros(4)), ("q", torch.zeros(1, dtype=torch.int8))], CONFIG, tmp_path, tmp_path / "out")
+    for reader in (stored_dtype, Shards):
+        with pytest.raises(CheckpointError, match=r"stores 'q' as I8, which cannot be pruned. Use the model in one of: float32"):
+            reader(tmp_path / "out")
+
+
+def test_values_too_large_for_a_number_type_are_named_with_a_type_that_holds_them(tmp_path):
+    tensors = {"a": torch.tensor([1.0, -70000.0, float("inf")]), "b": torch.tensor([65504.0]), "not asked for": torch.tensor([1e9])}
+    write_checkpoint(tensors.items(), CONFIG, tmp_path, tmp_path / "out")
+    require_range(tmp_path / "out", ["b"], "float16")
+    with pytest.raises(NumericError, match=r"'a' holds 70000, which float16 cannot \(at most 65504\). Use model.dtype: bfloat16"):
+        require_range(tmp_path / "out", ["a", "b"], "float16")
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path):
+    def tensors():
+        raise AssertionError("nothing may be read")
+        yield
+
+    with pytest.raises(CheckpointError, match=r"out' needs 1,000,000.000 GB and the disk has [\d,.]+ GB free. Nothing was written"):
+        write_checkpoint(tensors(), CONFIG, tmp_path, tmp_path / "out", size=10**15)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_model_type_is_an_error(checkpoint):

@@ -3,9 +3,7 @@
 import pytest
 import torch
 from checkpoints import PLANS, logits, prune, tokens
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.checkpoint.modeling_hgsp import HgspConfig, HgspForCausalLM
@@ -179,21 +177,3 @@ def test_layers_may_differ_in_query_heads_per_kv_head():
 def test_tools_that_know_one_size_for_all_layers_read_the_original_one(tmp_path):
     config = AutoConfig.from_pretrained(prune(tmp_path, "llama", PLANS["everything"]).directory)
     assert (config.num_attention_heads, config.num_key_value_heads, config.intermediate_size) == (8, 4, 48)
-
-
-def test_an_outside_attention_backend_is_called_with_each_layers_own_heads(tmp_path, monkeypatch):
-    """As vLLM's transformers backend drives a model: its own attention function, no cache, state handed through."""
-    calls = []
-
-    def attention(module, query, key, value, mask, attention_instances=None, **kwargs):
-        calls.append((attention_instances[module.layer_idx], query.shape[1], key.shape[1]))
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "outside", attention)
-    config = AutoConfig.from_pretrained(prune(tmp_path, "llama", PLANS["everything"]).directory)
-    config._attn_implementation = "outside"
-    model = AutoModel.from_config(config)
-    positions = torch.arange(12)[None]
-    output = model(tokens(1), position_ids=positions, use_cache=False, attention_instances="abcd", return_dict=False)
-    assert output[0].shape == (1, 12, 32)
-    assert calls == [("b", 4, 2), ("c", 2, 1)]

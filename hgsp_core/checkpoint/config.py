@@ -53,6 +53,8 @@ def _layered_config(layout: Layout, plan: Plan) -> dict[str, Any]:
         for name, block in layout.layers[old].blocks.items():
             if not plan.block(block).kept:
                 skip.append(name)
+                if block.axis.cache:  # vLLM keeps a cache for every layer: of one KV head
+                    sizes[block.axis.units] = 1
             elif plan.block(block).loses:
                 sizes.update(_sizes(layout, plan, block))
         if skip:

@@ -46,9 +46,12 @@ def load_model(
             dtype="auto" if dtype is None else dtype,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below
         )
     except (ImportError, KeyError, OSError, RuntimeError, ValueError, StrictDataclassError) as error:
         raise CheckpointError.not_loaded(directory, error) from error
+    for name, stored, expected in sorted(info["mismatched_keys"]):
+        raise CheckpointError.other_shape(directory, name, stored, expected)
     if info["missing_keys"]:
         raise CheckpointError.missing_keys(directory, sorted(info["missing_keys"]))
     return model.to(device).eval(), config

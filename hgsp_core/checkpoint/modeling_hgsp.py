@@ -19,6 +19,7 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, DynamicCache, Generation
 from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -53,16 +54,32 @@ def family_class(config: HgspConfig, part: str) -> type[nn.Module]:
     return getattr(import_module(model.__module__), model.__name__.removesuffix("Model") + part)
 
 
-class Skipped(nn.Module):
-    """In place of a removed block: adds nothing to the residual stream, and has no parameters."""
+class RemovedMLP(nn.Module):
+    """In place of a removed MLP: adds nothing to the residual stream."""
 
-    def __init__(self, block: str):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states.new_zeros(())
+
+
+class RemovedAttention(nn.Module):
+    """In place of a removed attention: adds nothing to the residual stream, and has no weights to return.
+
+    vLLM counts on one attention in each layer. It is handed zeros, with the one KV head that config.json gives the layer.
+    """
+
+    def __init__(self, config: HgspConfig, index: int):
         super().__init__()
-        self.block = block
+        own = config.per_layer_config[index]
+        self.config, self.layer_idx = config, index
+        self.query, self.key = ((n, own.head_dim) for n in (own.num_attention_heads, own.num_key_value_heads))
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor | tuple[torch.Tensor, None]:
-        nothing = hidden_states.new_zeros(())
-        return (nothing, None) if self.block == "attention" else nothing  # attention also returns its weights
+    def forward(self, hidden_states: torch.Tensor, attention_mask=None, **kwargs) -> tuple[torch.Tensor, None]:
+        if self.config._attn_implementation == "vllm":
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface("vllm", None)
+            shapes = ((1, heads, hidden_states.shape[1], size) for heads, size in (self.query, self.key))
+            query, key = (hidden_states.new_zeros(shape) for shape in shapes)
+            attend(self, query, key, key, attention_mask, **kwargs)
+        return hidden_states.new_zeros(()), None
 
 
 def build_layer(config: HgspConfig, index: int) -> nn.Module:
@@ -71,7 +88,7 @@ def build_layer(config: HgspConfig, index: int) -> nn.Module:
     layer = family_class(config, "DecoderLayer")(layer_config, index)
     for block in getattr(layer_config, "skip", []):
         module, *norms = config.blocks[block]
-        layer.set_submodule(module, Skipped(block))
+        layer.set_submodule(module, RemovedAttention(config, index) if block == "attention" else RemovedMLP())
         for norm in norms:
             layer.set_submodule(norm, nn.Identity())
     for module in layer.modules():

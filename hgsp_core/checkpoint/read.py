@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from hgsp_core.errors import CheckpointError
+from hgsp_core.errors import CheckpointError, NumericError
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,8 @@ TOKENIZER_FILES = (
     "*.tiktoken",
     "tekken.json",
 )
+#: under what terms a model may be used
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
@@ -88,11 +90,22 @@ def stored_dtype(directory: Path | str) -> str:
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():
                 part = file.get_slice(name)
+                if part.get_dtype() not in _DTYPES:
+                    raise CheckpointError.quantised(path, f"'{name}' as {part.get_dtype()}", list(_DTYPES.values()))
                 sizes[part.get_dtype()] += prod(part.get_shape())
-    stored = sizes.most_common(1)[0][0]
-    if stored not in _DTYPES:
-        raise CheckpointError.quantised(directory, stored, list(_DTYPES.values()))
-    return _DTYPES[stored]
+    return _DTYPES[sizes.most_common(1)[0][0]]
+
+
+def require_range(directory: Path | str, names: Iterable[str], dtype: str) -> None:
+    """Raises NumericError where a finite value of one of the tensors is too large for `dtype`. Reads all of them."""
+    import torch
+
+    largest = torch.finfo(getattr(torch, dtype)).max
+    wanted = set(names)
+    for name, tensor in iter_tensors(directory):
+        if name in wanted and (tensor.abs() > largest).logical_and(tensor.isfinite()).any():
+            value = tensor[tensor.isfinite()].abs().max().item()
+            raise NumericError.overflow(name, value, dtype, largest)
 
 
 def weight_bytes(directory: Path | str) -> int:

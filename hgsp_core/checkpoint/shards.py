@@ -21,6 +21,7 @@ from hgsp_core.checkpoint.read import INDEX, WEIGHTS
 from hgsp_core.errors import CheckpointError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_NAMES = [str(dtype).removeprefix("torch.") for dtype in _DTYPES.values()]
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,11 @@ class Shards:
         """Fill `target` (contiguous, on the CPU) with a tensor, converted to the target's dtype.
 
         Raises:
-            CheckpointError: the file ends before the tensor does.
+            CheckpointError: the tensor has another shape, or the file ends before it does.
         """
         place = self._places[name]
+        if place.shape != tuple(target.shape):
+            raise CheckpointError.other_shape(place.file, name, place.shape, target.shape)
         stored = target if target.dtype == place.dtype else torch.empty(place.shape, dtype=place.dtype)
         raw = memoryview(stored.view(-1).view(torch.uint8).numpy())
         with open(place.file, "rb", buffering=0) as file:
@@ -97,6 +100,8 @@ def _header(path: Path) -> dict[str, _Place]:
             for name, entry in header.items():
                 if name != "__metadata__":
                     begin, end = entry["data_offsets"]
+                    if entry["dtype"] not in _DTYPES:
+                        raise CheckpointError.quantised(path, f"'{name}' as {entry['dtype']}", _NAMES)
                     place = _Place(path, 8 + length + begin, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
                     assert end - begin == prod(place.shape) * place.dtype.itemsize
                     places[name] = place

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.config import MODELING_FILE
-from hgsp_core.checkpoint.read import INDEX, TOKENIZER_FILES, WEIGHTS
+from hgsp_core.checkpoint.read import INDEX, LICENCE_FILES, TOKENIZER_FILES, WEIGHTS
+from hgsp_core.checkpoint.room import given_up, require_room
 from hgsp_core.errors import CheckpointError
 
 #: what a pruned model takes over from the original: its tokenizer, its generation settings, its licence
@@ -23,8 +24,7 @@ _KEPT_FILES = (
     "chat_template*",
     "additional_chat_templates",
     "generation_config.json",
-    "LICENSE*",
-    "NOTICE*",
+    *LICENCE_FILES,
 )
 
 
@@ -34,6 +34,7 @@ def write_checkpoint(
     source: Path | str,
     destination: Path | str,
     max_shard_size: int = 5 * 10**9,
+    size: int = 0,
 ) -> None:
     """Write a Hugging Face directory: weights, config.json, the modeling file of a non-uniform model, the tokenizer.
 
@@ -43,12 +44,14 @@ def write_checkpoint(
         source: the original model, whose tokenizer, generation settings and licence are copied.
         destination: a directory that does not exist yet. Nothing of it is left behind when writing fails.
         max_shard_size: bytes of tensors in one file (a larger tensor gets a file of its own).
+        size: bytes of all tensors, as far as known: what must be free on the disk.
     Raises:
-        CheckpointError: the directory cannot be written (no space, no permission).
+        CheckpointError: the directory exists or cannot be written (no space, no permission).
     """
     destination = Path(destination)
     if destination.exists():
         raise CheckpointError.exists(destination)
+    require_room(destination, size)
     try:
         destination.mkdir(parents=True)
         dtype = _write_tensors(tensors, destination, max_shard_size)
@@ -59,8 +62,7 @@ def write_checkpoint(
             shutil.copyfile(Path(__file__).with_name(MODELING_FILE), destination / MODELING_FILE)
         _copy_kept_files(Path(source), destination)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(destination, ignore_errors=True)
-        raise CheckpointError.not_written(destination, error) from error
+        raise given_up(destination, error, size) from error
     except BaseException:
         shutil.rmtree(destination, ignore_errors=True)
         raise
