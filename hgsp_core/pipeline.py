@@ -29,7 +29,7 @@ from hgsp_core.export import check_exportable, export, publish
 from hgsp_core.judgement import StoredJudge
 from hgsp_core.layout import Layout
 from hgsp_core.measure import calibrate, gradient_scale, measure, open_weights, placed
-from hgsp_core.monitor import LogMonitor, Monitor, Progress
+from hgsp_core.monitor import LogMonitor, Monitor, Progress, log
 from hgsp_core.recipe import Recipe, Use, resolved, resolved_use
 from hgsp_core.report.cost import costs
 from hgsp_core.report.diagnosis import Replan, Scales, diagnose
@@ -102,6 +102,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
     check_exports(recipe.export)
     recoverer = _build("recoverer", recipe.recover) if recipe.recover else None
     with group() as first, run_directory(Path(recipe.output), first) as directory:
+        log_settings(recipe)
         expected = forecast(recipe, monitor, store, first)
         decision, before, after = expected.decision, expected.before, expected.after
         source, dense = decision.source, decision.source.layout
@@ -247,7 +248,7 @@ def replan(decision: Decision) -> Replan:
     def planned(recipe: Recipe) -> tuple[Scores, Plan]:
         layout = decision.source.layout
         scores = normalized(decision.measured, [_build("normalizer", use) for use in recipe.normalize], layout)
-        return scores, _build("allocator", recipe.allocate)(AllocateJob(layout, scores, decision.priors, decision.judge))
+        return scores, _build("allocator", recipe.allocate)(AllocateJob(layout, scores, decision.priors))
 
     return planned
 
@@ -378,12 +379,19 @@ def open_job(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monito
     return EvaluateJob(model, load_tokenizer(directory), loss, recipe.calibrate.seed, progress)
 
 
+def log_settings(recipe: Recipe) -> None:
+    """Every setting of the run, defaults included, as lines of run.log."""
+    for line in resolved(recipe).to_yaml().splitlines():
+        log.info("recipe: %s", line)
+
+
 def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report: dict[str, Any]) -> None:
     """The files of a run apart from the model itself."""
     source, plan = decision.source, decision.plan
     (directory / "recipe.yaml").write_text(resolved(recipe).to_yaml(), encoding="utf-8")
     write_json(directory / "plan.json", plan.to_json(source.layout, source.name, source.fingerprint))
-    diagnosis = diagnose(recipe, source.layout, plan, decision.scores, decision.scales, replan(decision))
+    again = None if decision.judge else replan(decision)  # a search is too costly to repeat for each possible repair
+    diagnosis = diagnose(recipe, source.layout, plan, decision.scores, decision.scales, again)
     facts = RunFacts(recipe, source.layout, plan, decision.scores, decision.priors, report, diagnosis)
     write_reports(directory, facts)
     write_json(directory / "report.json", report)

@@ -1,6 +1,7 @@
 """The files of a run that people read say what the plan says."""
 
 import csv
+import json
 import time
 
 import numpy as np
@@ -9,7 +10,11 @@ from allocate_models import llama
 
 from hgsp_core.artifacts import Plan, Priors, Scores
 from hgsp_core.recipe import Recipe
-from hgsp_core.report.files import summary, write_reports, write_unit_table
+from hgsp_core.report.diagnosis import Scales, diagnose
+from hgsp_core.report.facts import RunFacts
+from hgsp_core.report.files import summary, write_evaluation, write_removed_units, write_unit_table
+from hgsp_core.report.outcome import analysis, comparison, outcomes
+from hgsp_core.report.picture import draw_layers
 from hgsp_core.report.tables import headline
 
 RECIPE = Recipe(model={"path": "models/tiny"}, output="results/tiny")
@@ -29,14 +34,21 @@ def measured(layout, seed=0):
     return scores, Plan.of(layout, kept, layout.layer_parameters, notes=("Layer 1 was removed whole.",))
 
 
+def facts(layout, priors=None, report=REPORT):
+    scores, plan = measured(layout)
+    diagnosis = diagnose(RECIPE, layout, plan, scores, Scales.of_scores(scores), None)
+    return RunFacts(RECIPE, layout, plan, scores, priors, report, diagnosis)
+
+
 @pytest.fixture
 def small():
     return llama(layers=4, hidden=32, heads=8, kv_heads=4, channels=24, vocab=50, head_dim=4, bias=True)
 
 
 def test_the_unit_table_lists_every_unit_once_with_what_became_of_it(small, tmp_path):
-    scores, plan = measured(small)
-    write_unit_table(tmp_path / "table.csv", small, plan, scores)
+    run = facts(small)
+    scores, plan = run.scores, run.plan
+    write_unit_table(tmp_path / "table.csv", run)
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["layer", "kind", "index", "importance", "cost", "score", "kept"]
@@ -52,17 +64,17 @@ def test_the_unit_table_lists_every_unit_once_with_what_became_of_it(small, tmp_
 
 def test_the_unit_table_of_an_8b_model_takes_seconds(tmp_path):
     layout = llama(layers=32, hidden=4096, heads=32, kv_heads=8, channels=14336, vocab=128256, head_dim=128)
-    scores, plan = measured(layout)
+    run = facts(layout)
     start = time.process_time()
-    write_unit_table(tmp_path / "table.csv", layout, plan, scores)
+    write_unit_table(tmp_path / "table.csv", run)
     assert time.process_time() - start < 5
     assert sum(1 for _ in (tmp_path / "table.csv").open()) == 1 + 32 * (8 + 14336)
 
 
 def test_the_summary_adds_up(small):
-    _, plan = measured(small)
     priors = Priors(np.array([0.5, 0.25, 0.125, np.nan]), {"attention": np.full(4, 0.75)})
-    lines = summary(RECIPE, small, plan, priors, REPORT).splitlines()
+    run = facts(small, priors)
+    plan, lines = run.plan, summary(run).splitlines()
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines[3:7]]
     assert [row[0] for row in cells] == ["0", "1", "2", "3"]
     assert cells[0][1:3] == ["3 / 4", "18 / 24"] and cells[1][1:3] == ["0 / 4", "0 / 24"]
@@ -74,20 +86,15 @@ def test_the_summary_adds_up(small):
     assert [row[6] for row in cells] == ["0.5", "0.25", "0.125", "-"]
     assert f"Removed {plan.removed(small):,} of the {small.layer_parameters:,} parameters that were to go:" in lines
     assert any(line.split() == ["perplexity,", "pydoc", "20.00", "25.00", "+25.0%"] for line in lines)
-    assert lines[-1].endswith("Layer 1 was removed whole.")
+    assert any(line.endswith("Layer 1 was removed whole.") for line in lines)
+    assert "Finding (critical): Early layers lose more than half. See gradient_diagnosis.json." in lines
     assert not any(line != line.rstrip() for line in lines)
 
 
-def test_the_three_files_are_written_and_the_picture_shows_both_kinds_of_block(small, tmp_path):
+def test_the_picture_of_the_layers_shows_both_kinds_of_block(small, tmp_path):
     from matplotlib.image import imread
 
-    scores, plan = measured(small)
-    write_reports(tmp_path, RECIPE, small, plan, scores, None, REPORT)
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "global_group_table.csv",
-        "pruning_summary_by_layer.txt",
-        "layers.png",
-    }
+    draw_layers(tmp_path / "layers.png", facts(small))
     pixels = (imread(tmp_path / "layers.png")[..., :3] * 255).round().astype(int)
     height = len(pixels)
 
@@ -100,6 +107,57 @@ def test_the_three_files_are_written_and_the_picture_shows_both_kinds_of_block(s
     assert area(orange, bottom) > 0.2 and area(blue, bottom) == 0
     # a quarter of three layers and all of the fourth are gone: grey is 7/9 of what is coloured
     assert area(grey, top) / area(blue, top) == pytest.approx(7 / 9, rel=0.15)
+
+
+def test_the_removed_units_are_those_that_go_lowest_first(small, tmp_path):
+    run = facts(small)
+    write_unit_table(tmp_path / "all.csv", run)
+    write_removed_units(tmp_path / "gone.csv", run)
+    every, gone = (list(csv.DictReader((tmp_path / name).open())) for name in ("all.csv", "gone.csv"))
+    assert [float(r["score"]) for r in gone] == sorted(float(r["score"]) for r in every if r["kept"] == "0")
+    assert {(r["layer"], r["kind"], r["index"]) for r in gone} == {
+        (r["layer"], r["kind"], r["index"]) for r in every if r["kept"] == "0"
+    }
+
+
+def test_the_comparison_and_the_analysis_add_up_to_the_plan(small):
+    _, plan = measured(small)
+    sizes, found = comparison(small, plan), analysis(small, plan)
+    outside = small.parameters - small.layer_parameters
+    for side in ("before", "after"):
+        assert sum(layer[side]["parameters"] for layer in sizes["layers"]) + outside == sizes["parameters"][side]
+        for layer in sizes["layers"]:
+            assert layer[side]["attention"]["parameters"] + layer[side]["mlp"]["parameters"] == layer[side]["parameters"]
+    assert sizes["parameters"] == {"before": small.parameters, "after": plan.parameters_after(small)}
+    first = sizes["layers"][0]
+    assert first["before"]["attention"] | {"parameters": 0} == {"parameters": 0, "units": 4, "query_heads": 8}
+    assert first["after"]["attention"] | {"parameters": 0} == {"parameters": 0, "units": 3, "query_heads": 6}
+    assert (first["before"]["mlp"]["units"], first["after"]["mlp"]["units"]) == (24, 18)
+
+    assert found["removed"]["parameters"] == plan.removed(small) == sum(
+        kind["parameters_removed"] for kind in found["kinds"].values()
+    )
+    assert found["layers_removed_whole"] == [1]
+    assert found["kinds"]["attention"]["blocks_removed_whole"] == [1] and found["kinds"]["mlp"]["units_removed"] == 3 * 6 + 24
+    assert found["rate"]["largest"] == 1 and found["rate"]["spread"] == 1 - found["rate"]["smallest"]
+    assert [layer["rate"] for layer in found["layers"]] == [layer["removed"] for layer in sizes["layers"]]
+
+
+def test_query_heads_that_go_alone_are_counted(small):
+    kept = {(b.layer, b.axis.name): range(b.units) for b in small.blocks()}
+    plan = Plan.of(small, kept, 0, heads={(2, "attention"): [[0]] * 4})
+    layer = outcomes(small, plan)[2]
+    assert layer.blocks["attention"].text() == "4 / 4 (4 / 8 heads)" and layer.blocks["mlp"].text() == "24 / 24"
+    assert 0 < layer.rate < 1 and layer.after == layer.before - 4 * small.layers[2].blocks["attention"].head_cost
+
+
+def test_what_was_measured_stands_apart_from_what_was_counted(small, tmp_path):
+    before = {"parameters": 9, "bytes": 4, "perplexity": {"pydoc": 20.0}, "perplexity_protocol": {"seq_len": 128}}
+    run = facts(small, report={**REPORT, "before": before, "after": {"parameters": 8}})
+    write_evaluation(tmp_path / "evaluation.json", run)
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert found["before"] == {"perplexity": {"pydoc": 20.0}, "perplexity_protocol": {"seq_len": 128}}
+    assert found["after"] is None and found["evaluate"] == []
 
 
 def test_the_headline_has_a_row_for_each_cost_and_each_measurement():

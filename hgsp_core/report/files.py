@@ -1,99 +1,97 @@
-"""The files of a run that people read: a table of every unit, a summary by layer, and a picture of what stays."""
+"""The files of a run that people and other programs read; docs/reports.md lists them."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hgsp_core.artifacts import Plan, Priors, Scores
-from hgsp_core.layout import Layout
-from hgsp_core.recipe import Recipe
-from hgsp_core.report.picture import draw_layers
+from hgsp_core.report import diagnosis
+from hgsp_core.report.cost import COSTS
+from hgsp_core.report.facts import RunFacts
+from hgsp_core.report.json_files import write_json
+from hgsp_core.report.outcome import analysis, comparison
+from hgsp_core.report.picture import draw_curves, draw_layers
+from hgsp_core.report.run_page import run_page
 from hgsp_core.report.tables import HEADER, headline
 
 
-def write_reports(
-    directory: Path,
-    recipe: Recipe,
-    layout: Layout,
-    plan: Plan,
-    scores: Scores,
-    priors: Priors | None,
-    report: Mapping[str, Any],
-) -> None:
-    """Write `global_group_table.csv`, `pruning_summary_by_layer.txt` and `layers.png` into the run directory."""
-    write_unit_table(directory / "global_group_table.csv", layout, plan, scores)
-    text = summary(recipe, layout, plan, priors, report)
-    (directory / "pruning_summary_by_layer.txt").write_text(text, encoding="utf-8")
-    draw_layers(directory / "layers.png", layout, plan, title=_title(recipe, layout, plan))
+def write_reports(directory: Path, facts: RunFacts) -> None:
+    """Write every report of a run into its directory, apart from report.json itself."""
+    layout, plan = facts.layout, facts.plan
+    write_unit_table(directory / "global_group_table.csv", facts)
+    write_removed_units(directory / "groups_to_prune.csv", facts)
+    (directory / "pruning_summary_by_layer.txt").write_text(summary(facts), encoding="utf-8")
+    write_json(directory / "pruning_analysis.json", analysis(layout, plan))
+    write_json(directory / "pruning_comparison.json", comparison(layout, plan))
+    write_json(directory / diagnosis.FILE, facts.diagnosis)
+    write_evaluation(directory / "evaluation_results.json", facts)
+    if facts.priors is not None:
+        write_json(directory / "layer_importance.json", facts.priors.to_json())
+        draw_curves(directory / "layer_importance.png", facts.prior_series(), f"{facts.model}: importance of layers and blocks", "prior")
+    what = facts.diagnosis["source"]
+    draw_curves(directory / "gradient_scale.png", facts.scale_series(), f"{facts.model}: size of {what} by layer", f"absolute {what}")
+    draw_layers(directory / "layers.png", facts)
+    (directory / "report.html").write_text(run_page(facts), encoding="utf-8")
 
 
-def write_unit_table(path: Path, layout: Layout, plan: Plan, scores: Scores) -> None:
+def write_unit_table(path: Path, facts: RunFacts) -> None:
     """One line a unit: layer, kind, index, importance, cost, score (low goes first), kept (1 or 0)."""
-    kinds, kept = np.array(scores.axes)[scores.axis], kept_mask(layout, plan, scores)
-    columns = (scores.layer, kinds, scores.index, scores.importance, scores.cost, scores.score, kept)
+    columns = {**_columns(facts), "kept": facts.kept}
+    _write_csv(path, columns, np.arange(len(facts.scores)))
+
+
+def write_removed_units(path: Path, facts: RunFacts) -> None:
+    """One line a unit that goes, lowest score first: layer, kind, index, importance, cost, score."""
+    order = np.argsort(facts.scores.score, kind="stable")
+    _write_csv(path, _columns(facts), order[facts.kept[order] == 0])
+
+
+def _columns(facts: RunFacts) -> dict[str, np.ndarray]:
+    scores = facts.scores
+    return {
+        "layer": scores.layer,
+        "kind": np.array(scores.axes)[scores.axis],
+        "index": scores.index,
+        "importance": scores.importance,
+        "cost": scores.cost,
+        "score": scores.score,
+    }
+
+
+def _write_csv(path: Path, columns: dict[str, np.ndarray], rows: np.ndarray) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("layer", "kind", "index", "importance", "cost", "score", "kept"))
-        writer.writerows(zip(*(column.tolist() for column in columns)))
+        writer.writerow(columns)
+        writer.writerows(zip(*(column[rows].tolist() for column in columns.values())))
 
 
-def kept_mask(layout: Layout, plan: Plan, scores: Scores) -> np.ndarray:
-    """1 where the unit of that row of the scores stays, else 0. [units]"""
-    stays = np.zeros((len(layout.layers), len(scores.axes), 1 + int(scores.index.max(initial=0))), dtype=np.int8)
-    for block in layout.blocks():
-        stays[block.layer, scores.axes.index(block.axis.name), list(plan.block(block).kept)] = 1
-    return stays[scores.layer, scores.axis, scores.index]
+def write_evaluation(path: Path, facts: RunFacts) -> None:
+    """What was measured on the model before and after, and how it was asked for; null where nothing was."""
+    sides = {side: {k: v for k, v in facts.report[side].items() if k not in COSTS} for side in ("before", "after")}
+    evaluate = [use.model_dump(mode="json") for use in facts.recipe.evaluate]
+    write_json(path, {"evaluate": evaluate, **{side: found or None for side, found in sides.items()}})
 
 
-def rates(layout: Layout, plan: Plan) -> tuple[float, float]:
-    """Share of parameters that goes: of the whole model, and of its decoder layers."""
-    removed = plan.removed(layout)
-    return removed / layout.parameters, removed / layout.layer_parameters
-
-
-def _title(recipe: Recipe, layout: Layout, plan: Plan) -> str:
-    total, layers = rates(layout, plan)
-    return f"{Path(recipe.model.path).name}: {total:.1%} of the parameters removed ({layers:.1%} of the layers')"
-
-
-def summary(recipe: Recipe, layout: Layout, plan: Plan, priors: Priors | None, report: Mapping[str, Any]) -> str:
+def summary(facts: RunFacts) -> str:
     """The plan layer by layer, and the headline of the report, as text."""
-    axes = [axis.name for axis in layout.architecture.axes]
-    header = ["layer", *(f"{axis} kept" for axis in axes), "before", "after", "removed"]
-    header += ["prior", *(f"prior {axis}" for axis in axes)] if priors else []
-    rows = [header]
-    for layer in layout.layers:
-        kept = {name: plan.block(block) for name, block in layer.blocks.items()}
-        after = sum(block.kept_cost(len(kept[name].kept)) for name, block in layer.blocks.items())
-        row = [str(layer.index), *(f"{len(kept[axis].kept)} / {kept[axis].of}" for axis in axes)]
-        row += [f"{layer.cost:,}", f"{after:,}", f"{1 - after / layer.cost:.1%}"]
-        if priors:
-            row += [_number(priors.layer[layer.index])]
-            row += [_number(priors.blocks[axis][layer.index]) if axis in priors.blocks else "-" for axis in axes]
-        rows.append(row)
-    total, of_layers = rates(layout, plan)
+    plan, (header, rows) = facts.plan, facts.layer_table()
+    total, of_layers = facts.removed
     lines = [
-        f"Model {recipe.model.path}, allocated by {recipe.allocate.use}, scored by {recipe.score.use}",
+        f"Model {facts.recipe.model.path}, allocated by {facts.recipe.allocate.use}, scored by {facts.recipe.score.use}",
         "",
-        *_aligned(rows),
+        *_aligned([header, *rows]),
         "",
-        *_aligned([list(HEADER), *(list(row.cells()) for row in headline(report))]),
+        *_aligned([list(HEADER), *(list(row.cells()) for row in headline(facts.report))]),
         "",
-        f"Removed {plan.removed(layout):,} of the {plan.before - plan.target:,} parameters that were to go:",
+        f"Removed {plan.removed(facts.layout):,} of the {plan.before - plan.target:,} parameters that were to go:",
         f"{total:.2%} of all parameters, {of_layers:.2%} of the layers' parameters.",
-        f"Layers: {len(layout.layers)} before, {len(plan.kept_layers())} after.",
+        f"Layers: {len(facts.layers)} before, {len(plan.kept_layers())} after.",
         *(f"Note: {note}" for note in plan.notes),
+        *(f"Finding ({f['severity']}): {f['title']}. See gradient_diagnosis.json." for f in facts.diagnosis["findings"]),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.4g}"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -99,10 +99,10 @@ def figure(drawing: Markup, caption: str, *more: Markup) -> Markup:
     return Markup("<figure>\n{}\n<figcaption>{}</figcaption>\n{}</figure>").format(drawing, caption, _lines(more))
 
 
-def facts(pairs: Mapping[str, str | Markup]) -> Markup:
+def pairs(found: Mapping[str, str | Markup]) -> Markup:
     """Names and what they are: short facts, or words explained."""
     return Markup("<dl>\n{}\n</dl>").format(
-        _lines(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, value) for name, value in pairs.items())
+        _lines(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, value) for name, value in found.items())
     )
 
 
@@ -118,6 +118,17 @@ def bullets(items: Iterable[str | Markup]) -> Markup:
 def folded(summary: str, body: Markup) -> Markup:
     """Details that open on a click; always open in print."""
     return Markup("<details>\n<summary>{}</summary>\n{}\n</details>").format(summary, body)
+
+
+def tiles(items: Iterable[tuple[str, str, str]]) -> Markup:
+    """A few big numbers: (what it is, the number, a line below it)."""
+    tile = Markup("<li><span>{}</span><strong>{}</strong><small>{}</small></li>")
+    return Markup('<ul class="tiles">\n{}\n</ul>').format(_lines(tile.format(*item) for item in items))
+
+
+def beside(parts: Iterable[Markup]) -> Markup:
+    """Figures beside each other where the page is wide enough, else below each other."""
+    return Markup('<div class="beside">\n{}\n</div>').format(_lines(parts))
 
 
 def card(title: str, tone: str, *body: Markup) -> Markup:

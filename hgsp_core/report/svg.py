@@ -41,6 +41,7 @@ def bars(
     line: float | None = None,
     show: Callable[[float], str] = short,
     height: int = 150,
+    x_label: str = "",
 ) -> Markup:
     """Upright bars, one a name.
 
@@ -67,7 +68,7 @@ def bars(
         parts.append(Markup("<g><title>{}</title>{}</g>").format(title, marks))
     if line is not None and math.isfinite(line):
         parts.append(Markup('<line class="mark" x2="100%" y1="{0:.3f}%" y2="{0:.3f}%"/>').format(100 - scale.place(line)))
-    return _plot(label, height, scale, show, _names(names, step), parts)
+    return _plot(label, height, scale, show, _names(names, step), parts, x_label)
 
 
 def points(

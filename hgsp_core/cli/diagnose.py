@@ -1,0 +1,59 @@
+"""`hgsp diagnose`: what is wrong with a run, and what repairs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hgsp_core.cli.options import Json
+
+
+def diagnose(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Show whether some layers of a run lost far too much, why, and the recipe lines that repair it.
+
+    Example: `hgsp diagnose results/first`
+
+    Reads gradient_diagnosis.json of the run (docs/reports.md explains it). Writes nothing.
+    """
+    from hgsp_core.cli.show import print_json
+    from hgsp_core.report.diagnosis import read_diagnosis
+
+    found = read_diagnosis(run)
+    if as_json:
+        print_json(found)
+    else:
+        show(found, run)
+
+
+def show(found: Mapping[str, Any], run: Path) -> None:
+    """The findings, worst first, and the checks."""
+    from rich.table import Table
+
+    from hgsp_core.cli.show import output as stdout
+    from hgsp_core.report.diagnosis import check_value, repair_options, repair_text
+
+    console = stdout()
+    for finding in found["findings"]:
+        console.print(f"{finding['severity'].upper()}: {finding['title']}", markup=False, style="bold")
+        console.print(f"  {finding['text']}", markup=False)
+        if repair := finding["repair"]:
+            console.print(f"  {repair_text(repair)}", markup=False)
+            for line in repair["recipe"].rstrip().splitlines():
+                console.print(f"      {line}", markup=False)
+            console.print(f"  As a command: hgsp run {run / 'recipe.yaml'} {repair_options(repair)} --output NEW", markup=False)
+        console.print()
+    if not found["findings"]:
+        console.print("No findings: no layer was emptied because of the scale of its scores.")
+        console.print()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, side in (("", "left"), ("this run", "right"), ("healthy", "right")):
+        table.add_column(name, justify=side, no_wrap=True)
+    for check in found["checks"]:
+        table.add_row(check["check"], check_value(check), "yes" if check["ok"] else "no")
+    console.print(table)

@@ -1,0 +1,383 @@
+"""Diagnosis of a run (R6, R7): whether layers lose too much, why, and which recipe lines were found to repair it.
+
+The usual cause of "extreme pruning" is scores on different scales: where the gradients of one layer are a thousand times those
+of another, a ranking over all layers together empties the second, however useful its units are. A repair is not guessed: each
+candidate of the choice guide (R6) is allocated on the scores of this very run, and the first that is healthy is suggested.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from hgsp_core.artifacts import LayerStatistics, Plan, Scores
+from hgsp_core.errors import DiagnosisError, HgspError
+from hgsp_core.layout import Layout
+from hgsp_core.recipe import Recipe, parse_recipe
+from hgsp_core.report.outcome import rates
+
+FILE = "gradient_diagnosis.json"
+#: worst first
+SEVERITIES = ("critical", "high", "medium", "note")
+#: a layer that loses more of its parameters is pruned extremely
+EXTREME = 0.5
+#: the layers at the input, on which all others build
+FIRST = 5
+#: largest share of the layers that may be extreme
+MANY = 0.2
+#: layer means of gradients that differ more than this are of another scale; more than the second, of a very different one
+UNEVEN, FAR_APART = 100.0, 1000.0
+#: healthy runs have fewer extreme layers, less spread between layers, and do not lose this much of layers 2 to 4
+FEW, SPREAD, EARLY = 3, 0.3, slice(2, 5)
+
+_MINMAX = [{"use": "minmax"}]
+_CAPPED = "allocate.with.limits.layer_max_rate=0.45"
+
+#: recipe -> the scores that the allocator is given, and its plan; from what was measured already
+Replan = Callable[[Recipe], tuple[Scores, Plan]]
+
+
+@dataclass(frozen=True)
+class Scales:
+    """How large the gradients of each layer are, or, without gradients, the scores of its units. Columns [layers]."""
+
+    source: str
+    mean: np.ndarray
+    std: np.ndarray
+    norm: np.ndarray
+    max: np.ndarray
+    min: np.ndarray
+
+    @classmethod
+    def of_gradients(cls, layers: Sequence[LayerStatistics]) -> Scales:
+        """From what the sweep's GradientScale found."""
+        columns = {name: np.array([float(layer[name]) for layer in layers]) for name in ("mean", "std", "norm", "max", "min")}
+        return cls("gradients", **columns)
+
+    @classmethod
+    def of_scores(cls, scores: Scores) -> Scales:
+        """Of the units' absolute scores as measured, before normalizers."""
+        sizes = [np.abs(scores.score[scores.layer == i]) for i in range(int(scores.layer.max()) + 1)]
+        norms = [np.sqrt((x**2).sum()) for x in sizes]
+        parts = ([measure(x) for x in sizes] for measure in (np.mean, np.std))
+        mean, std = map(np.array, parts)
+        return cls("scores", mean, std, np.array(norms), np.array([x.max() for x in sizes]), np.array([x.min() for x in sizes]))
+
+    @property
+    def what(self) -> str:
+        """What the numbers are, for a reader."""
+        if self.source == "gradients":
+            return "absolute gradients of the mean calibration loss, over all weights of a layer's units"
+        return "absolute scores of a layer's units before normalizers; this run took no gradients"
+
+
+def ratio(values: np.ndarray) -> float:
+    """Largest / smallest; infinite where only some are 0, and 1 where all are."""
+    low, high = float(values.min()), float(values.max())
+    return 1.0 if high == 0 else np.inf if low == 0 else high / low
+
+
+def diagnose(recipe: Recipe, layout: Layout, plan: Plan, scores: Scores, scales: Scales, replan: Replan | None) -> dict[str, Any]:
+    """The content of gradient_diagnosis.json.
+
+    Args:
+        scores: as the allocator was given them.
+        replan: called only where something is to be repaired, and then once for each candidate. None where plans are too
+            costly to try, as the allocator judged each on the model itself.
+    """
+    state, mean_ratio = State.of(rates(layout, plan), scores), ratio(scales.mean)
+    uneven = mean_ratio > UNEVEN and state.balance > UNEVEN and not state.whole_layers
+    suffers = uneven and replan is not None and compares_layers(recipe, layout, state, replan)
+    faults = list(find_faults(state, scales, suffers))
+    if replan:
+        repair = find_repair(recipe, layout, state, faults, mean_ratio, replan)
+    else:
+        repair = forced_repair(recipe, faults)
+    return {
+        "source": scales.source,
+        "what": scales.what,
+        "mean_ratio": mean_ratio,
+        "norm_ratio": ratio(scales.norm),
+        "extreme_layers": state.extreme,
+        "num_extreme_layers": len(state.extreme),
+        "spread": state.spread,
+        "checks": checks(state, mean_ratio),
+        "findings": [finding(fault, recipe, repair) for fault in faults],
+        "layers": [
+            {
+                "layer": i,
+                **{name: float(getattr(scales, name)[i]) for name in ("mean", "std", "norm", "max", "min")},
+                "removed": float(state.rates[i]),
+            }
+            for i in range(len(state.rates))
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class State:
+    """What a plan does to the layers. `rates` [layers]; `balance`: deviations of scores inside layers, largest / smallest."""
+
+    rates: np.ndarray
+    balance: float
+
+    @classmethod
+    def of(cls, rates: np.ndarray, scores: Scores) -> State:
+        deviations = [scores.score[scores.layer == i].std() for i in range(len(rates))]
+        return cls(rates, ratio(np.array(deviations)))
+
+    @property
+    def extreme(self) -> list[int]:
+        return np.flatnonzero(self.rates > EXTREME).tolist()
+
+    @property
+    def spread(self) -> float:
+        return float(self.rates.max() - self.rates.min())
+
+    @property
+    def whole_layers(self) -> bool:
+        """Nothing but whole layers goes: removed on purpose, and not because their units lost a ranking."""
+        return bool(((self.rates == 0) | (self.rates == 1)).all())
+
+
+def checks(state: State, mean_ratio: float) -> list[dict[str, Any]]:
+    """What a healthy run looks like, and whether this one does."""
+    early = float(state.rates[EARLY].max(initial=0.0))
+    return [
+        _check("layers 2 to 4 lose less than half", "share", early, EXTREME),
+        _check("most and least pruned layer are less than 30 points apart", "points", state.spread, SPREAD),
+        _check("scales of layers differ less than 100 times", "times", mean_ratio, UNEVEN),
+        _check("fewer than 3 layers lose more than half", "layers", len(state.extreme), FEW),
+    ]
+
+
+def _check(text: str, unit: str, value: float, limit: float) -> dict[str, Any]:
+    return {"check": text, "unit": unit, "value": value, "limit": limit, "ok": value < limit}
+
+
+def check_value(check: Mapping[str, Any]) -> str:
+    """The value of a check as people read it: 34%, 30 points, 1,240 times, 3."""
+    value = float(check["value"])  # infinity stands in JSON as text
+    match check["unit"]:
+        case "share":
+            return f"{value:.0%}"
+        case "points":
+            return f"{100 * value:.0f} points"
+        case "times":
+            return _times(value)
+    return f"{value:.0f}"
+
+
+def repair_text(repair: Mapping[str, Any]) -> str:
+    """What the lines of a finding's repair do, in a sentence or two."""
+    then = repair["then"]
+    if then is None:
+        return "These recipe lines forbid it. They were not tried, as the search would have to run again: compare the perplexity of both runs."
+    count = then["num_extreme_layers"]
+    layers = "no layer loses" if count == 0 else "one layer loses" if count == 1 else f"{count} layers lose"
+    verdict = "These recipe lines repair it" if repair["repairs"] else "No setting that was tried repairs all of it; these recipe lines come nearest"
+    return (
+        f"{verdict}. On the scores of this run, {layers} more than half with them, and layers 2 to 4 lose "
+        f"{then['layers_2_to_4_lose_at_most']:.0%} at the most. Compare the perplexity of both runs."
+    )
+
+
+def repair_options(repair: Mapping[str, Any]) -> str:
+    """The lines as options of `hgsp run`, quoted for a shell."""
+    return " ".join(f"--set {shlex.quote(setting)}" for setting in repair["set"])
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is wrong with a state: `holds` tells whether it is wrong with another one, too."""
+
+    kind: str
+    severity: str
+    layers: tuple[int, ...]
+    title: str
+    text: str
+
+    def holds(self, state: State) -> bool:
+        if self.kind == "scale":
+            return state.balance > UNEVEN
+        if self.kind == "many-extreme":
+            return len(state.extreme) > MANY * len(state.rates)
+        return any(i < FIRST for i in state.extreme)
+
+
+def compares_layers(recipe: Recipe, layout: Layout, state: State, replan: Replan) -> bool:
+    """Whether the layers' rates depend on the balance of scores between them: not where each layer's rate is set apart."""
+    try:
+        _, plan = replan(apply(recipe, [f"normalize={_flow(_MINMAX)}"]))
+    except HgspError:
+        return True
+    return not np.allclose(rates(layout, plan), state.rates)
+
+
+def find_faults(state: State, scales: Scales, suffers: bool) -> Iterator[Fault]:
+    """Worst first. suffers: the plan is another one for the difference in scale."""
+    if not state.whole_layers:
+        yield from _extreme_faults(state)
+    mean_ratio = ratio(scales.mean)
+    if mean_ratio <= UNEVEN:
+        return
+    high, low = int(scales.mean.argmax()), int(scales.mean.argmin())
+    text = f"{scales.source.capitalize()} are {_times(mean_ratio)} as large in layer {high} as in layer {low}. "
+    if suffers:
+        severity = "high" if mean_ratio > FAR_APART else "medium"
+        then = "All layers are ranked together, so those of small scale lose their units first, however useful these are."
+    else:
+        severity, then = "note", "This allocation does not depend on it."
+    yield Fault("scale", severity, (high, low), "The layers are of different scale", text + then)
+
+
+def _extreme_faults(state: State) -> Iterator[Fault]:
+    extreme = state.extreme
+    early = tuple(i for i in extreme if i < FIRST)
+    if early:
+        lost = ", ".join(f"layer {i} {state.rates[i]:.0%}" for i in early)
+        yield Fault(
+            "early-extreme",
+            "critical",
+            early,
+            "Early layers lose more than half",
+            f"Of the first {FIRST} layers these lose more than half of their parameters: {lost}. "
+            "All later layers build on what they give; deep models rarely survive that.",
+        )
+    if len(extreme) > MANY * len(state.rates):
+        yield Fault(
+            "many-extreme",
+            "high",
+            tuple(extreme),
+            "Many layers lose more than half",
+            f"{len(extreme)} of {len(state.rates)} layers lose more than half of their parameters, and the others little or nothing.",
+        )
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Settings of the recipe, as `--set` takes them, the state that they led to (None: not tried), and the faults left."""
+
+    settings: tuple[str, ...]
+    state: State | None
+    left: tuple[str, ...]
+
+    def lines(self, recipe: Recipe) -> str:
+        """The settings as lines of YAML, to put into the recipe in place of its own."""
+        changed = apply(recipe, self.settings)
+        keys = dict.fromkeys(setting.partition("=")[0].partition(".")[0] for setting in self.settings)
+        data = changed.model_dump(mode="json", include=set(keys))
+        return yaml.safe_dump({key: _short(data[key]) for key in keys}, sort_keys=False, allow_unicode=True)
+
+
+def apply(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe with settings, checked as any recipe."""
+    return parse_recipe(recipe.to_yaml(), "the recipe with these settings", settings)
+
+
+def find_repair(
+    recipe: Recipe, layout: Layout, state: State, faults: Sequence[Fault], mean_ratio: float, replan: Replan
+) -> Repair | None:
+    """The first candidate that mends all faults, else the one that mends most; None where none mends any.
+
+    One that makes more layers extreme than there are is no repair.
+    """
+    wrong = [fault for fault in faults if fault.severity != "note"]
+    best, best_left = None, len(wrong)
+    for settings in candidates(recipe, mean_ratio, len(state.extreme)):
+        if not wrong or best_left == 0:
+            break
+        try:
+            scores, plan = replan(apply(recipe, settings))
+        except HgspError:
+            continue  # the recipe's method does not take this setting, or its limits forbid it
+        tried = State.of(rates(layout, plan), scores)
+        left = tuple(fault.kind for fault in wrong if fault.holds(tried))
+        if len(tried.extreme) > len(state.extreme):
+            continue
+        if len(left) < best_left:
+            best, best_left = Repair(tuple(settings), tried, left), len(left)
+    return best
+
+
+def forced_repair(recipe: Recipe, faults: Sequence[Fault]) -> Repair | None:
+    """A limit under which no layer can be extreme, where the allocator knows it."""
+    if not any(fault.kind.endswith("extreme") for fault in faults):
+        return None
+    try:
+        apply(recipe, [_CAPPED])
+    except HgspError:
+        return None
+    return Repair((_CAPPED,), None, ())
+
+
+def candidates(recipe: Recipe, mean_ratio: float, extreme: int) -> Iterator[list[str]]:
+    """Settings in the order in which to try them: the choice guide (R6) first, then its other normalizers, then limits."""
+    log, clip_log = [{"use": "log"}], [{"use": "clip"}, {"use": "log"}]
+    guide = [_MINMAX, [{"use": "sqrt"}]]
+    if mean_ratio > FAR_APART:
+        guide = [clip_log, log] if extreme > 5 else [log]
+    others = [log, _MINMAX, [{"use": "sqrt"}], clip_log, [{"use": "clip"}, {"use": "minmax"}], [{"use": "zscore"}]]
+    for normalizers in [*guide, *(other for other in others if other not in guide)]:
+        yield [f"normalize={_flow(normalizers)}"]
+    yield [_CAPPED]
+    yield [f"normalize={_flow(_MINMAX)}", _CAPPED]
+    share = recipe.allocate.with_.get("ratio")
+    for part in (0.75, 0.5, 0.25) if isinstance(share, int | float) else ():
+        yield [f"allocate.with.ratio={share * part:.3g}"]
+
+
+def finding(fault: Fault, recipe: Recipe, repair: Repair | None) -> dict[str, Any]:
+    """A fault as it stands in the file, with what repairs it."""
+    found = {key: value for key, value in asdict(fault).items()} | {"layers": list(fault.layers), "repair": None}
+    if fault.severity == "note" or repair is None:
+        return found
+    then = None
+    if after := repair.state:
+        early = float(after.rates[EARLY].max(initial=0.0))
+        then = {"num_extreme_layers": len(after.extreme), "layers_2_to_4_lose_at_most": early, "spread": after.spread}
+    lines, repairs = repair.lines(recipe), fault.kind not in repair.left
+    return found | {"repair": {"set": list(repair.settings), "recipe": lines, "repairs": repairs, "then": then}}
+
+
+def read_diagnosis(run: Path) -> dict[str, Any]:
+    """gradient_diagnosis.json of a run's directory.
+
+    Raises:
+        DiagnosisError: no such directory, no finished run, or a file that is none of ours.
+    """
+    path = run / FILE
+    if not run.is_dir():
+        raise DiagnosisError.no_directory(run, [d.name for d in run.parent.glob("*") if d.is_dir()])
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not {"findings", "checks", "layers"} <= found.keys():
+            raise ValueError("it has no findings")
+    except FileNotFoundError:
+        raise DiagnosisError.no_diagnosis(path) from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise DiagnosisError.unreadable(path, error) from None
+    return found
+
+
+def _short(value: Any) -> Any:
+    """Without empty `with`."""
+    if isinstance(value, Mapping):
+        return {key: _short(item) for key, item in value.items() if not (key == "with" and not item)}
+    return [_short(item) for item in value] if isinstance(value, list) else value
+
+
+def _flow(value: Any) -> str:
+    """YAML on one line, as `--set` takes it."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()
+
+
+def _times(value: float) -> str:
+    return "infinitely many times" if not np.isfinite(value) else f"{value:,.1f} times" if value < 10 else f"{value:,.0f} times"

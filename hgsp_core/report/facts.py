@@ -1,0 +1,91 @@
+"""What the files, the pictures and the page of a run are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hgsp_core.artifacts import Plan, Priors, Scores
+from hgsp_core.layout import Layout
+from hgsp_core.recipe import Recipe
+from hgsp_core.report.outcome import LayerOutcome, outcomes
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A finished run. `report` and `diagnosis` are the contents of report.json and gradient_diagnosis.json."""
+
+    recipe: Recipe
+    layout: Layout
+    plan: Plan
+    scores: Scores
+    priors: Priors | None
+    report: Mapping[str, Any]
+    diagnosis: Mapping[str, Any]
+
+    @cached_property
+    def layers(self) -> list[LayerOutcome]:
+        return outcomes(self.layout, self.plan)
+
+    @property
+    def axes(self) -> list[str]:
+        return [axis.name for axis in self.layout.architecture.axes]
+
+    @property
+    def model(self) -> str:
+        return Path(self.recipe.model.path).name
+
+    @property
+    def removed(self) -> tuple[float, float]:
+        """Share of the parameters that went: of the whole model, and of its decoder layers."""
+        removed = self.plan.removed(self.layout)
+        return removed / self.layout.parameters, removed / self.layout.layer_parameters
+
+    @property
+    def title(self) -> str:
+        return f"{self.model}, {self.removed[0]:.1%} smaller"
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """1 where the unit of that row of the scores stays, else 0. [units]"""
+        scores = self.scores
+        stays = np.zeros((len(self.layout.layers), len(scores.axes), 1 + int(scores.index.max(initial=0))), dtype=np.int8)
+        for block in self.layout.blocks():
+            stays[block.layer, scores.axes.index(block.axis.name), list(self.plan.block(block).kept)] = 1
+        return stays[scores.layer, scores.axis, scores.index]
+
+    def layer_table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of what became of each layer, and its priors where there are any."""
+        header = ["layer", *(f"{axis} kept" for axis in self.axes), "before", "after", "removed"]
+        header += ["prior", *(f"prior {axis}" for axis in self.axes)] if self.priors else []
+        rows = []
+        for layer in self.layers:
+            row = [str(layer.index)]
+            row += [layer.blocks[axis].text() if axis in layer.blocks else "-" for axis in self.axes]
+            row += [f"{layer.before:,}", f"{layer.after:,}", f"{layer.rate:.1%}"]
+            if self.priors:
+                row += [_number(self.priors.layer[layer.index])]
+                row += [_number(self.priors.blocks[a][layer.index]) if a in self.priors.blocks else "-" for a in self.axes]
+            rows.append(row)
+        return header, rows
+
+    def prior_series(self) -> dict[str, list[float]]:
+        """Priors of the layers and, where they were measured, of the blocks: name -> [layers]."""
+        if self.priors is None:
+            return {}
+        columns = {"layer": self.priors.layer, **self.priors.blocks}
+        return {name: list(map(float, values)) for name, values in columns.items() if np.isfinite(values).any()}
+
+    def scale_series(self) -> dict[str, list[float]]:
+        """Largest, mean and smallest gradient (or score) of each layer: name -> [layers]."""
+        names = {"largest": "max", "mean": "mean", "smallest": "min"}
+        return {name: [layer[key] for layer in self.diagnosis["layers"]] for name, key in names.items()}
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4g}"
