@@ -17,3 +17,10 @@ def hgsp(*arguments, cwd, plugins=(), **env) -> subprocess.CompletedProcess:
     environment |= {"HGSP_CACHE": str(Path(cwd).parent / f"{Path(cwd).name}-store"), "OMP_NUM_THREADS": "2", **env}
     command = [sys.executable, "-m", "hgsp_core", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def at(recipe, key):
+    """The value of a dotted key."""
+    for part in key.split("."):
+        recipe = recipe[int(part)] if isinstance(recipe, list) else recipe[part]
+    return recipe

@@ -8,27 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command import MODEL
+from command import MODEL, at
 
-from hgsp_core.cli import baseline, main, origin, prune
+from hgsp_core.cli import baseline, origin, prune
 from hgsp_core.recipe import parse_recipe
 
 BASE = ("--base_model", str(MODEL))
-
-
-@pytest.fixture
-def said(tmp_path, monkeypatch, capsys):
-    """Run `hgsp ARGUMENTS` in an empty directory; (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HGSP_CACHE", str(tmp_path.parent / f"{tmp_path.name}-store"))
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hgsp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return (stop.value.code or 0, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
@@ -41,25 +26,6 @@ def recipe_of(said):
         parse_recipe(out, "printed")
         return yaml.safe_load(out)
 
-    return recipe
-
-
-@pytest.fixture
-def refused(said, tmp_path):
-    """The one message of a command that must refuse and write nothing."""
-
-    def refuse(*arguments):
-        code, out, err = said(*arguments)
-        assert (code, out) == (2, ""), err
-        assert "Traceback" not in err and not list(tmp_path.iterdir())
-        return " ".join(err.split())
-
-    return refuse
-
-
-def at(recipe, key):
-    for part in key.split("."):
-        recipe = recipe[int(part)] if isinstance(recipe, list) else recipe[part]
     return recipe
 
 
@@ -165,6 +131,7 @@ def test_without_flags_the_recipe_is_that_of_the_script(recipe_of):
         "score": {"use": "taylor"},
         "prior": {"use": "removal", "with": {"samples": 50}},
         "allocate": {"use": "hgsp", "with": {"ratio": 0.2, "temperature": 1.0, "tau": "auto", "epsilon": 0.15}},
+        "reconstruct": {"use": "none"},
         "evaluate": [{"use": "perplexity", "with": {"datasets": ["wikitext2"]}}],
         "output": "results/pydoc-llama-global-20",
     }

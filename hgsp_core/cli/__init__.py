@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from hgsp_core.cli import baseline, compare, export, plan, plugins, prune, recipe, run, sweep, verify
+from hgsp_core.cli import (
+    baseline,
+    compare,
+    diagnose,
+    eval,
+    export,
+    finetune,
+    plan,
+    plugins,
+    prune,
+    recipe,
+    run,
+    sweep,
+    verify,
+)
 from hgsp_core.cli.faults import readable_faults
 from hgsp_core.cli.flags import FlagCommand
 
@@ -23,8 +37,11 @@ app = typer.Typer(
 app.command()(run.run)
 app.command()(plan.plan)
 app.command(cls=FlagCommand)(prune.prune)
+app.command("eval", cls=FlagCommand)(eval.evaluate)
+app.command(cls=FlagCommand)(finetune.finetune)
 app.command()(export.export)
 app.command()(verify.verify)
+app.command()(diagnose.diagnose)
 app.command()(compare.compare)
 app.command()(sweep.sweep)
 app.add_typer(baseline.app)

@@ -174,6 +174,7 @@ def uniform(draft: Draft, scorer: str) -> Draft:
 def start(draft: Draft, **calibration: Any) -> None:
     origin.model(draft)
     origin.calibrate(draft, **calibration)
+    draft.set("reconstruct.use", "none")
 
 
 def finish(draft: Draft, method: str, size: str = "") -> None:

@@ -52,15 +52,26 @@ class Draft:
 
     def set(self, key: str, value: Any, flag: str = "") -> None:
         """Set a recipe key, if the value is not None; `flag` is what the user called it."""
+        from hgsp_core.recipe import assign
+
         if value is None:
             return
         if flag:
             self._set_by[key] = flag
-        *parts, last = key.split(".")
-        node = self.data
-        for part in parts:
-            node = node.setdefault(part, {})
-        node[last] = value
+        assign(self.data, key.split("."), value, f"{self.command}: {key}")
+
+    def load(self, path: Path, part: str) -> None:
+        """Start from one part of a recipe.
+
+        Raises:
+            RecipeError: the file cannot be read, or has no such part.
+        """
+        from hgsp_core.recipe import parse_mapping, read_text
+
+        data = parse_mapping(read_text(path, "recipe"), str(path))
+        if not data or data.get(part) is None:
+            raise RecipeError.at(str(path), part, f"the file has no part '{part}:'.", "`hgsp plugins list` shows what can stand there.")
+        self.data[part] = data[part]
 
     def recipe(self, settings: Sequence[str] | None = None) -> Recipe:
         """The checked recipe, with `--set` applied.
@@ -74,7 +85,7 @@ class Draft:
 
         unused = [flag for flag in self.given if flag not in self._used]
         if unused:
-            raise FlagError(f"{', '.join(unused)}: does nothing in `{self.command}` with these flags. Leave it out.")
+            raise FlagError.unused(unused, self.command)
         try:
             return parse_recipe(yaml.safe_dump(self.data, sort_keys=False), self.command, settings or ())
         except RecipeError as error:

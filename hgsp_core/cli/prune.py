@@ -118,6 +118,7 @@ def prune(
 def draft_of(given: Given) -> Draft:
     """The recipe that the flags stand for."""
     draft = Draft("hgsp prune", given)
+    draft.set("reconstruct.use", "none")
     origin.model(draft)
     origin.calibrate(draft)
     score(draft)

@@ -1,0 +1,149 @@
+"""`hgsp finetune`: train a pruned checkpoint further."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hgsp_core.cli.draft import Draft, as_yaml
+from hgsp_core.cli.flags import Flag, Given, Panel, takes
+from hgsp_core.cli.options import Cache, Json, Quiet, open_store
+from hgsp_core.cli.origin import lora_only
+from hgsp_core.errors import FlagError
+
+PANEL = Panel(
+    "The training",
+    (
+        Flag("--pruned_model", str, "The same as CHECKPOINT.", metavar="DIR"),
+        Flag("--finetune_method", str, "lora, full, or another recoverer (hgsp plugins list).", "lora"),
+        Flag("--data_path", str, "Dataset name, local file or hub id: instructions, chats or text.", "yahma/alpaca-cleaned"),
+        Flag("--num_epochs", float, "Passes over the data.", "2"),
+        Flag("--learning_rate", float, "Largest learning rate.", "3e-4, full: 2e-5"),
+        Flag("--batch_size", int, "Records of one optimizer step.", "128"),
+        Flag("--micro_batch_size", int, "Records at a time; changes cost, never the result.", "4"),
+        Flag("--max_samples", int, "Only the first so many records.", "all"),
+        Flag("--num_samples", int, "The same as --max_samples."),
+        Flag("--seq_len", int, "Tokens of a record at the most.", "256"),
+        Flag("--lora_r", int, "Rank of the adapters.", "8"),
+        Flag("--lora_alpha", float, "An adapter counts alpha/r times.", "16"),
+        Flag("--use_gradient_checkpointing", bool, "Compute activations twice instead of keeping them: less memory."),
+        Flag("--device", str, "auto, cpu, cuda or cuda:N.", "auto"),
+        Flag("--output_dir", str, "Directory of the result, which must not exist.", "CHECKPOINT-finetuned", metavar="DIR"),
+        Flag("--output", str, "The same as --output_dir.", metavar="DIR"),
+    ),
+)
+
+
+@takes(PANEL)
+def finetune(
+    given: Given,
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(metavar="CHECKPOINT", help="A run directory, or a Hugging Face directory, pruned or not.", show_default=False),
+    ] = None,
+    dense: Annotated[
+        Path | None, typer.Option("--dense", metavar="DIR", help="The model before the cut, which --set distill=true learns from.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="FILE", help="Start from the 'recover' part of this recipe; flags change it.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any parameter (hgsp plugins show lora): --set schedule.patience=5. May be repeated."
+        ),
+    ] = None,
+    print_recipe: Annotated[
+        bool, typer.Option("--print-recipe", help="Print the 'recover' part of a recipe that this stands for, and do nothing.")
+    ] = False,
+    cache: Cache = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model that was pruned, so that it recovers. The same can be part of a run: `recover` in its recipe.
+
+    Example: `hgsp finetune results/first --data_path yahma/alpaca-cleaned --num_epochs 2 --output_dir results/first-lora`
+
+    Example: `hgsp finetune results/first --finetune_method full --data_path mine.jsonl --set distill=true --dense models/original`
+
+    A training that was killed goes on from its last checkpoint when it is started again.
+
+    Several processes share the work: `torchrun --nproc-per-node=2 -m hgsp_core finetune results/first`
+
+    Reads the checkpoint, which is not changed, and the data. Writes the directory: `model/`, `report.json` and `run.log`.
+    """
+    draft = draft_of(given, checkpoint, recipe)
+    checked = draft.recipe([f"recover.with.{setting}" for setting in settings or ()])
+    if print_recipe:
+        typer.echo(as_yaml(checked, "recover"), nl=False)
+        return
+    from hgsp_core.cli.console import terminal
+
+    first = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun, accelerate launch), one talks
+    with terminal(quiet or not first) as monitor:
+        from hgsp_core.finetune import finetune as train
+
+        report = train(
+            Path(checked.model.path).expanduser(),
+            checked.recover,
+            Path(checked.output),
+            monitor,
+            device=checked.device,
+            dense=dense and dense.expanduser(),
+            store=open_store(cache),
+        )
+    if first:
+        show(report, Path(checked.output), as_json)
+
+
+def draft_of(given: Given, checkpoint: str | None, recipe: Path | None) -> Draft:
+    """A recipe whose model is the checkpoint, and whose 'recover' part is the training."""
+    draft = Draft("hgsp finetune", given)
+    if recipe is not None:
+        draft.load(recipe, "recover")
+    draft.put("model.path", "--pruned_model", default=checkpoint)
+    path = draft.data.get("model", {}).get("path")
+    if path is None:
+        raise FlagError.required("CHECKPOINT", "hgsp finetune results/first")
+    if checkpoint not in (None, path):
+        raise FlagError.contradict(("CHECKPOINT", checkpoint), ("--pruned_model", path))
+    method = draft.take("--finetune_method")
+    draft.set("recover.use", method or draft.data.get("recover", {}).get("use", "lora"), "--finetune_method")
+    lora_only(draft, draft.data["recover"]["use"])
+    draft.put("recover.with.dataset", "--data_path")
+    draft.put("recover.with.epochs", "--num_epochs")
+    draft.put("recover.with.learning_rate", "--learning_rate")
+    draft.put("recover.with.batch_size", "--batch_size")
+    draft.put("recover.with.micro_batch_size", "--micro_batch_size")
+    draft.put("recover.with.samples", "--max_samples", "--num_samples")
+    draft.put("recover.with.records.seq_len", "--seq_len")
+    draft.put("recover.with.r", "--lora_r")
+    draft.put("recover.with.alpha", "--lora_alpha")
+    draft.put("recover.with.schedule.gradient_checkpointing", "--use_gradient_checkpointing")
+    draft.put("device", "--device")
+    output = Path(path).expanduser()
+    draft.put("output", "--output_dir", "--output", default=str(output.with_name(f"{output.name}-finetuned")))
+    return draft
+
+
+def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:
+    """The report: as it is in report.json, or the perplexity on text that was held out, and where the model is."""
+    from hgsp_core.cli.run import loading_lines
+    from hgsp_core.cli.show import output as stdout
+    from hgsp_core.cli.show import print_json
+    from hgsp_core.report.tables import metric_value, percent
+
+    if as_json:
+        print_json(report)
+        return
+    console = stdout()
+    held_out = (report["recovery"] or {}).get("held_out_perplexity")
+    if held_out:
+        before, after = held_out["before"], held_out["after"]
+        change = percent(after / before - 1)
+        console.print(f"Perplexity on held-out data: {metric_value(before)} before, {metric_value(after)} after ({change})")
+    console.print(f"Result: {directory}", markup=False)
+    console.print("Load it with:", *loading_lines(directory / "model"), sep="\n  ", markup=False)
