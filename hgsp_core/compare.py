@@ -17,6 +17,8 @@ from hgsp_core.errors import CompareError
 
 #: a run that removed less than this share of what was asked for did not meet its budget
 MET = 0.97
+#: beginnings of stages that make no model
+_NOT_PRUNING = ("Prepare evaluation", "Evaluate", "Export", "Report")
 #: names of the calibrations of a comparison
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #: parts of a perplexity's protocol that follow from the tokenizer, and so differ between models
@@ -76,7 +78,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """From reading the model to the pruned checkpoint, training included; without evaluation, export and report."""
-        return sum(s for stage, s in self.report["timings"].items() if not stage.startswith(("Evaluate", "Export", "Report")))
+        return sum(s for stage, s in self.report["timings"].items() if not stage.startswith(_NOT_PRUNING))
 
     @property
     def reused(self) -> list[str]:

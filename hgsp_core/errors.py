@@ -518,7 +518,7 @@ class CheckpointError(HgspError):
     def pruned_already(cls, path) -> CheckpointError:
         return cls(
             f"'{path}' is of a model that is pruned already, with layers of different sizes. Prune the original model by a "
-            "larger ratio instead, or start from a model with equal layers (allocate: {use: uniform, with: {same_sizes: true}})."
+            "larger ratio instead, or start from a model with equal layers (allocate: {use: uniform, with: {uniform: true}})."
         )
 
     @classmethod
@@ -750,7 +750,7 @@ class GgufError(HgspError):
     def untied(cls) -> GgufError:
         return cls(
             "export: GGUF cannot hold this model: llama.cpp's only architecture with q and k norms whose layers may differ in size "
-            "(openelm) has no head of its own. Give all layers one size (allocate: {use: uniform, with: {same_sizes: true}} or "
+            "(openelm) has no head of its own. Give all layers one size (allocate: {use: uniform, with: {uniform: true}} or "
             "{use: depth}), which it can hold, or export it with export: [{use: huggingface}] instead."
         )
 
@@ -790,7 +790,7 @@ class GgufError(HgspError):
 
     @classmethod
     def damaged(cls, path: Path, error: Exception) -> GgufError:
-        return cls(f"'{path}' is no whole GGUF file: {error}. Export it again.")
+        return cls(f"'{path}' is cut off, or no GGUF file ({type(error).__name__} while reading it). Export it again.")
 
     @classmethod
     def differs(cls, path: Path, output: str) -> GgufError:

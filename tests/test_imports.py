@@ -12,7 +12,7 @@ PACKAGE = ROOT / "hgsp_core"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: lower may not import higher
-RANK = {"types": 0, "sweep": 1, "surgery": 1, "checkpoint": 1, "report": 1, "pipeline": 2, "cli": 3}
+RANK = {"types": 0, "sweep": 1, "surgery": 1, "checkpoint": 1, "report": 1, "compare": 1, "pipeline": 2, "grid": 3, "cli": 4}
 
 
 def imports(path: Path) -> set[str]:

@@ -24,7 +24,7 @@ def test_the_recipes_are_what_their_script_makes():
 
 
 def test_every_recipe_of_the_repository_is_valid():
-    files = [str(path) for path in [*RECIPES.glob("*.yaml"), *RECIPES.glob("*/*.yaml")]]
+    files = [str(path) for path in [*RECIPES.glob("*.yaml"), *RECIPES.glob("*/*.yaml")] if path.parent.name != "sweeps"]
     done = CliRunner().invoke(app, ["recipe", "validate", *files])
     assert done.exit_code == 0, done.stderr
     assert done.stdout.count(": valid\n") == len(files) >= len(MADE["recipes"]())

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hgsp_core.compare import short_names
 from hgsp_core.errors import GridError, RecipeError
@@ -31,7 +31,7 @@ class Variant(_Part):
     """Settings that belong together, under a name."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$", max_length=60, description="part of the run's name")
-    set_: dict[str, Any] = Field(alias="set", min_length=1, description="recipe key with dots -> value")
+    set_: dict[str, Any] = Field(alias="set", description="recipe key with dots -> value; {} = the base as it is")
 
 
 class GridFile(_Part):
@@ -39,11 +39,17 @@ class GridFile(_Part):
 
     version: Literal[1] = Field(1, description="version of the format")
     base: str | dict[str, Any] = Field(description="the recipe that all runs start from: a path (from this file) or written out")
-    variants: dict[str, Annotated[tuple[Variant, ...], Field(min_length=1)]] = Field(
-        {}, description="axis -> variants: named bundles of settings, such as methods"
-    )
-    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field({}, description="recipe key with dots -> values")
+    variants: dict[str, tuple[Variant, ...]] = Field({}, description="axis -> variants: named bundles of settings, such as methods")
+    grid: dict[str, tuple[Any, ...]] = Field({}, description="recipe key with dots -> values")
     output: str = Field(min_length=1, description="directory of the sweep; one that holds it already is gone on with")
+
+    @field_validator("variants", "grid")
+    @classmethod
+    def _values_on_every_axis(cls, axes: dict[str, tuple]) -> dict[str, tuple]:
+        for axis, values in axes.items():
+            if not values:
+                raise ValueError(f"'{axis}' has no values")
+        return axes
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,6 @@ from hgsp_core.errors import GridError
 from hgsp_core.grid.work import Outcome, Task, in_process
 from hgsp_core.store import Store
 
-#: what the server imports before the first task, so that no task waits for it
-_LOADED = ["torch", "hgsp_core.grid.shared", "hgsp_core.checkpoint.load", "hgsp_core.checkpoint.modeling_hgsp", "hgsp_core.sweep",
-           "hgsp_core.surgery", "matplotlib.backends.backend_agg", "matplotlib.figure"]  # fmt: skip
-
 #: told which task said what
 Hear = Callable[[Task, tuple], None]
 
@@ -35,7 +31,7 @@ class Processes:
 
     def start(self, task: Task) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_LOADED)
+        context.set_forkserver_preload(["hgsp_core.grid.loaded"])
         place = next(i for i in range(self.slots) if i not in self._running)
         here, there = context.Pipe(duplex=False)
         process = context.Process(target=in_process, args=(task, self.store, there, place, self.slots), daemon=False)
