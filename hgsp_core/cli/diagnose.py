@@ -38,11 +38,14 @@ def show(found: Mapping[str, Any], run: Path) -> None:
     from hgsp_core.cli.show import output as stdout
     from hgsp_core.report.diagnosis import check_value, repair_options, repair_text
 
-    console = stdout()
+    console, shown = stdout(), None
     for finding in found["findings"]:
         console.print(f"{finding['severity'].upper()}: {finding['title']}", markup=False, style="bold")
         console.print(f"  {finding['text']}", markup=False)
-        if repair := finding["repair"]:
+        if (repair := finding["repair"]) and repair == shown:
+            console.print("  The same recipe lines repair it.", markup=False)
+        elif repair:
+            shown = repair
             console.print(f"  {repair_text(repair)}", markup=False)
             for line in repair["recipe"].rstrip().splitlines():
                 console.print(f"      {line}", markup=False)

@@ -101,16 +101,21 @@ def _findings(run: RunFacts) -> Section:
         (c["check"], check_value(c), Markup('<span class="{}">{}</span>').format(*(("ok", "✓ yes") if c["ok"] else ("no", "✗ no"))))
         for c in run.diagnosis["checks"]
     ]
-    cards = [_finding(finding) for finding in run.diagnosis["findings"]]
+    findings = run.diagnosis["findings"]
+    before = [None, *(finding["repair"] for finding in findings)]
+    cards = [_finding(finding, finding["repair"] in before[: i + 1]) for i, finding in enumerate(findings)]
     if not cards:
         cards = [card("Nothing to report", "good", paragraph("No layer was emptied because of the scale of its scores."))]
     intro = "Whether some layers lost far more than others, which usually ruins a model, and what to change then."
     return Section("Findings", join([*cards, table(("", "this run", "healthy"), checks, "What a healthy run looks like")]), intro)
 
 
-def _finding(finding: Mapping[str, Any]) -> Markup:
-    body = [paragraph(finding["text"])]
-    if repair := finding["repair"]:
+def _finding(finding: Mapping[str, Any], known: bool) -> Markup:
+    """known: a finding above has the same repair."""
+    body, repair = [paragraph(finding["text"])], finding["repair"]
+    if repair and known:
+        body.append(paragraph("The same recipe lines repair it."))
+    elif repair:
         body.append(paragraph(repair_text(repair)))
         body.append(code(repair["recipe"].rstrip(), "lines for the recipe"))
         body.append(code(f"hgsp run recipe.yaml {repair_options(repair)} --output NEW", "the same as a command"))
