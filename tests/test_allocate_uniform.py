@@ -44,10 +44,10 @@ def test_layers_differ_by_at_most_one_bundle_of_channels_and_the_budget_holds(jo
 
 @settings(max_examples=100, deadline=None)
 @given(jobs(), st.floats(0.02, 0.7), st.sampled_from([1, 2]))
-def test_same_sizes_gives_a_stock_model_within_the_budget(job, ratio, multiple):
+def test_uniform_true_gives_a_stock_model_within_the_budget(job, ratio, multiple):
     layout = job.layout
     try:
-        plan = plan_of(job, ratio=ratio, same_sizes=True, limits={"channel_multiple": multiple})
+        plan = plan_of(job, ratio=ratio, uniform=True, limits={"channel_multiple": multiple})
     except PlanError:
         return
     assert plan.is_uniform()
@@ -106,19 +106,19 @@ def test_a_range_outside_the_model_is_refused_by_its_recipe_key():
         plan_of(job(small()), mlp={"layer_start": 9})
 
 
-def test_same_sizes_and_a_range_contradict_each_other():
-    with pytest.raises(ValidationError, match="same_sizes prunes every layer alike"):
-        UniformParams(same_sizes=True, mlp={"layer_start": 3})
+def test_uniform_true_and_a_range_contradict_each_other():
+    with pytest.raises(ValidationError, match="uniform: true prunes every layer alike"):
+        UniformParams(uniform=True, mlp={"layer_start": 3})
 
 
 def test_llama_3_8b_keeps_a_multiple_of_channels_in_a_stock_shape():
     layout = llama3_8b()
     task = job(layout)
-    plan = plan_of(task, same_sizes=True, limits={"channel_multiple": 256})
+    plan = plan_of(task, uniform=True, limits={"channel_multiple": 256})
     assert plan.is_uniform() and sizes(plan)[0][1] % 256 == 0
     slab = 32 * 256 * channel_cost(layout)
     assert 0 <= short_of(plan, layout) < slab
-    assert any("channel_multiple: 256" in note and "same_sizes" in note for note in plan.notes)
+    assert any("channel_multiple: 256" in note and "uniform: true" in note for note in plan.notes)
     assert np.unique([a for a, _ in sizes(plan)]).tolist() == [6]  # round(8 * 0.23) = 2 groups gone
 
 

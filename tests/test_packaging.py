@@ -170,7 +170,7 @@ def bare(tmp_path_factory):
 @pytest.mark.parametrize("ratio, shape", [(0.2, "non-uniform"), (0.2, "uniform")])
 def test_the_result_loads_without_hgsp_and_is_the_same(ratio, shape, bare, tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    allocate = {"non-uniform": "{use: hgsp, with: {ratio: %s}}", "uniform": "{use: uniform, with: {ratio: %s, same_sizes: true}}"}
+    allocate = {"non-uniform": "{use: hgsp, with: {ratio: %s}}", "uniform": "{use: hgsp, with: {ratio: %s, uniform: true}}"}
     recipe.write_text(
         f"model: {{path: {MODEL}}}\ncalibrate: {{dataset: pydoc, samples: 16}}\nallocate: {allocate[shape] % ratio}\noutput: out\n"
     )

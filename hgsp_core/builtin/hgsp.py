@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from hgsp_core.allocate.alike import least_lost
 from hgsp_core.allocate.budget import Capacity, Queue, RatioParams, fill, plan_within
-from hgsp_core.allocate.limits import Limits, finite_layer_priors, floors, in_force, prunable_layers
+from hgsp_core.allocate.limits import Limits, SizeLimits, finite_layer_priors, floors, in_force, prunable_layers
 from hgsp_core.artifacts import Plan, Priors, Scores
 from hgsp_core.errors import PlanError
 from hgsp_core.layout import Layout
 from hgsp_core.types import AllocateJob
 
 
-class HGSPParams(RatioParams):
-    """Parameters of H-GSP."""
+class GateParams(RatioParams):
+    """Parameters of the gate, the knapsack and the collapse."""
 
     temperature: float = Field(
         1.0, ge=0, le=10, description="exponent T of the gate, 0..10; 0 = plain global importance, without priors"
@@ -37,24 +38,56 @@ class HGSPParams(RatioParams):
     limits: Limits = Field(Limits(), description="which layers lose units, and how many")
 
 
+class HGSPParams(GateParams):
+    """Parameters of H-GSP."""
+
+    uniform: bool = Field(
+        False,
+        description="true = the same sizes in every layer that stays, for a checkpoint of the stock class; whole layers may go, "
+        "unless epsilon is 0",
+    )
+
+    @model_validator(mode="after")
+    def _alike_everywhere(self) -> HGSPParams:
+        if self.uniform and self.query_heads:
+            raise ValueError("uniform: true takes whole groups: leave out query_heads")
+        others = sorted(self.limits.model_dump(exclude_defaults=True).keys() - SizeLimits.model_fields.keys())
+        if self.uniform and others:
+            raise ValueError(f"uniform: true prunes every layer alike: leave out limits.{others[0]}")
+        return self
+
+
 class HGSP:
     """Gate, global knapsack, collapse."""
 
-    def __init__(self, params: HGSPParams):
+    def __init__(self, params: GateParams):
         self.params = params
         self.needs_priors = params.temperature != 0 or params.limits.freeze_most_important > 0
 
     def __call__(self, job: AllocateJob) -> Plan:
         p = self.params
         queue, layer_min = prepared(p, job)
-        return plan_within(job.layout, queue, p, lambda budget: allocate(queue, p, budget, layer_min), in_force(p))
+        if not p.uniform:
+            return plan_within(job.layout, queue, p, lambda budget: allocate(queue, p, budget, layer_min), in_force(p))
+        scores, multiple = scored(p, job), p.limits.channel_multiple
+        return plan_within(
+            job.layout,
+            queue,
+            p,
+            lambda budget: (least_lost(queue, scores, budget, multiple, p.epsilon > 0), []),
+            [*in_force(p), "allocate.with.uniform: true"],
+            coarse=multiple * int(queue.unit_cost[~queue.attention].sum()),
+        )
 
 
-def prepared(p: HGSPParams, job: AllocateJob) -> tuple[Queue, np.ndarray]:
+def scored(p: GateParams, job: AllocateJob) -> Scores:
+    """The scores as the gate leaves them."""
+    return gated(job.scores, job.priors, p.temperature, p.tau) if p.temperature else job.scores
+
+
+def prepared(p: GateParams, job: AllocateJob) -> tuple[Queue, np.ndarray]:
     """The units in the order in which H-GSP takes them, and what each layer loses at the least [layers]."""
-    layout, scores = job.layout, job.scores
-    if p.temperature:
-        scores = gated(scores, job.priors, p.temperature, p.tau)
+    layout, scores = job.layout, scored(p, job)
     prunable = np.repeat(prunable_layers(p.limits, layout, job.priors), len(scores.axes))  # [blocks]
     floor = floors(p.limits, layout, prunable)
     queue = Queue.of(layout, scores, floor, p.limits.channel_multiple, p.query_heads)
@@ -116,7 +149,7 @@ def knapsack(queue: Queue, bounds: Bounds, gone: np.ndarray) -> np.ndarray:
     return fill(queue, gone, bounds.capacities)
 
 
-def allocate(queue: Queue, params: HGSPParams, budget: int, layer_min: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def allocate(queue: Queue, params: GateParams, budget: int, layer_min: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Knapsack and collapse: units gone [blocks], and notes on the layers that could not go whole.
 
     A layer of which less than ε stays goes whole, thinnest first, and the knapsack runs again over the other layers
@@ -154,7 +187,7 @@ def _kept_share(queue: Queue, gone: np.ndarray) -> np.ndarray:
     return np.bincount(queue.layer, weights=queue.kept_share(gone)) / np.bincount(queue.layer)
 
 
-def _layer_min(params: HGSPParams, layout: Layout, queue: Queue) -> np.ndarray:
+def _layer_min(params: GateParams, layout: Layout, queue: Queue) -> np.ndarray:
     """[layers]: parameters that each layer loses at the least, as far as the other limits let it.
 
     Raises:

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hgsp_core.builtin.hgsp import HGSPParams
+from hgsp_core.builtin.hgsp import GateParams
 
 
-class SearchParams(HGSPParams):
+class SearchParams(GateParams):
     """Those of H-GSP, whose plan the search starts from, and how long it searches."""
 
     temperature: float = Field(0.0, ge=0, le=10, description="exponent T of the gate of the plan to start from; 0 = no gate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field, model_validator
 
+from hgsp_core.allocate.alike import cut_alike
 from hgsp_core.allocate.budget import Capacity, Queue, RatioParams, plan_within
 from hgsp_core.allocate.limits import LayerRange, ShareLimits, SizeLimits, floors, in_force, in_range, mixes_tokens
 from hgsp_core.allocate.rates import fill_channels, fill_shares, queue_by_rate
@@ -21,7 +22,7 @@ class UniformParams(RatioParams):
 
     attention: LayerRange = Field(LayerRange(), description="layers whose attention is pruned; default all")
     mlp: LayerRange = Field(LayerRange(), description="layers whose MLP is pruned; default all")
-    same_sizes: bool = Field(
+    uniform: bool = Field(
         False,
         description="true = as many groups and channels in every layer, for a checkpoint of the stock class; "
         "short of the ratio by up to one channel of every layer",
@@ -29,11 +30,11 @@ class UniformParams(RatioParams):
     limits: UniformLimits = Field(UniformLimits(), description="how many units each block keeps, and shares of the budget")
 
     @model_validator(mode="after")
-    def _same_sizes_everywhere(self) -> UniformParams:
-        if self.same_sizes and (self.attention != LayerRange() or self.mlp != LayerRange()):
-            raise ValueError("same_sizes prunes every layer alike: leave out the ranges 'attention' and 'mlp'")
-        if self.same_sizes and self.limits.pruning_distribution is not None:
-            raise ValueError("same_sizes shares the budget by size: leave out limits.pruning_distribution")
+    def _alike_everywhere(self) -> UniformParams:
+        if self.uniform and (self.attention != LayerRange() or self.mlp != LayerRange()):
+            raise ValueError("uniform: true prunes every layer alike: leave out the ranges 'attention' and 'mlp'")
+        if self.uniform and self.limits.pruning_distribution is not None:
+            raise ValueError("uniform: true shares the budget by size: leave out limits.pruning_distribution")
         return self
 
 
@@ -59,14 +60,14 @@ class Uniform:
         prunable = np.array([ranges[mixes_tokens(b)][b.layer] for b in blocks])
         floor = np.maximum(floors(p.limits, layout, prunable), 1)
         queue = queue_by_rate(layout, job.scores, np.ones(len(blocks)), floor, p.limits.channel_multiple)
-        if p.same_sizes:
+        if p.uniform:
             multiple = p.limits.channel_multiple
             return plan_within(
                 layout,
                 queue,
                 p,
-                lambda budget: (same_sizes(queue, budget, multiple), []),
-                [*in_force(p), "allocate.with.same_sizes: True"],
+                lambda budget: (alike(queue, budget, multiple), []),
+                [*in_force(p), "allocate.with.uniform: true"],
                 coarse=multiple * int(queue.unit_cost[~queue.attention].sum()),
             )
         share = p.limits.attention_share
@@ -80,14 +81,10 @@ def same_rate(queue: Queue, budget: int, share: float | None) -> np.ndarray:
     return fill_channels(queue, _groups(queue, budget), [Capacity.total(queue, budget)])
 
 
-def same_sizes(queue: Queue, budget: int, multiple: int) -> np.ndarray:
+def alike(queue: Queue, budget: int, multiple: int) -> np.ndarray:
     """Units gone [blocks], as many in every layer."""
-    gone = _groups(queue, budget)
-    rest, mlp = budget - int(queue.spent(gone).sum()), ~queue.attention
-    channels = rest * queue.units // int((queue.units * queue.unit_cost)[mlp].sum())
-    kept = np.maximum(queue.units - channels, queue.floor)
-    kept = np.minimum(-(-kept // multiple) * multiple, queue.units)
-    return np.where(mlp, queue.units - kept, gone)
+    groups = min(_groups(queue, budget)[queue.attention].tolist(), default=0)
+    return cut_alike(queue, queue.layer[:0], groups, budget, multiple)
 
 
 def _groups(queue: Queue, budget: int) -> np.ndarray:

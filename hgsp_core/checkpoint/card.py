@@ -164,7 +164,8 @@ def _sizes(layout: Layout, plan: Plan) -> Iterator[str]:
     keys = list(dict.fromkeys(key for size in sizes for key in size))
     gone = len(plan.layers) - len(layout.layers)
     if gone:
-        yield f"{gone} of the original's {len(plan.layers)} layers are gone; those that stay are counted anew."
+        is_are = "is" if gone == 1 else "are"
+        yield f"{gone} of the original's {len(plan.layers)} layers {is_are} gone; those that stay are counted anew."
     kept = plan.kept_layers()
     rows = []
     for size, group in groupby(range(len(sizes)), key=lambda i: tuple(sizes[i].get(key, "removed") for key in keys)):

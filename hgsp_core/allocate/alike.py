@@ -1,0 +1,72 @@
+"""Plans with one size for all layers that stay, so that the stock class of the family holds the model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hgsp_core.allocate.budget import Queue
+from hgsp_core.artifacts import Scores
+
+
+def least_lost(queue: Queue, scores: Scores, budget: int, multiple: int, whole: bool) -> np.ndarray:
+    """Units gone [blocks]: of all such plans that use the budget up, the one that takes the units of lowest mean score.
+
+    Every number of groups is tried and, where `whole` layers may go, every number of these; channels of the layers that stay
+    make up the rest. Those layers go that hold least of what the plan does not take anyway. Inside a block the lowest-scored
+    units go. Σ score · cost is what a plan loses, as in the knapsack.
+    """
+    starts = np.append(0, np.cumsum(queue.units))
+    score = scores.score - min(scores.score.min(), 0)
+    lost = [  # by block: [units + 1], by the number of units that go
+        np.append(0, np.cumsum(score[starts[i] + state.order])) * queue.unit_cost[i] for i, state in enumerate(queue.states)
+    ]
+    layers = np.arange(queue.layer.max() + 1)
+    held = np.bincount(queue.layer, weights=queue.floor) > 0
+    removable = layers[~held] if whole else layers[:0]
+    most = min((queue.units - np.maximum(queue.floor, 1))[queue.attention].tolist(), default=0)
+    slab = multiple * int(queue.unit_cost[~queue.attention].sum())
+
+    def taken(gone: np.ndarray) -> np.ndarray:
+        return np.array([values[n] for values, n in zip(lost, gone.tolist())])
+
+    best, found = (np.inf,), np.zeros_like(queue.units)
+    for count in range(len(removable) + (len(removable) < len(layers))):  # a layer stays
+        for groups in range(most + 1):
+            gone = cut_alike(queue, removable[:count], groups, budget, multiple)
+            if gone is None:
+                break
+            if count:
+                stays = np.bincount(queue.layer, weights=taken(queue.units) - taken(_as_all(queue, gone)))
+                chosen = removable[np.argsort(stays[removable], kind="stable")[:count]]
+                gone = cut_alike(queue, chosen, groups, budget, multiple)
+                if gone is None:
+                    break
+            spent = int(queue.spent(gone).sum())
+            rank = ((budget - spent) // slab, taken(gone).sum() / max(spent, 1), count, groups)
+            if rank < best:
+                best, found = rank, gone
+    return found
+
+
+def cut_alike(queue: Queue, whole: np.ndarray, groups: int, budget: int, multiple: int) -> np.ndarray | None:
+    """Units gone [blocks]: these layers whole, `groups` of attention in each of the others, and channels for the rest.
+
+    None: the budget does not pay for the layers and groups.
+    """
+    leaves = np.isin(queue.layer, whole)
+    gone = np.where(leaves, queue.units, np.where(queue.attention, groups, 0))
+    rest = budget - int(queue.spent(gone).sum())
+    if rest < 0:
+        return None
+    mlp = ~queue.attention & ~leaves
+    channels = rest * queue.units // max(int((queue.units * queue.unit_cost)[mlp].sum()), 1)
+    kept = np.maximum(queue.units - channels, max(int(queue.floor[mlp].max(initial=0)), 1))
+    kept = np.minimum(-(-kept // multiple) * multiple, queue.units)
+    return np.where(mlp, queue.units - kept, gone)
+
+
+def _as_all(queue: Queue, gone: np.ndarray) -> np.ndarray:
+    """[blocks]: what goes, as if every layer lost what the layers that stay lose."""
+    empty = np.bincount(queue.layer, weights=queue.units - gone) == 0
+    one = gone[queue.layer == int(np.argmin(empty))]
+    return np.tile(one, len(empty))
