@@ -76,20 +76,39 @@ class Use(_Part):
     with_: dict[str, Any] = Field({}, alias="with", description="its parameters (hgsp plugins show NAME)")
 
 
+_BALANCED = {
+    "score": {"use": "output"},
+    "allocate": {"use": "search"},
+    "reconstruct": {"use": "least-squares"},
+}
+#: quality -> the stages that a recipe leaves out; what each costs and brings stands in docs/benchmarks.md
+QUALITY: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "fast": _BALANCED
+    | {"score": {"use": "taylor"}, "allocate": {"use": "hgsp", "with": {"temperature": 0.0, "query_heads": True}}},
+    "balanced": _BALANCED,
+    "best": _BALANCED | {"allocate": {"use": "search", "with": {"samples": 32, "moves": 200}}},
+}
+
+
 class Recipe(_Part):
     """A pruning run. Stages that are left out take the defaults shown by `hgsp recipe schema`."""
 
     version: Literal[1] = Field(1, description="version of the recipe format")
+    quality: Literal["fast", "balanced", "best"] = Field(
+        "balanced",
+        description="what score, allocate and reconstruct are where they are left out: fast = one knapsack over Taylor scores, "
+        "balanced = rates by what each block's loss costs, best = a longer search",
+    )
     model: ModelPart = Field(description="which model is pruned")
     calibrate: CalibratePart = Field(CalibratePart(), description="the token set for everything that measures")
-    score: Use = Field(Use(use="taylor"), description="importance of units")
+    score: Use = Field(Use(**_BALANCED["score"]), description="importance of units")
     prior: Use = Field(Use(use="similarity"), description="importance of layers and blocks")
     normalize: tuple[Use, ...] = Field((), description="balance of scores between layers, in order")
-    allocate: Use = Field(Use(use="hgsp"), description="which units stay")
+    allocate: Use = Field(Use(**_BALANCED["allocate"]), description="which units stay")
     iterative_steps: int = Field(
         1, ge=1, le=100, description="times to score, remove a part and score again until the ratio is reached"
     )
-    reconstruct: Use = Field(Use(use="none"), description="repair of what stays, without training")
+    reconstruct: Use = Field(Use(**_BALANCED["reconstruct"]), description="repair of what stays, without training")
     recover: Use | None = Field(None, description="training after the cut")
     evaluate: tuple[Use, ...] = Field((), description="measurements before and after")
     export: tuple[Use, ...] = Field((Use(use="huggingface"),), description="forms of the result")
@@ -104,15 +123,19 @@ class Recipe(_Part):
     @model_validator(mode="before")
     @classmethod
     def _default_methods(cls, data: Any) -> Any:
-        """`allocate: {with: {ratio: 0.3}}` means the default method with that parameter."""
+        """Stages that are left out are those of `quality`; `allocate: {with: {ratio: 0.3}}` is its method with that parameter."""
         if not isinstance(data, dict):
             return data
-        defaults = {key: f.default.use for key, f in cls.model_fields.items() if isinstance(f.default, Use)}
-        filled = {
-            key: {"use": use, **data[key]}
-            for key, use in defaults.items()
-            if isinstance(data.get(key), dict) and "use" not in data[key]
-        }
+        quality = data.get("quality", "balanced")
+        defaults: dict[str, Any] = {"prior": {"use": "similarity"}, **(QUALITY.get(quality, {}) if isinstance(quality, str) else {})}
+        filled = {}
+        for key, default in defaults.items():
+            given = data.get(key, {})
+            if isinstance(given, dict) and "use" not in given:
+                with_ = given.get("with", {})
+                filled[key] = {**default, **given}
+                if isinstance(with_, dict):
+                    filled[key]["with"] = {**default.get("with", {}), **with_}
         return {**data, **filled}
 
     def to_yaml(self) -> str:

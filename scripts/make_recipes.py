@@ -40,6 +40,16 @@ HGSP = "allocate: {use: hgsp, with: {ratio: 0.2}}\n"
 
 #: method -> (what it is, its stages)
 METHODS = {
+    "default": (
+        "What hgsp does when it is left to itself: rates by what each block's loss costs, what stays refitted.",
+        "allocate: {with: {ratio: 0.2}}\n",
+    ),
+    "fast": ("One knapsack over Taylor scores, what stays refitted.", "quality: fast\nallocate: {with: {ratio: 0.2}}\n"),
+    "best": ("The default with a longer search.", "quality: best\nallocate: {with: {ratio: 0.2}}\n"),
+    "obs": (
+        "Optimal Brain Surgeon's error of whole units, the same rate in every layer, what stays refitted.",
+        "score: {use: obs}\nallocate: {use: uniform, with: {ratio: 0.2}}\nreconstruct: {use: least-squares}\n",
+    ),
     "hgsp": (
         "H-GSP: Taylor scores, gated by what the loss gains without a layer or block, one budget for all layers.",
         "score: {use: taylor}\n" + REMOVAL + HGSP,
@@ -149,11 +159,16 @@ def recipes() -> dict[str, str]:
     return {
         f"{name}/{method}.yaml": f"# {what}\n"
         + START.format(path=model.path)
-        + stages.replace("LAST", str(model.layers - 2))
+        + _unrepaired(stages).replace("LAST", str(model.layers - 2))
         + END.format(model=name, method=method)
         for name, model in MODELS.items()
         for method, (what, stages) in METHODS.items()
     }
+
+
+def _unrepaired(stages: str) -> str:
+    """The stages; those that name their scores but no repair have none, instead of the default."""
+    return stages if "reconstruct:" in stages or "score:" not in stages else stages + "reconstruct: {use: none}\n"
 
 
 if __name__ == "__main__":

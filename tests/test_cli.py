@@ -162,7 +162,7 @@ def test_run_with_json_prints_the_report_and_nothing_else(ran, folder):
 
 def test_a_run_leaves_every_file_that_it_promises(ran, folder):
     files = {p.name for p in (folder / "result").iterdir()}
-    assert files == documented_files()  # with priors, as the allocation gates
+    assert files == documented_files()
     assert sorted(p.name for p in folder.iterdir()) == ["result", "small.yaml"]
     assert hgsp("recipe", "validate", "result/recipe.yaml", cwd=folder).returncode == 0
     log = (folder / "result" / "run.log").read_text()

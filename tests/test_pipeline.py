@@ -24,6 +24,9 @@ MODEL = ROOT / "models" / "pydoc-llama"
 TEXT = f"""
 model: {{path: {MODEL}}}
 calibrate: {{dataset: pydoc, samples: 16, seq_len: 64}}
+score: {{use: taylor}}
+allocate: {{use: hgsp}}
+reconstruct: {{use: none}}
 evaluate: [{{use: perplexity, with: {{datasets: [pydoc], max_windows: 24}}}}]
 """
 
@@ -117,7 +120,7 @@ def test_the_demo_model_is_trained(first):
 )
 def test_another_setting_of_the_plan_measures_nothing_again(first, folder, store, setting):
     decision = decide(recipe(folder / "no", setting), LogMonitor(), store)
-    assert "calibration" in decision.reused and len(decision.reused) == (2 if "uniform" in setting else 3)
+    assert "calibration" in decision.reused and len(decision.reused) == (3 if "uniform" in setting else 4)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,7 @@ def test_a_changed_model_file_is_never_served_from_the_store(first, folder, stor
     copy = tmp_path / "model"
     shutil.copytree(MODEL, copy)
     same = decide(recipe(folder / "no", f"model.path={copy}"), LogMonitor(), store)
-    assert len(same.reused) == 3  # the name does not matter, the content does
+    assert len(same.reused) == 4  # the name does not matter, the content does
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-2] ^= 1
     (copy / "model.safetensors").write_bytes(weights)

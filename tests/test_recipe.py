@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from hgsp_core.errors import HgspError
-from hgsp_core.recipe import Recipe, load_recipe, parse_recipe, resolved
+from hgsp_core.errors import HgspError, RecipeError
+from hgsp_core.recipe import QUALITY, Recipe, load_recipe, parse_recipe, resolved
 
 BASE = "model: {path: some/model}\noutput: out\n"
 
@@ -14,8 +14,25 @@ def test_left_out_stages_take_the_defaults_and_are_written_out():
     again = parse_recipe(recipe.to_yaml(), "again")
     assert again == recipe
     written = yaml.safe_load(recipe.to_yaml())
-    assert written["score"] == {"use": "taylor", "with": {}} and written["calibrate"]["samples"] == 128
+    assert written["score"] == {"use": "output", "with": {}} and written["calibrate"]["samples"] == 128
     assert written.keys() == Recipe.model_fields.keys()
+
+
+@pytest.mark.parametrize("quality", QUALITY)
+def test_a_quality_fills_in_what_is_left_out_and_nothing_else(quality):
+    recipe = parse_recipe(BASE + f"quality: {quality}\nallocate: {{with: {{ratio: 0.4}}}}\nreconstruct: {{use: none}}\n", "r")
+    preset = QUALITY[quality]
+    assert recipe.score.use == preset["score"]["use"] and recipe.reconstruct.use == "none"
+    assert recipe.allocate.use == preset["allocate"]["use"]
+    assert recipe.allocate.with_ == {**preset["allocate"].get("with", {}), "ratio": 0.4}
+    named = parse_recipe(BASE + f"quality: {quality}\nallocate: {{use: uniform, with: {{ratio: 0.4}}}}\n", "r")
+    assert named.allocate.use == "uniform" and named.allocate.with_ == {"ratio": 0.4}
+    assert named.reconstruct.use == preset["reconstruct"]["use"]
+
+
+def test_an_unknown_quality_is_named():
+    with pytest.raises(RecipeError, match="quality.*'fast', 'balanced' or 'best'.*bset"):
+        parse_recipe(BASE + "quality: bset\n", "r")
 
 
 def test_a_resolved_recipe_has_every_methods_defaults_and_means_the_same():
@@ -32,7 +49,7 @@ def test_overrides_reach_defaults_lists_and_nested_keys():
         "r.yaml",
         ["allocate.with.ratio=0.3", "allocate.with.limits.freeze_first=1", "evaluate.0.with.seq_len=64", "normalize=[{use: log}]"],
     )
-    assert recipe.allocate.use == "hgsp" and recipe.allocate.with_ == {"ratio": 0.3, "limits": {"freeze_first": 1}}
+    assert recipe.allocate.use == "search" and recipe.allocate.with_ == {"ratio": 0.3, "limits": {"freeze_first": 1}}
     assert recipe.evaluate[0].with_ == {"seq_len": 64} and recipe.normalize[0].use == "log"
 
 

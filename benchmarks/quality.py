@@ -1,6 +1,6 @@
 """Every method on the same models, tokens and ratios: what is left of the model, and what that costs.
 
-    python benchmarks/methods.py [--models DIR ...] [--data DIR] [--ratios 20 30 50] [--methods NAME ...] [--seeds 0]
+    python benchmarks/quality.py [--models DIR ...] [--data DIR] [--ratios 20 30 50] [--methods NAME ...] [--seeds 0]
                                  [--windows N] [--json FILE] [--markdown FILE]
 
 The models are the demo model and every grouped-query checkpoint below --models; --data holds their texts (see `Texts`).
@@ -39,7 +39,7 @@ from hgsp_core import HgspError
 from hgsp_core.data import CHARACTERS_PER_TOKEN
 from hgsp_core.monitor import LogMonitor
 from hgsp_core.pipeline import peak_memory, run
-from hgsp_core.recipe import Recipe, parse_recipe
+from hgsp_core.recipe import QUALITY, Recipe, parse_recipe
 from hgsp_core.store import Store
 
 DEMO = Path(__file__).parents[1] / "models" / "pydoc-llama"
@@ -75,7 +75,8 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
     def gated(prior: str, **stages: Any) -> dict[str, Any]:
         return recipe("taylor", {"use": "hgsp"}, prior={"use": prior}, **stages)
 
-    return {
+    none, heads = {"use": "none"}, {"use": "hgsp", "with": {"temperature": 0, "query_heads": True}}
+    found = {
         "random": recipe("random", uniform),
         "magnitude": recipe("magnitude", uniform),
         "wanda": recipe("wanda", uniform),
@@ -85,18 +86,27 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
         "slimgpt": recipe("magnitude", {"use": "slimgpt"}, reconstruct={"use": "slimgpt"}),
         "shortgpt": recipe("random", {"use": "depth"}, prior={"use": "similarity"}),
         "torch_pruning": recipe("magnitude", {"use": "torch_pruning"}),
-        "uniform, taylor": recipe("taylor", uniform),
         "torch_pruning, taylor": recipe("taylor", {"use": "torch_pruning"}),
         "layerwise": recipe("taylor", {"use": "layerwise"}, prior={"use": "removal"}),
+        "uniform, taylor": recipe("taylor", uniform),
         "hgsp, T = 0": recipe("taylor", plain),
+        "hgsp, T = 0, query heads": recipe("taylor", heads),
         "hgsp, similarity": gated("similarity"),
         "hgsp, removal": gated("removal"),
         "hgsp, removal + log": gated("removal", normalize=[{"use": "log"}]),
-        "hgsp, T = 0 + least-squares": recipe("taylor", plain, reconstruct=squares),
         "hgsp, removal + least-squares": gated("removal", reconstruct=squares),
-        "uniform, taylor + least-squares": recipe("taylor", uniform, reconstruct=squares),
+        "hgsp, T = 0 + least-squares": recipe("taylor", plain, reconstruct=squares),
         "uniform, wanda-sp + least-squares": recipe("wanda-sp", uniform, reconstruct=squares),
+        "uniform, output + least-squares": recipe("output", uniform, reconstruct=squares),
+        "uniform, obs + least-squares": recipe("obs", uniform, reconstruct=squares),
+        "search": recipe("output", {"use": "search"}),
+        "search, groups only + least-squares": recipe(
+            "output", {"use": "search", "with": {"query_heads": False}}, reconstruct=squares
+        ),
+        "search, taylor + least-squares": recipe("taylor", {"use": "search"}, reconstruct=squares),
     }
+    found = {name: {"reconstruct": none, **stages} for name, stages in found.items()}
+    return found | {name: {"quality": name, "allocate": {}} for name in QUALITY}
 
 
 # ---------------------------------------------------------------- models and texts
@@ -223,9 +233,11 @@ class Bench:
 
     def rows(self, method: str, stages: dict[str, Any], ratio: int) -> list[Row]:
         """The row of a method, and the dense model's as that run saw it."""
-        statistics_of = [stages["score"]["use"], stages.get("prior", {}).get("use", "none")]
-        root = self.text.folder / "-".join(["store", self.model.name, str(self.seed), *statistics_of])
         recipe = recipe_of(stages, self.model, self.text, ratio, self.seed, self.windows)
+        statistics_of = [recipe.score.use, recipe.prior.use if "prior" in stages else "none"]
+        if recipe.allocate.use == "search":  # what it judged is kept, too: each search starts from nothing
+            statistics_of += [method, str(ratio)]
+        root = self.text.folder / "-".join(["store", self.model.name, str(self.seed), *statistics_of])
         report = apart(recipe, Store(root))
         row = {"model": self.model.name, "method": method, "of": "layers", "ratio": ratio / 100, "seed": self.seed}
         if "why_not" in report:

@@ -1,4 +1,4 @@
-"""The methods benchmark, run as its documentation says, on the demo model with few windows."""
+"""The quality benchmark, run as its documentation says, on the demo model with few windows."""
 
 import json
 import os
@@ -16,7 +16,7 @@ KEYS = {
 
 
 def benchmark(folder, *arguments):
-    command = [sys.executable, str(ROOT / "benchmarks" / "methods.py"), "--windows", "4", *arguments]
+    command = [sys.executable, str(ROOT / "benchmarks" / "quality.py"), "--windows", "4", *arguments]
     command += ["--ratios", "20", "--json", str(folder / "rows.json"), "--markdown", str(folder / "table.md")]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
