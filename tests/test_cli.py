@@ -72,7 +72,7 @@ def test_what_only_informs_returns_within_a_second_and_imports_no_torch(argument
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "plan", "plugins list", "plugins show", "recipe init", "recipe validate", "recipe schema"],
+    ["run", "plan", "plugins list", "plugins show", "recipe init", "recipe validate", "recipe schema", "compare", "sweep"],
 )
 def test_every_command_teaches_with_an_example_and_says_what_it_reads_and_writes(command):
     text = " ".join(CliRunner().invoke(app, [*command.split(), "--help"]).stdout.split())

@@ -100,3 +100,10 @@ def test_the_headline_sweep_is_three_models_by_three_methods_by_fifteen_settings
     cells = load_grid(ROOT / "recipes" / "sweeps" / "headline.yaml").cells
     assert len(cells) == 135 and len(groups_of(cells)) == 15
     assert {len(group.cells) for group in groups_of(cells)} == {9}
+
+
+def test_the_sweep_in_the_documentation_is_valid(tmp_path):
+    text = (ROOT / "docs" / "compare-and-sweep.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "sweep.yaml").write_text(text.replace("../demo.yaml", str(ROOT / "recipes" / "demo.yaml")))
+    cells = load_grid(tmp_path / "sweep.yaml").cells
+    assert len(cells) == 12 and "uniform-wanda_ratio-0.2_seed-1" in [cell.name for cell in cells]
