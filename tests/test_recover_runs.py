@@ -21,6 +21,7 @@ from hgsp_core.store import Store
 
 RECIPE = f"""
 model: {{path: {MODEL}}}
+calibrate: {{dataset: pydoc, samples: 32, seq_len: 32}}
 score: {{use: magnitude}}
 allocate: {{with: {{ratio: 0.25, temperature: 0}}}}
 recover: {{use: lora, with: {{dataset: pydoc, samples: 200, epochs: 1, batch_size: 8, micro_batch_size: 4, dropout: 0,
