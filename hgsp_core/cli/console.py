@@ -43,6 +43,7 @@ class TerminalMonitor:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            speed_estimate_period=3600,  # seconds: the runs of a sweep may each take minutes
             disable=quiet or not console.is_terminal,
         )
 
