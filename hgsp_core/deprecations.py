@@ -47,6 +47,8 @@ RENAMED = (
     Renamed("--min_pruning_rate", "--layer_min_pruning_rate", "0.1", "1.0"),
     Renamed("--max_pruning_rate", "--layer_max_pruning_rate", "0.1", "1.0"),
     Renamed("--save_ckpt_log_name", "--output_name", "0.1", "1.0"),
+    # recipes
+    Renamed("allocate.with.same_sizes", "allocate.with.uniform", "0.1", "1.0"),
 )
 
 Warn = Callable[[str], None]

@@ -54,7 +54,8 @@ def children_seconds() -> float:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["plugins"], ["plugins", "show", "hgsp"], ["recipe", "schema"], ["--version"]],
+    [["--help"], ["run", "--help"], ["plugins"], ["plugins", "show", "hgsp"], ["recipe", "schema"], ["--version"]]
+    + [["prune", "--help"], ["prune", "--base_model", str(MODEL), "--head_dim", "16", "--print-recipe"]],
     ids=" ".join,
 )
 def test_what_only_informs_returns_within_a_second_and_imports_no_torch(arguments, tmp_path):
@@ -72,7 +73,8 @@ def test_what_only_informs_returns_within_a_second_and_imports_no_torch(argument
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "plan", "plugins list", "plugins show", "recipe init", "recipe validate", "recipe schema", "compare", "sweep"],
+    ["run", "plan", "plugins list", "plugins show", "recipe init", "recipe validate", "recipe schema", "compare", "sweep"]
+    + ["prune", "finetune", "eval", *(f"baseline {name}" for name in ("wanda", "magnitude", "slimgpt", "shortgpt"))],
 )
 def test_every_command_teaches_with_an_example_and_says_what_it_reads_and_writes(command):
     text = " ".join(CliRunner().invoke(app, [*command.split(), "--help"]).stdout.split())

@@ -218,6 +218,13 @@ def test_a_size_is_checked_only_against_a_model_that_is_there(refused):
     assert "no model directory 'nowhere'" in refused("prune", "--base_model", "./nowhere", "--head_dim", 16, "--print-recipe")
 
 
+def test_a_config_that_does_not_say_its_heads_is_a_readable_error(refused, tmp_path):
+    model = tmp_path.parent / f"{tmp_path.name}-empty"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    assert "'num_attention_heads' is missing" in refused("prune", "--base_model", model, "--head_dim", 8, "--print-recipe")
+
+
 def test_an_mha_model_has_one_query_head_a_kv_head_and_its_head_size_follows(said, refused, tmp_path):
     model = tmp_path.parent / f"{tmp_path.name}-mha"
     model.mkdir()
@@ -231,6 +238,7 @@ def test_an_mha_model_has_one_query_head_a_kv_head_and_its_head_size_follows(sai
     "flags, note",
     [
         ("--layer_importance_method activation --layer_importance_samples 5", "measured on all calibration samples"),
+        ("--nsamples 10 --layer_importance_samples 50", "there are 10 calibration samples; all are used"),
         ("--temperature 0 --layer_importance_method removal", "no layer importance is measured at temperature 0"),
         ("--pruning_strategy uniform --layer_importance_samples 5", "no layer importance is measured with the same rate"),
     ],

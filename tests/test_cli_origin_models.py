@@ -79,6 +79,7 @@ FAULTS = {
     "finetune m --set patience=0": ["recover.with.patience: unknown key"],
     "finetune m --recipe none.yaml": ["none.yaml: no such recipe"],
     "finetune m --max_samples 3 --num_samples 4": ["--max_samples 3 and --num_samples 4 contradict"],
+    "finetune m --dense d": ["--dense does nothing without --set distill=true"],
     "finetune m --output a --output_dir b": ["--output_dir b and --output a contradict"],
     "finetune m --learing_rate 1": ["No such option", "--learning_rate"],
     "eval": ["MODEL is required"],

@@ -8,6 +8,7 @@ from packaging.version import Version
 from hgsp_core import __version__
 from hgsp_core.deprecations import RENAMED, Renamed, current_flags, current_keys
 from hgsp_core.errors import FlagError, RecipeError
+from hgsp_core.recipe import parse_recipe
 
 FLAGS = [entry for entry in RENAMED if entry.is_flag]
 KNOWN = {entry.new for entry in RENAMED} | {"--importance_method", "--pruning_ratio"}
@@ -64,6 +65,14 @@ def test_an_old_recipe_key_is_read_as_the_new_one_with_a_warning():
     assert data["calibrate"] == {"nsamples": 8, "seed": 1}, "the mapping that was handed over has changed"
     (warning,) = warnings
     assert warning.startswith("r.yaml: calibrate.nsamples is now calibrate.samples") and "hgsp-core 1.0" in warning
+
+
+def test_a_recipe_with_an_old_key_is_valid_and_warned_of(caplog):
+    text = "{model: {path: m}, allocate: {use: uniform, with: {same_sizes: true}}, output: o}"
+    assert parse_recipe(text, "r.yaml").allocate.with_ == {"uniform": True}
+    assert [r.getMessage() for r in caplog.records] == [
+        "r.yaml: allocate.with.same_sizes is now allocate.with.uniform; the old name will be removed in hgsp-core 1.0."
+    ]
 
 
 @pytest.mark.parametrize("data", [{}, {"calibrate": None}, {"calibrate": "text"}, {"calibrate": {"samples": 3}}])

@@ -144,6 +144,9 @@ def _prior(draft: Draft, strategy: str) -> None:
         prior = {"use": method}
         if method == "removal":
             prior["with"] = {"samples": 50 if samples is None else samples}
+            there = draft.data["calibrate"]["samples"]
+            if samples is not None and samples > there:
+                draft.notes.append(f"--layer_importance_samples {samples}: there are {there} calibration samples; all are used.")
         elif samples is not None:
             draft.notes.append(
                 f"--layer_importance_samples {samples}: '{method}' is measured on all calibration samples, at no further cost."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hgsp_core.errors import FlagError, RecipeError
+from hgsp_core.errors import FlagError, LayoutError, RecipeError
 
 if TYPE_CHECKING:
     from hgsp_core.recipe import Recipe
@@ -125,20 +125,28 @@ def check_model(draft: Draft) -> None:
     """--head_dim and --gqa_ratio, where given, are those of the model; of the model, only config.json is read.
 
     Raises:
-        FlagError: one of them differs. CheckpointError: the model is not there.
+        FlagError: one of them differs. CheckpointError: the model is not there. LayoutError: its config.json says nothing.
     """
     head_dim, gqa_ratio = draft.take("--head_dim"), draft.take("--gqa_ratio")
     if head_dim is None and gqa_ratio is None:
         return
     path = draft.data["model"]["path"]
     config = model_config(path)
-    heads = config["num_attention_heads"]
-    there = config.get("head_dim") or config["hidden_size"] // heads
+    heads = _count(config, "num_attention_heads")
+    there = config.get("head_dim") or _count(config, "hidden_size") // heads
     if head_dim not in (None, there):
         raise FlagError.model_differs("--head_dim", head_dim, path, there)
     ratio = heads // (config.get("num_key_value_heads") or heads)
     if gqa_ratio not in (None, ratio):
         raise FlagError.model_differs("--gqa_ratio", gqa_ratio, path, ratio)
+
+
+def _count(config: Mapping[str, Any], key: str) -> int:
+    """A count above 0 in config.json. Raises LayoutError."""
+    value = config.get(key)
+    if not isinstance(value, int) or value < 1:
+        raise LayoutError.bad_count(key, value)
+    return value
 
 
 def model_config(path: str) -> dict[str, Any]:

@@ -75,8 +75,12 @@ def finetune(
 
     Reads the checkpoint, which is not changed, and the data. Writes the directory: `model/`, `report.json` and `run.log`.
     """
+    from hgsp_core.recipe import resolved_use
+
     draft = draft_of(given, checkpoint, recipe)
     checked = draft.recipe([f"recover.with.{setting}" for setting in settings or ()])
+    if dense is not None and not resolved_use("recoverer", checked.recover).with_.get("distill", True):
+        raise FlagError.needs("--dense", "--set distill=true")
     if print_recipe:
         typer.echo(as_yaml(checked, "recover"), nl=False)
         return
