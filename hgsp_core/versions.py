@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from hgsp_core import plugins
 
-_LIBRARIES = ("hgsp-core", "torch", "transformers", "safetensors", "datasets", "numpy")
+_LIBRARIES = ("hgsp-core", "torch", "transformers", "safetensors", "datasets", "accelerate", "peft", "numpy")
 
 
 def versions() -> dict[str, str]:

@@ -116,6 +116,16 @@ def test_micro_batches_and_gradient_checkpointing_change_cost_and_not_the_result
         torch.testing.assert_close(one[name], many[name], atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("use", ["lora", "full"])
+def test_bfloat16_products_train_weights_that_stay_float32(use, checkpoint, tmp_path):
+    told = recover(checkpoint, tmp_path / "out", use, samples=60, schedule__precision="bfloat16")
+    assert told["held_out_perplexity"]["after"] < 0.9 * told["held_out_perplexity"]["before"]
+    new = weights(tmp_path / "out")
+    assert all(tensor.dtype == torch.float32 for tensor in new.values())
+    changed = torch.cat([new[name].flatten() for name in filter(is_target, new)])
+    assert (changed != changed.bfloat16().float()).float().mean() > 0.9  # not rounded on the way
+
+
 def test_packing_takes_fewer_rows_for_the_same_tokens(checkpoint, tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"instruction": "Hi.", "output": "Hello. " * (1 + i % 3)}) + "\n" for i in range(24)))
@@ -241,7 +251,8 @@ def test_what_cannot_be_trained_is_refused(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(RecoverError, match="gives 1 row.* at least 2"):
         recover(checkpoint, out, dataset=str(short), samples=None, records__seq_len=200)
     with pytest.raises(RecoverError, match="loss is NaN or infinite in step 3"):
-        recover(checkpoint, out, alpha=1e16)
+        recover(checkpoint, out, alpha=1e16, job=RecoverJob(out, out, None, 0, LLAMA, work=tmp_path / "work"))
+    assert not (tmp_path / "work").exists()
     monkeypatch.setattr("hgsp_core.recover.training.free_bytes", lambda device: 1000)
     with pytest.raises(RecoverError, match="weights cannot be streamed"):
         recover(checkpoint, out)

@@ -297,6 +297,9 @@ def _work(job: RecoverJob) -> Iterator[Path]:
     try:
         yield work
         _wait()
+    except RecoverError:  # the same training would fail again
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     finally:
         if lock:
             lock.close()
