@@ -182,9 +182,10 @@ class ResidualCosine(Collector):
     depth = Depth.FORWARD
 
     def observe(self, layer, passage, sums):
-        sums.add("layer", _cosines(passage.before, passage.after))
-        for axis, before, after in passage.residuals():
-            sums.add(axis, _cosines(before, after))
+        streams, norms = passage.streams, passage.stream_norms
+        for name, first, last in [("layer", 0, -1), *((axis, i, i + 1) for i, axis in enumerate(passage.added))]:
+            dots = torch.linalg.vecdot(streams[first].float(), streams[last].float())
+            sums.add(name, (dots / (norms[first] * norms[last]).clamp_min_(1e-8)).sum(dtype=torch.float64))
 
     def reduce(self, layer, sums):
         return {name: 1 - sums.numpy(name) / layer.tokens for name in sums}
@@ -197,8 +198,9 @@ class OutputNorm(Collector):
     depth = Depth.FORWARD
 
     def observe(self, layer, passage, sums):
-        for name, output in {"layer": passage.after, **passage.added}.items():
-            sums.add(name, torch.linalg.vector_norm(output, dim=-1, dtype=torch.float32).double().sum())
+        sums.add("layer", passage.stream_norms[-1].sum(dtype=torch.float64))
+        for name, output in passage.added.items():
+            sums.add(name, torch.linalg.vector_norm(output, dim=-1, dtype=torch.float32).sum(dtype=torch.float64))
 
     def reduce(self, layer, sums):
         return {name: sums.numpy(name) / layer.tokens for name in sums}
@@ -348,10 +350,3 @@ class RemovalLoss(Collector):
     def reduce(self, layer, sums):
         """From the summed losses of "layer", of each axis, and of "", the whole model; `layer.tokens` are predicted."""
         return {name: (sums.numpy(name) - sums.numpy("")) / layer.tokens for name in sums if name}
-
-
-def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Sum over tokens of cos(a, b), of a, b [batch, seq_len, hidden]."""
-    a, b = a.float(), b.float()
-    norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
-    return (torch.linalg.vecdot(a, b) / norms.clamp_min_(1e-8)).double().sum()

@@ -84,13 +84,22 @@ class Passage:
     def detached(self) -> Passage:
         return replace(self, before=self.before.detach(), after=self.after.detach())
 
+    @cached_property
+    def streams(self) -> list[Tensor]:
+        """The residual stream before the first block, between the blocks, and after the last one."""
+        streams = [self.before]
+        for added in list(self.added.values())[:-1]:
+            streams.append(streams[-1] + added)
+        return [*streams, self.after]
+
+    @cached_property
+    def stream_norms(self) -> list[Tensor]:
+        """Of each of `streams`, its length at every token, [batch, seq_len] fp32; made once for all collectors."""
+        return [torch.linalg.vector_norm(stream, dim=-1, dtype=torch.float32) for stream in self.streams]
+
     def residuals(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(axis, stream before, stream after) of each block."""
-        before = self.before
-        for axis, added in self.added.items():
-            after = before + added
-            yield axis, before, after
-            before = after
+        yield from zip(self.added, self.streams, self.streams[1:])
 
     def distinct_inputs(self) -> Iterator[tuple[list[str], Tensor]]:
         """Each input once as [tokens, features], with the names of all linears that read it."""
