@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hgsp_core.cli.draft import Draft
-from hgsp_core.cli.origin import prior_file
+from hgsp_core.cli.draft import Draft, existing_file
 from hgsp_core.errors import FlagError
 
 PRIOR_FLAGS = ("--layer_importance_method", "--layer_importance_samples", "--layer_importance_config")
@@ -138,7 +137,7 @@ def _prior(draft: Draft, strategy: str) -> None:
     if config is not None:
         if len(given) > 1:
             raise FlagError.excludes("--layer_importance_config", given[0], "with a file nothing is measured")
-        prior: dict[str, Any] = prior_file(draft, Path(config))
+        prior: dict[str, Any] = {"use": "file", "with": {"path": existing_file("--layer_importance_config", Path(config))}}
     else:
         method = method or "removal"
         prior = {"use": method}

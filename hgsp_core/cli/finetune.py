@@ -12,7 +12,7 @@ from hgsp_core.cli.draft import Draft, as_yaml
 from hgsp_core.cli.flags import Flag, Given, Panel, takes
 from hgsp_core.cli.options import Cache, Json, Quiet, open_store
 from hgsp_core.cli.origin import lora_only
-from hgsp_core.errors import FlagError
+from hgsp_core.errors import FlagError, RecipeError
 
 PANEL = Panel(
     "The training",
@@ -108,6 +108,8 @@ def draft_of(given: Given, checkpoint: str | None, recipe: Path | None) -> Draft
     draft = Draft("hgsp finetune", given)
     if recipe is not None:
         draft.load(recipe, "recover")
+        if not isinstance(draft.data["recover"], dict):
+            raise RecipeError.at(str(recipe), "recover", "it is not of the form {use: lora, with: {epochs: 2}}.")
     draft.put("model.path", "--pruned_model", default=checkpoint)
     path = draft.data.get("model", {}).get("path")
     if path is None:

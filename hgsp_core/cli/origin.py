@@ -7,11 +7,11 @@ its part of the recipe, below.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hgsp_core.cli.draft import Draft, as_yaml, check_model, existing_file
+from hgsp_core.cli.draft import Draft, as_yaml, check_model
 from hgsp_core.cli.flags import Flag, Panel
 from hgsp_core.errors import FlagError
 
@@ -164,8 +164,3 @@ def carry_out(draft: Draft, settings: list[str] | None, print_recipe: bool, cach
         typer.echo(as_yaml(recipe), nl=False)
         return
     prune(recipe, cache, quiet, as_json)
-
-
-def prior_file(draft: Draft, path: Any) -> dict[str, Any]:
-    """The prior that is read from a file, which must be there before anything is measured."""
-    return {"use": "file", "with": {"path": existing_file("--layer_importance_config", Path(path))}}
