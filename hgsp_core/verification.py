@@ -59,13 +59,13 @@ def _exported(run: Path) -> list[str]:
 
 def _folder(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     """The checks of one folder; the first one that fails is the last one made there."""
-    checks = [_files]
-    if (folder / "config.json").is_file() or not any(folder.glob("*.gguf")):
-        checks += [_tensors, _logits]
-    else:
-        checks += [_gguf]
-    for check in checks:
-        with monitor.stage(f"Verify {place}"):
+    checks = {"files": _files}
+    if (folder / "config.json").is_file():
+        checks |= {"tensors": _tensors, "logits": _logits}
+    elif any(folder.glob("*.gguf")):
+        checks |= {"GGUF": _gguf}
+    for what, check in checks.items():
+        with monitor.stage(f"Verify {what} of {place}"):
             try:
                 findings = list(check(folder, place, monitor))
             except HgspError as error:
@@ -90,7 +90,7 @@ def _files(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
             faults += 1
             yield Finding(place, False, fault)
     if not faults:
-        yield Finding(place, True, f"{len(record['files'])} files have the checksums that they were written with")
+        yield Finding(place, True, f"checksums of {len(record['files'])} file(s) are those that they were written with")
 
 
 def _file_fault(path: Path, entry: Mapping[str, Any]) -> str | None:
@@ -130,7 +130,8 @@ def _logits(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     layout = checkpoint_layout(folder)
     recipe = Recipe(model=ModelPart(path=str(folder)), output=str(folder))
     weights = open_weights(folder, layout, dtype, recipe, monitor)
-    tokens = np.array(record["logits"]["tokens"]) if record else np.arange(8)[None] % int(layout.config["vocab_size"])
+    few = np.arange(8)[None] % int(layout.config["vocab_size"])
+    tokens = np.array(record["logits"]["tokens"]) if record else few
     values = logits(weights, tokens).float().cpu().numpy()
     if not np.isfinite(values).all():
         yield Finding(place, False, f"the model in '{folder}' loads, but its logits are not finite")
@@ -163,6 +164,7 @@ def _gguf(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
 
 
 def _answered(place: str, who: str, found: float, most: float) -> Finding:
+    away = f"(logits {found:.1g} of their spread away)"
     if found <= most:
-        return Finding(place, True, f"{who} answers as it did when it was exported (logits {found:.1g} of their spread away)")
-    return Finding(place, False, f"{who} answers something else than when it was exported: logits {found:.2g} of their spread away")
+        return Finding(place, True, f"{who} answers as it did when it was exported {away}")
+    return Finding(place, False, f"{who} answers something else than when it was exported {away}")

@@ -1,5 +1,6 @@
 """Pruned checkpoints of tiny models on disk, each with the reference it must equal: the original with the units masked."""
 
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -42,12 +43,12 @@ class Pruned(NamedTuple):
     config: dict
 
 
-def prune(tmp_path, kind, kept, max_shard_size=10**9, dtype=torch.float32, **config) -> Pruned:
-    """Cut a tiny model of this kind by a plan and write it below `tmp_path`."""
+def prune(tmp_path, kind, kept, max_shard_size=10**9, dtype=torch.float32, heads=MappingProxyType({}), **config) -> Pruned:
+    """Cut a tiny model of this kind by a plan and write it below `tmp_path`. `heads`: as in `Plan.of`."""
     model = tiny_model(kind, dtype=dtype, **{**SIZES, **config})
     layout = layout_of(model)
     everything = {(b.layer, b.axis.name): range(b.units) for b in layout.blocks()}
-    plan = Plan.of(layout, {**everything, **kept}, 0)
+    plan = Plan.of(layout, {**everything, **kept}, 0, heads=heads)
     config = pruned_config(layout, plan)
     pruned = prune_tensors(model.state_dict().items(), layout, plan)
     directory = tmp_path / "pruned"

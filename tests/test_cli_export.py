@@ -49,7 +49,8 @@ def test_a_run_is_exported_as_gguf_and_verifies(folder, monkeypatch):
     assert "Q8_0" in {tensor.tensor_type.name for tensor in reader.tensors}
     done = CliRunner().invoke(app, ["verify", "quantised/gguf"])
     assert done.exit_code == 0 and "model-q8_0.gguf is whole" in done.stdout, done.output
-    refused(hgsp("export", "out", "--to", "gguf", "-o", "quantised", cwd=folder), "'quantised' exists and is not overwritten")
+    again = hgsp("export", "out", "--to", "gguf", "-o", "quantised", cwd=folder)
+    refused(again, "'quantised' exists and is not overwritten")
 
 
 @pytest.mark.slow
@@ -117,4 +118,5 @@ def test_a_recipe_that_gguf_cannot_follow_is_refused_before_anything_is_measured
     monitor = LogMonitor()
     with pytest.raises(GgufError, match="hidden_act: 'gelu'"):
         run(parse_recipe(RECIPE, "r", settings), monitor, Store(folder / "store"))
-    assert set(monitor.timings) == {"Read model"} and not (folder / "new").exists()
+    assert "Read model" in monitor.timings and not {"Calibrate", "Load", "Sweep"} & set(monitor.timings)
+    assert not (folder / "new").exists()

@@ -43,8 +43,14 @@ REMOVALS = {**PLANS, **{f"uniform {name}": kept for name, kept in UNIFORM.items(
 CASES = [(kind, name, {}) for kind in ("llama", "llama-tied", "llama-biases", "mistral", "qwen2") for name in REMOVALS]
 CASES += [("qwen3", name, TIED) for name in REMOVALS]
 CASES += [("qwen3", name, {}) for name in REMOVALS if name.startswith("uniform")]
-CASES += [("llama", name, {"rope_parameters": rope}) for name in ("everything", "uniform heads") for rope in (LLAMA3, LINEAR)]
-CASES += [("qwen3", name, {**TIED, "rope_parameters": LINEAR}) for name in ("everything", "uniform heads")]
+SOME = ("everything", "uniform heads")
+CASES += [("llama", name, {"rope_parameters": rope}) for name in SOME for rope in (LLAMA3, LINEAR)]
+CASES += [("qwen3", name, {**TIED, "rope_parameters": LINEAR}) for name in SOME]
+#: one of two query heads of each group stays: in some layers, and in all
+FEWER = {"heads": {(i, "attention"): [[0], [1], [1], [0]] for i in (1, 3)}}
+FEWER_EVERYWHERE = {"heads": {(i, "attention"): [[0], [1], [1], [0]] for i in range(5)}}
+CASES += [(kind, "sizes differ", FEWER) for kind in ("llama", "qwen2")] + [("qwen3", "sizes differ", {**TIED, **FEWER})]
+CASES += [(kind, "uniform channels", FEWER_EVERYWHERE) for kind in ("llama", "mistral", "qwen2", "qwen3")]
 CASES += [("llama", "sizes differ", {"num_key_value_heads": 8}), ("llama", "everything", {"head_dim": 8})]
 
 
@@ -57,7 +63,7 @@ def llama(path, context=64):
     )
 
 
-@pytest.mark.parametrize("kind, removal, config", CASES, ids=lambda value: value if isinstance(value, str) else "-".join(value))
+@pytest.mark.parametrize("kind, removal, config", CASES, ids=lambda part: part if isinstance(part, str) else "-".join(part))
 def test_logits_are_transformers_own_at_once_and_token_by_token(tmp_path, kind, removal, config):
     written = write(tmp_path, kind, REMOVALS[removal], **config)
     ids = tokens(1, 40)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hgsp_core.gguf.vocabulary import _SPLIT_LLAMA3, _SPLIT_QWEN2
+from hgsp_core.gguf.vocabulary import SPLIT_LLAMA3, SPLIT_QWEN2
 
 TEXT = """def f(x):
     return x ** 2   # squares, isn't it? I'LL say 1234567 times!
@@ -78,8 +78,8 @@ def sentencepiece(metaspace=False, size=1200):
 KINDS = {
     "gpt-2": byte_level,
     "smollm": lambda: byte_level("digits"),
-    "llama-bpe": lambda: byte_level(_SPLIT_LLAMA3, ignore_merges=True, bos=True),
-    "smaug-bpe": lambda: byte_level(_SPLIT_LLAMA3),
-    "qwen2": lambda: byte_level(_SPLIT_QWEN2, nfc=True),
+    "llama-bpe": lambda: byte_level(SPLIT_LLAMA3, ignore_merges=True, bos=True),
+    "smaug-bpe": lambda: byte_level(SPLIT_LLAMA3),
+    "qwen2": lambda: byte_level(SPLIT_QWEN2, nfc=True),
     "default": sentencepiece,
 }

@@ -47,7 +47,7 @@ def _feed(digest: Any, path: Path) -> None:
 
 
 def logits_sample(tokens: np.ndarray, logits: Any) -> dict[str, Any]:
-    """What a model answers, in some kilobytes: its logits [windows, tokens, vocabulary] at columns spread over the vocabulary."""
+    """A few kilobytes of what a model answers: logits [windows, tokens, vocabulary] for tokens spread over the vocabulary."""
     values = logits.detach().float().cpu().numpy()
     columns = np.unique(np.linspace(0, values.shape[-1] - 1, _COLUMNS).astype(int))
     rounded = np.vectorize(lambda value: float(f"{value:.7g}"))(values[..., columns])

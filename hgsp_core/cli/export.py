@@ -19,7 +19,9 @@ Exporter = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="A parameter of the exporter (hgsp plugins show NAME): --set type=q8_0. May be repeated."
+        "--set",
+        metavar="KEY=VALUE",
+        help="A parameter of the exporter (hgsp plugins show NAME): --set type=q8_0. May be repeated.",
     ),
 ]
 Output = Annotated[
@@ -43,7 +45,7 @@ def export(
     with terminal(quiet) as monitor:
         from hgsp_core.export import export_checkpoint
 
-        result = export_checkpoint(model, to, settings or (), output.expanduser(), monitor)
+        result = export_checkpoint(model.expanduser(), to, settings or (), output.expanduser(), monitor)
     from hgsp_core.cli.show import output as stdout
     from hgsp_core.cli.show import print_json, print_lines
 

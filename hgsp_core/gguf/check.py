@@ -20,7 +20,8 @@ import numpy as np
 
 from hgsp_core.errors import GgufError
 
-#: relative error of a value: f16 has 11 significant bits, bf16 8; a block of q8_0 has 127 steps to its largest value, whose size is an f16
+#: relative error of a value: f16 has 11 significant bits, bf16 8; q8_0 takes 127 steps, whose size is an f16, to the largest
+#: value of a block
 _STEP = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": 0.5 / 127 + 2.0**-10}
 
 

@@ -158,7 +158,7 @@ def network(layout: Layout, config: PreTrainedConfig) -> Network:
     context, notes = _context(config)
     stubs = sum(s.heads != w.heads for s, w in zip(sizes, written))
     if stubs:
-        notes += (f"GGUF: llama.cpp needs an attention where {stubs} layer(s) have none: one head of zeros is written there.",)
+        notes += (f"GGUF: llama.cpp wants an attention where {stubs} layer(s) have none: a head of zeros is written there.",)
     pieces = tuple(_pieces(arch, layout, shapes, sizes, written, head_dim, rope))
     return Network(arch, config, written, head_dim, context, pieces, notes)
 
@@ -214,7 +214,7 @@ def _context(config: PreTrainedConfig) -> tuple[int, tuple[str, ...]]:
     if window is None or window >= whole or "sliding_attention" not in kinds:
         return whole, ()
     return window, (
-        f"GGUF: llama.cpp computes this family without its sliding window of {window} tokens, so that is the file's context length.",
+        f"GGUF: llama.cpp computes this family without its sliding window of {window} tokens: that is the context length.",
     )
 
 

@@ -21,21 +21,23 @@ if TYPE_CHECKING:
 #: kinds of tokens (gguf.TokenType)
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
-_SPLIT_LLAMA3 = (
+SPLIT_LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_SPLIT_QWEN2 = (
+SPLIT_QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 #: (how text is split, whether a whole word in the vocabulary skips the merges) -> tokenizer.ggml.pre
 _PRE = {
     (("ByteLevel",), False): "gpt-2",
     (("Digits", "ByteLevel"), False): "smollm",
-    (_SPLIT_LLAMA3, True): "llama-bpe",
-    (_SPLIT_LLAMA3, False): "smaug-bpe",
-    (_SPLIT_QWEN2, False): "qwen2",
+    (SPLIT_LLAMA3, True): "llama-bpe",
+    (SPLIT_LLAMA3, False): "smaug-bpe",
+    (SPLIT_QWEN2, False): "qwen2",
 }
 _SPACE = "▁"
+#: part of SentencePiece's merges that may be odd
+_FEW = 1e-3
 #: score of tokens that no merge makes: below all others
 _LOWEST = -1e9
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "mask")
@@ -124,11 +126,12 @@ def _byte_level(rules: Mapping[str, Any]) -> dict[str, Any]:
     if rules["normalizer"] is not None:
         if rules["normalizer"]["type"] != "NFC":
             raise GgufError.tokenizer(f"it normalises text by {_names(rules['normalizer'])}")
-        notes = ("GGUF: llama.cpp does not compose Unicode (NFC) as this tokenizer does: decomposed text gets other token ids.",)
+        notes = ("GGUF: llama.cpp does not compose Unicode (NFC), this tokenizer does: decomposed text gets other ids.",)
     split = _split(rules["pre_tokenizer"])
     pre = _PRE.get((split, bool(model.get("ignore_merges"))))
     if pre is None:
-        raise GgufError.tokenizer(f"it splits text by a rule that llama.cpp has no name for ({split or _names(rules['pre_tokenizer'])})")
+        rule = split or _names(rules["pre_tokenizer"])
+        raise GgufError.tokenizer(f"it splits text by a rule that llama.cpp has no name for ({rule})")
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     if not merges:
         raise GgufError.tokenizer("it has no merges")
@@ -149,28 +152,32 @@ def _split(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...] | str | N
     if len(steps) == 2 and first["type"] == "Digits" and first["individual_digits"] and last["use_regex"]:
         return ("Digits", "ByteLevel")
     if len(steps) == 2 and first["type"] == "Split" and not last["use_regex"]:
-        isolated = first["behavior"] in ("Isolated", "Removed" if first["invert"] else "Isolated")
-        return first["pattern"].get("Regex") if isolated else None
+        return first["pattern"].get("Regex") if first["behavior"] == "Isolated" and not first["invert"] else None
     return None
 
 
 def _sentencepiece(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """SentencePiece's BPE: llama.cpp joins the neighbours whose union has the highest score, tokenizers by rank of the merge.
+    """SentencePiece's BPE: llama.cpp joins the neighbours whose union has the highest score, tokenizers the first merge.
 
-    That is the same where every way to split a token into two tokens is a merge, and the merges of one token stand together.
+    That is the same where every way to split a token into two tokens is a merge, and the merges of one token stand together,
+    as in what transformers converts. Its converters have left out a merge at times: that much is told, more is refused.
     """
     model = rules["model"]
     merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     made = [token for token, _ in groupby(left + right for left, right in merges)]
     tokens, known, whole = model["vocab"], set(merges), {token["content"] for token in rules["added_tokens"]}
     splits = ((t[:i], t[i:]) for t in tokens if t not in whole for i in range(1, len(t)))
-    unmerged = next((s for s in splits if s[0] in tokens and s[1] in tokens and s not in known), None)
-    if model.get("ignore_merges") or len(made) != len(set(made)) or unmerged:
+    odd = len(made) - len(set(made))
+    odd += sum(left in tokens and right in tokens and (left, right) not in known for left, right in splits)
+    if model.get("ignore_merges") or odd > len(merges) * _FEW:
         raise GgufError.tokenizer("its merges are not SentencePiece's, by which llama.cpp joins byte-fallback tokens")
     for byte in range(256):
         if f"<0x{byte:02X}>" not in tokens:
             raise GgufError.tokenizer(f"it falls back to bytes, and has no token <0x{byte:02X}>")
     prefix, notes = _space_prefix(rules)
+    if odd:
+        which = f"{odd} of {len(merges)} merges of the tokenizer are not SentencePiece's"
+        notes += (f"GGUF: {which}: llama.cpp may split rare words otherwise.",)
     scores = {token: -float(rank) for rank, token in enumerate(made)}
     return {"model": "llama", "pre": "default", "scores": scores, "space_prefix": prefix, "notes": notes}
 
@@ -188,7 +195,7 @@ def _space_prefix(rules: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
         if pre_tokenizer.get("split") is False:
             scheme = pre_tokenizer["prepend_scheme"]
             after = " and after each special token" if scheme == "first" else ""
-            note = f"GGUF: llama.cpp puts a space in front of a text even where it begins with one{after}; this tokenizer does not."
+            note = f"GGUF: llama.cpp puts a space before a text even if it begins with one{after}; this tokenizer does not."
             return scheme != "never", (note,) if scheme != "never" else ()
     steps = [*steps, *([pre_tokenizer] if pre_tokenizer else [])]
     raise GgufError.tokenizer(f"it prepares text by {', '.join(_names(step) for step in steps) or 'nothing'}")

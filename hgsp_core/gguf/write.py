@@ -99,7 +99,8 @@ def encode(piece: Piece, tensor: Tensor, kind: Type) -> np.ndarray:
 def _announce(writer: gguf.GGUFWriter, piece: Piece, kind: Type) -> None:
     """Tell the header of a tensor to come: its shape, and as what it is stored."""
     values, nbytes = gguf.GGML_QUANT_SIZES[kind]
-    writer.add_tensor_info(piece.name, piece.shape, np.dtype(np.float32), prod(piece.shape) // values * nbytes, raw_dtype=kind)
+    size = prod(piece.shape) // values * nbytes
+    writer.add_tensor_info(piece.name, piece.shape, np.dtype(np.float32), size, raw_dtype=kind)
 
 
 def _discard(writer: gguf.GGUFWriter, path: Path) -> None:
