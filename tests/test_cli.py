@@ -183,7 +183,7 @@ def test_a_run_prints_the_table_what_it_reused_and_how_to_load_the_result(ran, f
     assert ["MACs", "per", "token"] in [row[:3] for row in rows]
     assert ["size", "on", "disk"] in [row[:3] for row in rows]
     assert report["reused"] and done.stdout.count("Reused: ") == 1
-    assert "Result: other" in done.stdout
+    assert "Result: other" in done.stdout and "Look at: other/report.html" in done.stdout
     assert "Plan" in done.stderr and "Traceback" not in done.stderr
     code = done.stdout.partition("Load it with:\n")[2]
     lines = "\n".join(line.strip() for line in code.splitlines())

@@ -10,6 +10,7 @@ import yaml
 from allocate_models import small, spread_priors
 from architectures import tiny_model
 from command import MODEL, hgsp
+from reports import documented_files
 
 from hgsp_core import plugins
 from hgsp_core.artifacts import Plan, Scores
@@ -82,6 +83,11 @@ def test_gradients_of_very_different_scale_empty_the_early_layers_and_the_diagno
     assert set(found["early-extreme"]["layers"]) >= {2, 3, 4} and found["scale"]["layers"][0] == 0
     assert "layer 2" in found["early-extreme"]["text"]
     assert not any(check["ok"] for check in extreme["checks"][:3])
+
+
+def test_a_run_without_priors_and_exports_leaves_all_other_files(extreme, folder):
+    files = {path.name for path in (folder / "extreme").iterdir()}
+    assert files == documented_files() - {"layer_importance.json", "layer_importance.png", "model"}
 
 
 def test_the_lines_of_every_finding_are_a_valid_recipe_and_the_same_as_its_options(extreme, model):

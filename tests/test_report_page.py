@@ -36,7 +36,7 @@ REPORT = {
         "kv_cache_bytes_per_token": 104857, "perplexity": {EVIL: 9.7, "c4": float("inf")}, "accuracy": {"boolq": 0.74},
         "decode_tokens_per_second": {"batch 1": 38.5},
     },
-    "recovery": {"method": EVIL, "perplexity": {"before": {EVIL: 12.25}, "after": {EVIL: 9.75}}, "steps": 1200, "losses": [2.5, 2.25]},
+    "recovery": {"method": EVIL, "perplexity": {"before": {EVIL: 12.25}, "after": {EVIL: 9.75}}, "steps": 1200, "held_out_loss": {"0": 2.5, "600": 2.3, "1200": 2.25}},
     "reused": ["calibration"],
     "notes": [EVIL],
     "exports": ["model"],
@@ -139,7 +139,7 @@ def test_every_figure_is_named_for_those_who_do_not_see_it(html):
     assert len(drawings) >= 6 and all(a["role"] == "img" and a["aria-label"] for a in drawings)
     assert all(a.get("alt") for tag, a in read.tags if tag == "img")
     figures, captions = (sum(tag == name for tag, _ in read.tags) for name in ("figure", "figcaption"))
-    assert figures == captions == 6
+    assert figures == captions == 7
     tables, named = (sum(tag == name for tag, _ in read.tags) for name in ("table", "caption"))
     assert tables == named >= 4
 
@@ -202,7 +202,7 @@ def test_a_browser_shows_every_figure_and_has_nothing_to_complain_about(chromium
         "[...document.querySelectorAll('figure svg.plot')].map(s => [s.getBoundingClientRect().width, s.getBoundingClientRect().height,"
         " s.querySelectorAll('rect, circle, image').length])"
     )
-    assert len(sizes) == 6 and all(width > 250 and height > 90 and marks for width, height, marks in sizes)
+    assert len(sizes) == 7 and all(width > 250 and height > 90 and marks for width, height, marks in sizes)
     assert chromium.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert chromium.messages == []
     assert all(address.startswith(("file:", "data:")) for address in chromium.requests)

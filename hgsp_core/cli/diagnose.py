@@ -52,7 +52,7 @@ def show(found: Mapping[str, Any], run: Path) -> None:
             console.print(f"  As a command: hgsp run {run / 'recipe.yaml'} {repair_options(repair)} --output NEW", markup=False)
         console.print()
     if not found["findings"]:
-        console.print("No findings: no layer was emptied because of the scale of its scores.")
+        console.print("No findings: no layer lost so much that other settings are called for.")
         console.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name, side in (("", "left"), ("this run", "right"), ("healthy", "right")):

@@ -29,10 +29,10 @@ def run(
 
     Several processes share the calibration: `torchrun --nproc-per-node=2 -m hgsp_core run recipe.yaml`
 
-    Writes the run directory, which must not exist yet: `model/` (the pruned model, ready for transformers),
-    `report.json`, `plan.json`, `recipe.yaml` (with every default), `global_group_table.csv`,
-    `pruning_summary_by_layer.txt`, `layers.png` and `run.log`. Tokens and statistics are kept in the store: another
-    ratio, temperature or normalizer does not measure again.
+    Writes the run directory, which must not exist yet: `report.html` (open it first), `model/` (the pruned model, ready
+    for transformers), `report.json`, `plan.json`, `recipe.yaml` (with every default), tables, pictures and `run.log`;
+    docs/reports.md lists them all. Tokens and statistics are kept in the store: another ratio, temperature or
+    normalizer does not measure again.
     """
     prune(read_recipe(recipe, settings, output), cache, quiet, as_json)
 
@@ -63,10 +63,20 @@ def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:
     console.print(removed_line(report["before"], report["after"]))
     print_lines(console, "Note", report["notes"])
     print_reused(console, report["reused"])
+    print_lines(console, "Finding", findings(directory))
     console.print(f"Result: {directory}", markup=False)
+    console.print(f"Look at: {directory / 'report.html'}", markup=False)
     model = directory / "model"
     if (model / "config.json").is_file():
         console.print("Load it with:", *loading_lines(model), sep="\n  ", markup=False)
+
+
+def findings(directory: Path) -> list[str]:
+    """What the run's diagnosis found, notes apart, and how to read more of it."""
+    from hgsp_core.report.diagnosis import read_diagnosis
+
+    found = [f for f in read_diagnosis(directory)["findings"] if f["severity"] != "note"]
+    return [f"{f['title']} ({f['severity']}). What to do: hgsp diagnose {directory}" for f in found]
 
 
 def loading_lines(model: Path) -> tuple[str, str]:

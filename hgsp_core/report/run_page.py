@@ -31,8 +31,8 @@ from hgsp_core.report.tables import HEADER, headline, metric_value, size
 
 _TONES = {"critical": "bad", "high": "bad", "medium": "warn", "note": "plain"}
 
-#: measures that are shown large, where they were taken
-_LARGE = 5
+#: measures that are shown large: of each the first that was taken
+_LARGE = ("parameters", "MACs per token", "KV cache per token", "perplexity", "accuracy", "decode tokens")
 
 _WORDS = {
     "unit": "The smallest part that is removed: an attention group or an MLP channel.",
@@ -84,9 +84,10 @@ def _headline(run: RunFacts) -> Section:
     for row in found:
         share = math.nan if row.change is None else row.change + 1
         rows.append((*row.cells(), svg.share_bar(share, f"{row.measure.strip()}: {share:.1%} of before")))
-    large = [row for row in found if row.change is not None and row.measure == row.measure.strip()][:_LARGE]
+    there = [row for row in found if row.change is not None]
+    large = [next((row for row in there if row.measure.startswith(name)), None) for name in _LARGE]
     body = [
-        tiles((row.measure, row.cells()[3], " → ".join(row.cells()[1:3])) for row in large),
+        tiles((row.measure, row.cells()[3], " → ".join(row.cells()[1:3])) for row in large if row),
         table((*HEADER, "of before"), rows, "Before and after; the dashed line is where it was."),
     ]
     if notes := run.report["notes"]:
@@ -105,7 +106,7 @@ def _findings(run: RunFacts) -> Section:
     before = [None, *(finding["repair"] for finding in findings)]
     cards = [_finding(finding, finding["repair"] in before[: i + 1]) for i, finding in enumerate(findings)]
     if not cards:
-        cards = [card("Nothing to report", "good", paragraph("No layer was emptied because of the scale of its scores."))]
+        cards = [card("No findings", "good", paragraph("No layer lost so much that other settings are called for."))]
     intro = "Whether some layers lost far more than others, which usually ruins a model, and what to change then."
     return Section("Findings", join([*cards, table(("", "this run", "healthy"), checks, "What a healthy run looks like")]), intro)
 
@@ -161,7 +162,7 @@ def _importance(run: RunFacts) -> Section:
     colours = Markup('<p class="key">least, {} <img alt="dark to bright" src="data:image/png;base64,{}"> {}, most</p>').format(
         metric_value(low), base64.b64encode(heat.key()).decode("ascii"), metric_value(high)
     )
-    intro = f"Importance per parameter of every unit, measured by {run.recipe.score.use}. Bright units matter most."
+    intro = f"Importance per parameter of every unit, measured by the scorer {run.recipe.score.use}. Bright units matter most."
     return Section("Which units matter", join([colours, beside(figures)]), intro)
 
 
@@ -189,8 +190,16 @@ def _scales(run: RunFacts) -> Section:
 
 
 def _recovery(run: RunFacts) -> Iterator[Section]:
-    if told := run.report["recovery"]:
-        yield Section("Training after the cut", pairs(dict(_flat(told))), f"The pruned model was trained further by {run.report['recipe']['recover']['use']}.")
+    if not (told := run.report["recovery"]):
+        return
+    losses = {float(step): loss for step, loss in _mapping(told.get("held_out_loss")).items()}
+    body = [pairs(dict(_flat({name: value for name, value in told.items() if name != "held_out_loss" or len(losses) < 2})))]
+    if len(losses) > 1:
+        course = [(step, loss, f"step {step:g}: {metric_value(loss)}") for step, loss in sorted(losses.items())]
+        drawing = svg.points("held-out loss by step", {"loss": course}, x_label="step", y_label="held-out loss", joined=True)
+        body.append(figure(drawing, "Loss on records that training did not see, step by step; lower is better."))
+    method = run.report["recipe"]["recover"]["use"]
+    yield Section("Training after the cut", join(body), f"The pruned model was trained further by {method}.")
 
 
 def _recipe(run: RunFacts) -> Section:
@@ -206,7 +215,7 @@ def _calibration(run: RunFacts) -> Section:
     found = run.report["calibration"]
     if not found:
         return Section("Calibration", paragraph("Nothing that was measured needed any text."))
-    return Section("Calibration", pairs(dict(_flat(found))), "The text on which importance was measured; runs of the same tokens_sha256 saw the same.")
+    return Section("Calibration", pairs(dict(_flat(found))), "The text on which importance was measured; runs with the same tokens sha256 saw the same.")
 
 
 def _environment(run: RunFacts) -> Section:
@@ -222,7 +231,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """(name, value) of everything in a nested result, names joined by commas."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _flat(item, f"{name}, {key}" if name else str(key))
+            yield from _flat(item, f"{name}, {key}" if name else str(key).replace("_", " "))
     elif isinstance(value, float):
         yield name, metric_value(value)
     elif isinstance(value, int) and not isinstance(value, bool):

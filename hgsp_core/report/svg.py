@@ -146,9 +146,10 @@ def heat(label: str, names: Sequence[str], image: bytes, cut: Sequence[float], h
             parts.append(Markup('<line class="cut" x1="{0:.3f}%" x2="{0:.3f}%" y1="{1:.3f}%" y2="{2:.3f}%"/>').format(x, top, bottom))
     for i in range(0, len(names), every(len(names), 24)):
         parts.append(_TICK.format(f"{(i + 0.5) * step:.3f}", names[i]))
-    for share in (0, 50, 100):
-        parts.append(_BELOW.format(share, f"{share}%"))
-    return _svg(label, height, parts)
+    for share, side in ((0, "start"), (50, "middle"), (100, "end")):
+        parts.append(Markup('<text x="{0}%" y="100%" dy="1.3em" class="{1}">{0}%</text>').format(share, side))
+    parts.append(Markup('<text x="100%" y="100%" dy="2.7em" class="end name">units</text>'))
+    return Markup('<div class="footed">{}</div>').format(_svg(label, height, parts))
 
 
 def share_bar(share: float, title: str) -> Markup:
@@ -158,8 +159,8 @@ def share_bar(share: float, title: str) -> Markup:
     width = 50 * min(max(share, 0.0), 2.0)
     return Markup(
         '<svg class="share" role="img" aria-label="{0}"><title>{0}</title><rect class="gone" width="50%" height="100%"/>'
-        '<rect class="{2}" width="{1:.2f}%" height="100%"/><line class="mark" x1="50%" x2="50%" y2="100%"/></svg>'
-    ).format(title, width, "c1" if share <= 1 else "c2")
+        '<rect class="c1" width="{1:.2f}%" height="100%"/><line class="mark" x1="50%" x2="50%" y2="100%"/></svg>'
+    ).format(title, width)
 
 
 def _dots(placed: Sequence[tuple[float, float, str]], series: int, joined: bool, named: bool) -> list[Markup]:
