@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ class StoredJudge:
         self._monitor, self._store = monitor, store
         self._judge: Any = None
         self._base: Plan | None = None
+        self._own: set[str] = set()
+        self.saved = 0.0  # seconds that judgements of other runs took, which this one found
         self._inputs = {
             "model": source.fingerprint,
             "architecture": repr(source.layout.architecture),
@@ -35,12 +38,17 @@ class StoredJudge:
         """KL(dense ‖ plan) in nats a token (`sweep/judge.py`)."""
         inputs = {**self._inputs, "plan": plan.sha256}
         if kept := self._store.get("judgement", inputs):
+            if plan.sha256 not in self._own:
+                self._own.add(plan.sha256)
+                self.saved += self._store.seconds("judgement", inputs)
             return float(kept["kl"])
+        start = time.perf_counter()
         judge = self._open()
         if self._base is not None:
             judge.rebase(self._base)
         found = judge(plan)
-        self._store.put("judgement", inputs, {"kl": np.array(found)})
+        self._store.put("judgement", inputs, {"kl": np.array(found)}, time.perf_counter() - start)
+        self._own.add(plan.sha256)
         return found
 
     def rebase(self, plan: Plan) -> None:

@@ -6,6 +6,7 @@ torch is imported where something is computed: what is found in the store, or re
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,22 @@ from hgsp_core.recipe import CalibratePart, Recipe
 from hgsp_core.source import BYTES, Source
 from hgsp_core.store import Store
 
+#: name of what was found in the store -> seconds that it took to make
+Reused = dict[str, float]
 
-def calibrate(part: CalibratePart, dataset: Any, source: Source, store: Store, reused: list[str]) -> Calibration:
+
+def calibrate(part: CalibratePart, dataset: Any, source: Source, store: Store, reused: Reused) -> Calibration:
     """The run's tokens. Their key holds the text itself, so a changed file or dataset is never served from the store."""
+    start = time.perf_counter()
     text = data.calibration_text(dataset, part)
     inputs = calibration_inputs(part, text, source)
     if kept := store.get("calibration", inputs):
-        reused.append("calibration")
+        reused["calibration"] = store.seconds("calibration", inputs)
         return Calibration(part.dataset, part.seed, kept["tokens"])
     from hgsp_core.checkpoint.load import load_tokenizer
 
     calibration = data.draw(text, load_tokenizer(source.directory), part)
-    store.put("calibration", inputs, {"tokens": calibration.tokens})
+    store.put("calibration", inputs, {"tokens": calibration.tokens}, time.perf_counter() - start)
     return calibration
 
 
@@ -55,7 +60,7 @@ def measure(
     collectors: Sequence[Any],
     monitor: Monitor,
     store: Store,
-    reused: list[str],
+    reused: Reused,
     plan: Plan | None = None,
 ) -> Statistics:
     """What the methods asked for: from the store where it is there, and from one sweep for all the rest.
@@ -64,11 +69,17 @@ def measure(
     """
     inputs = {c.key: statistics_inputs(source, calibration and calibration.sha256, c, plan) for c in collectors}
     values = {key: _unpack(kept) for key in inputs if (kept := store.get("statistics", inputs[key]))}
-    reused += [f"statistics {type(c).__name__}" for c in collectors if c.key in values]
+    if found := {c.key: store.seconds("statistics", inputs[c.key]) for c in collectors if c.key in values}:
+        longest = max(found, key=found.get)  # a run of its own measures all of them in one sweep
+        for c in collectors:
+            if c.key in found:
+                name = f"statistics {type(c).__name__}"
+                reused[name] = reused.get(name, 0.0) + (found[c.key] if c.key == longest else 0.0)
     missing = [c for c in collectors if c.key not in values]
     if missing:
         from hgsp_core.sweep import Masked, run_sweep
 
+        start = time.perf_counter()
         with monitor.stage("Load"):
             weights = open_weights(source.directory, source.layout, source.dtype, recipe, monitor)
             weights = Masked(weights, plan) if plan else weights
@@ -76,9 +87,10 @@ def measure(
             tokens = calibration.tokens if calibration else None
             batch, memory = recipe.calibrate.batch_size, recipe.memory
             measured = run_sweep(weights, source.layout, tokens, missing, batch, progress, memory, monitor.say)
+        seconds = time.perf_counter() - start
         for c in missing:
             values[c.key] = measured[c]
-            store.put("statistics", inputs[c.key], _pack(measured[c]))
+            store.put("statistics", inputs[c.key], _pack(measured[c]), seconds)
     return Statistics(values)
 
 

@@ -28,7 +28,7 @@ from hgsp_core.evaluation import Evaluators, evaluate_one, evaluate_original, ev
 from hgsp_core.export import check_exportable, export, publish
 from hgsp_core.judgement import StoredJudge
 from hgsp_core.layout import Layout
-from hgsp_core.measure import calibrate, gradient_scale, measure, open_weights, placed
+from hgsp_core.measure import Reused, calibrate, gradient_scale, measure, open_weights, placed
 from hgsp_core.monitor import LogMonitor, Monitor, Progress, log
 from hgsp_core.recipe import Recipe, Use, resolved, resolved_use
 from hgsp_core.report.cost import costs
@@ -50,6 +50,7 @@ MIN_SHARD, MAX_SHARD = 2 * 10**7, 5 * 10**9
 class Decision:
     """Everything up to the plan. `calibration` is None where nothing that was measured needed data.
 
+    saved     seconds that it took once to measure what was found in the store
     measured  the scores of the original model before normalizers;  scales  how large its gradients are in each layer
     judge     what a search asked; None where the allocator does not search
     """
@@ -60,6 +61,7 @@ class Decision:
     priors: Priors | None
     plan: Plan
     reused: tuple[str, ...]
+    saved: float
     measured: Scores
     scales: Scales
     judge: StoredJudge | None
@@ -96,13 +98,13 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
 
     Started several times by `torchrun` or `accelerate launch`, the processes share the calibration set; only the first writes.
     """
-    with monitor.stage("Evaluate (prepare)"):
-        evaluators = open_evaluators(recipe.evaluate)
     exporters, notes = [_build("exporter", use) for use in recipe.export], []
     check_exports(recipe.export)
     recoverer = _build("recoverer", recipe.recover) if recipe.recover else None
     with group() as first, run_directory(Path(recipe.output), first) as directory:
         log_settings(recipe)
+        with monitor.stage("Evaluate (prepare)"):
+            evaluators = open_evaluators(recipe.evaluate)
         expected = forecast(recipe, monitor, store, first)
         decision, before, after = expected.decision, expected.before, expected.after
         source, dense = decision.source, decision.source.layout
@@ -133,6 +135,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
             "before": before,
             "after": after | {"bytes": weight_bytes(checkpoint)},
             "recovery": recovery,
+            "reused_seconds": decision.saved,
             "reused": [*decision.reused, *(f"{name} of the original" for name in known)],
         }
         exports: list[str] = []
@@ -194,7 +197,7 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
     methods = methods_of(recipe)
     scorer, prior, scale = methods.scorer, methods.prior, methods.scale
 
-    reused: list[str] = []
+    reused: Reused = {}
     calibration = None
     if methods.needs_tokens:
         with monitor.stage("Calibrate"):
@@ -217,9 +220,10 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
             previous, plan = plan, allocator(AllocateJob(source.layout, scores, priors, judge, progress))
             if previous and not plan.within(previous):
                 raise PlanError.given_back(recipe.allocate.use)
-    for name in dict.fromkeys(reused):
+    for name in reused:
         monitor.say(f"Reused from the store: {name}")
-    return Decision(source, calibration, scores, priors, plan, tuple(dict.fromkeys(reused)), measured, scales, judge)
+    saved = sum(reused.values()) + (judge.saved if judge else 0.0)
+    return Decision(source, calibration, scores, priors, plan, tuple(reused), saved, measured, scales, judge)
 
 
 def methods_of(recipe: Recipe) -> Methods:

@@ -69,8 +69,13 @@ class Store:
             return None
         return arrays
 
-    def put(self, kind: str, inputs: Mapping[str, Any], arrays: Arrays) -> None:
-        """Keep the arrays. Atomic: the file appears whole or not at all."""
+    def seconds(self, kind: str, inputs: Mapping[str, Any]) -> float:
+        """What it took to make the artifact that is kept for these inputs."""
+        with safe_open(self.path(kind, inputs), framework="numpy") as file:
+            return float((file.metadata() or {}).get("seconds", 0))
+
+    def put(self, kind: str, inputs: Mapping[str, Any], arrays: Arrays, seconds: float = 0.0) -> None:
+        """Keep the arrays, and how long it took to make them. Atomic: the file appears whole or not at all."""
         if not self.writes:
             return
         path = self.path(kind, inputs)
@@ -79,7 +84,7 @@ class Store:
         except OSError as error:
             raise StoreError.cannot_write(self.root, error) from None
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        metadata = {"sha256": _checksum(contiguous), "inputs": json.dumps(inputs, sort_keys=True)}
+        metadata = {"sha256": _checksum(contiguous), "inputs": json.dumps(inputs, sort_keys=True), "seconds": f"{seconds:.3f}"}
         try:
             handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
         except OSError as error:

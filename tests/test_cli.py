@@ -203,7 +203,8 @@ def test_plan_forecasts_what_the_run_then_costs_and_writes_nothing(ran, folder):
         assert forecast["before"][key] == report["before"][key]
         assert forecast["after"][key] == report["after"][key]
     assert forecast["after"]["bytes"] == pytest.approx(report["after"]["bytes"], rel=0.01)  # a file also has a header
-    assert forecast["plan"] == json.loads((folder / "result" / "plan.json").read_text())
+    made = json.loads((folder / "result" / "plan.json").read_text())
+    assert forecast["plan"] == made | {"notes": forecast["plan"]["notes"]}  # the run's also tell of the repair
     assert forecast["reused"]
 
 

@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from command import MODEL, ROOT, hgsp
 from safetensors.torch import load_file, save_file
@@ -213,6 +214,56 @@ def test_a_model_of_an_unknown_type(refused, here, model):
     assert "config.json: model_type" in message and "Did you mean 'llama'?" in message
 
 
+@pytest.mark.parametrize("model_type", ["granite", "Llama", "llama4_text"])
+def test_a_relative_of_a_known_family_is_not_taken_for_it(refused, here, model, model_type):
+    """Granite is Llama with four multipliers: only the exact model_type says what is computed."""
+    spoil_config(model, model_type=model_type, logits_scaling=8.0)
+    assert f"There is no architecture '{model_type}'" in refused(*run_quietly())
+
+
+def test_a_model_with_code_of_its_own_is_not_taken_for_the_stock_one(refused, here, model):
+    spoil_config(model, auto_map={"AutoModelForCausalLM": "modeling_mine.MineForCausalLM"})
+    message = refused(*run_quietly())
+    assert "auto_map: the model brings code of its own (modeling_mine.MineForCausalLM)" in message
+
+
+def test_heads_that_contradict_the_weights(refused, here, model):
+    spoil_config(model, num_attention_heads=12)
+    message = refused(*run_quietly())
+    assert "'model.layers.0.self_attn.q_proj.weight' has the shape (256, 192), but by config.json it has (192, 192)" in message
+
+
+def test_a_head_size_that_contradicts_the_weights(refused, here, model):
+    spoil_config(model, head_dim=8)
+    message = refused(*run_quietly("--set", "score.use=taylor"))
+    assert "_proj.weight' has the shape" in message and "but by config.json it has" in message
+
+
+def test_quantised_weights(refused, here, model):
+    spoil_tensors(model, lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].to(torch.int8)}))
+    message = refused(*run_quietly())
+    assert "stores 'model.norm.weight' as I8, which cannot be pruned. Use the model in one of: float32" in message
+    spoil_config(model, quantization_config={"quant_method": "gptq", "bits": 4})
+    assert "config.json" not in message and "quantised weights (gptq)" in refused(*run_quietly())
+
+
+@pytest.mark.parametrize("scorer", ["magnitude", "taylor"])
+def test_a_number_type_that_the_weights_would_overflow(refused, here, model, scorer):
+    spoil_tensors(model, lambda tensors: tensors["model.layers.3.mlp.up_proj.weight"][7].fill_(7e4))
+    message = refused(*run_quietly("--set", "model.dtype=float16", "--set", f"score.use={scorer}"))
+    assert "'model.layers.3.mlp.up_proj.weight' holds 70000, which float16 cannot (at most 65504)" in message
+    assert "Use model.dtype: bfloat16" in message
+
+
+def test_a_shard_that_lacks_a_tensor(refused, here, model):
+    names = load_file(model / "model.safetensors")
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys([*names, "lm_head.weight"], "model.safetensors")})
+    )
+    message = refused(*run_quietly())
+    assert "model.safetensors' does not hold the tensor 'lm_head.weight'" in message
+
+
 @pytest.mark.parametrize("scorer", ["magnitude", "taylor"])
 def test_a_model_with_nan_among_its_weights(refused, here, model, scorer):
     spoil_tensors(model, lambda tensors: tensors["model.layers.3.mlp.up_proj.weight"][7].fill_(float("nan")))
@@ -287,6 +338,20 @@ def test_an_unknown_option_or_command_is_a_users_mistake(here, monkeypatch, caps
         main()
     out, err = capsys.readouterr()
     assert (stop.value.code, out) == (2, "") and fault in err and "Traceback" not in err
+
+
+def test_a_disk_that_runs_full_half_way_leaves_nothing(here):
+    """A limit on the size of a file gives the writer of weights the failing write of a full disk."""
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, resource.RLIM_INFINITY))\n"
+        "from hgsp_core.cli import main; sys.argv = ['hgsp', 'run', 'recipe.yaml', '--quiet']; main()"
+    )
+    before = snapshot(here)
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, cwd=here)
+    check_refusal(done.returncode, done.stdout, done.stderr)
+    assert "cannot be written" in done.stderr and "Its weights take 0.008 GB, and the disk has" in done.stderr
+    assert snapshot(here) == before
 
 
 # --- plugins, which are found anew in each process

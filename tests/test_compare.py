@@ -70,7 +70,7 @@ def test_the_table_has_the_numbers_of_the_reports_under_the_dense_row(folder, co
         assert row["perplexity, pydoc / dense"] == after["perplexity"]["pydoc"] / before["perplexity"]["pydoc"]
         assert row["ratio_asked"] == given["recipe"]["allocate"]["with"]["ratio"] and row["ratio_of"] == "layers"
         assert row["ratio_achieved"] == 1 - after["layer_parameters"] / before["layer_parameters"]
-        assert 0 < row["prune_seconds"] <= sum(given["timings"].values())
+        assert 0 < row["prune_seconds"] <= sum(given["timings"].values()) + given["reused_seconds"]
         assert row["prune_memory_bytes"] == given["peak_memory_bytes"]
     assert {row["run"]: row["method"] for row in rows}["weights"] == "magnitude + uniform"
 
@@ -87,6 +87,14 @@ def test_terminal_markdown_csv_html_and_json_tell_the_same(folder):
     assert [row["run"] for row in rows] == [record["run"] for record in records]
     assert [float(row["perplexity, pydoc"]) for row in rows] == [record["perplexity, pydoc"] for record in records]
     assert "<script" not in texts["--html",] and "http" not in texts["--html",]
+
+
+def test_what_was_found_in_the_store_counts_as_long_as_it_took(folder):
+    """`even-30` found all that `even` had measured: alone it would have taken (about) as long."""
+    first, second = report(folder, "even"), report(folder, "even-30")
+    assert first["reused_seconds"] == 0 and second["reused_seconds"] > 0
+    measuring = sum(first["timings"][stage] for stage in ("Calibrate", "Load", "Sweep"))
+    assert second["reused_seconds"] == pytest.approx(measuring, rel=0.2, abs=0.05)
 
 
 def test_a_method_with_calibration_settings_of_its_own_is_flagged(compared):

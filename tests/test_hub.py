@@ -11,7 +11,9 @@ from hub import running_hub
 
 RECIPE = {
     "model": {"path": str(MODEL)},
+    "calibrate": {"dataset": "pydoc", "samples": 2, "seq_len": 16},
     "score": {"use": "magnitude"},
+    "reconstruct": {"use": "none"},
     "allocate": {"use": "uniform", "with": {"ratio": 0.2}},
     "export": [{"use": "huggingface", "with": {"push_to_hub": "acme/smaller", "private": True}}],
     "output": "result",

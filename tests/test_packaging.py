@@ -47,6 +47,7 @@ def test_the_wheel_holds_the_catalogue_the_text_and_the_modeling_file(wheels):
         "hgsp_core/data/pydoc/evaluation.txt",
         "hgsp_core/checkpoint/modeling_hgsp.py",
         "hgsp_core/cli/template.yaml",
+        "hgsp_core/report/page.css",
     ):
         assert needed in names
     assert not [name for name in names if name.startswith(("tests", "models", "plugins"))]
@@ -134,7 +135,7 @@ def test_a_third_partys_scorer_runs_in_a_recipe(third_party, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"model: {{path: {MODEL}}}\nscore: {{use: even, with: {{reward: 3}}}}\n"
-        "allocate: {use: hgsp, with: {ratio: 0.1, temperature: 0}}\nexport: []\noutput: out\n"
+        "allocate: {use: hgsp, with: {ratio: 0.1, temperature: 0}}\nreconstruct: {use: none}\nexport: []\noutput: out\n"
     )
     python("-m", "hgsp_core", "run", recipe, "--quiet", "--cache", tmp_path / "cache", path=third_party, cwd=tmp_path)
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
@@ -148,7 +149,7 @@ def test_a_third_partys_scorer_runs_in_a_recipe(third_party, tmp_path):
 def test_a_third_partys_recoverer_has_the_last_word_on_the_weights(third_party, tmp_path):
     (tmp_path / "recipe.yaml").write_text(
         f"model: {{path: {MODEL}}}\nscore: {{use: even}}\nallocate: {{use: hgsp, with: {{ratio: 0.1, temperature: 0}}}}\n"
-        "recover: {use: halve}\noutput: out\n"
+        "reconstruct: {use: none}\nrecover: {use: halve}\noutput: out\n"
     )
     python("-m", "hgsp_core", "run", "recipe.yaml", "--quiet", "--cache", "cache", path=third_party, cwd=tmp_path)
     from safetensors.torch import load_file

@@ -23,7 +23,8 @@ RECIPE = f"""
 model: {{path: {MODEL}}}
 calibrate: {{dataset: pydoc, samples: 32, seq_len: 32}}
 score: {{use: magnitude}}
-allocate: {{with: {{ratio: 0.25, temperature: 0}}}}
+allocate: {{use: hgsp, with: {{ratio: 0.25, temperature: 0}}}}
+reconstruct: {{use: none}}
 recover: {{use: lora, with: {{dataset: pydoc, samples: 200, epochs: 1, batch_size: 8, micro_batch_size: 4, dropout: 0,
   learning_rate: 0.002, records: {{seq_len: 64}}, schedule: {{check_every: 4}}}}}}
 output: out

@@ -161,7 +161,7 @@ def _without_folder(dataset: str) -> str:
 def _sizes(layout: Layout, plan: Plan) -> Iterator[str]:
     """One line a run of equal layers."""
     sizes = [_layer_sizes(layout, layer) for layer in layout.layers]
-    keys = list(dict.fromkeys(key for size in sizes for key in size))
+    keys = [key for axis in layout.architecture.axes for key in (*axis.scales, axis.units)]
     gone = len(plan.layers) - len(layout.layers)
     if gone:
         is_are = "is" if gone == 1 else "are"

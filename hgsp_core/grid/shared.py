@@ -85,9 +85,9 @@ def prepare(recipes: Sequence[Recipe], monitor: Monitor, store: Store) -> None:
     if any(m.needs_tokens for m in methods):
         dataset = data.open_dataset(first.calibrate.dataset, first.calibrate.with_, "calibrate.dataset")
         with monitor.stage("Calibrate"):
-            calibration = calibrate(first.calibrate, dataset, source, store, [])
+            calibration = calibrate(first.calibrate, dataset, source, store, {})
     collectors = {c.key: c for m in methods for c in m.collectors}
-    measure(first, source, calibration, list(collectors.values()), monitor, store, [])
+    measure(first, source, calibration, list(collectors.values()), monitor, store, {})
     for recipe in {repr((recipe.evaluate, recipe.device)): recipe for recipe in recipes}.values():
         evaluators = open_evaluators(recipe.evaluate)
         kept = tuple((name, evaluator) for name, evaluator in evaluators.alone if hasattr(evaluator, "inputs"))

@@ -83,7 +83,7 @@ class RunTable:
         """What the stars mean that are there."""
         notes = {
             "calibration": "* calibration: with settings of its own, not those of the model's other runs.",
-            "prune_seconds": "* time to prune: without what was found in the store and not measured again.",
+            "prune_seconds": "* time to prune: what was found in the store is counted as long as it took to make, for all runs that share it.",
         }
         marks = {column.key: column.mark for column in self.columns}
         return [note for key, note in notes.items() if any(line.values.get(marks[key]) for line in self.lines)]
@@ -96,7 +96,7 @@ def run_table(comparison: Comparison) -> RunTable:
         lines.append(Line(None, _dense(runs, comparison)))
         lines += [Line(run, _values(run, comparison)) for run in runs]
     measures = list(dict.fromkeys(m for run in comparison.runs for m in _measures(run, "after", comparison)))
-    return RunTable((*_NAMES, *_COSTS, *_measured(measures), *_EFFORT), tuple(lines))
+    return RunTable((*_NAMES, _COSTS[0], *_measured(measures), *_COSTS[1:], *_EFFORT, *_SETTINGS), tuple(lines))
 
 
 def legend(comparison: Comparison) -> list[str]:
@@ -160,14 +160,16 @@ def _share(value: float) -> str:
 _NAMES = (
     Column("run", "run"),
     Column("model", "model"),
+    Column("ratio_asked", "asked", _share),
+    Column("ratio_achieved", "achieved", _share),
+    Column("ratio_of", "of"),
+)
+_SETTINGS = (
     Column("method", "method"),
     Column("settings", "settings"),
     Column("calibration", "calibration", mark="own_calibration"),
     Column("own_calibration", "own calibration", detail=True),
     Column("tokens_sha256", "calibration tokens", detail=True),
-    Column("ratio_asked", "asked", _share),
-    Column("ratio_achieved", "achieved", _share),
-    Column("ratio_of", "of"),
 )
 _COSTS = (
     Column("parameters", "parameters", count),

@@ -34,7 +34,7 @@ def costs_of(comparison: Comparison) -> list[Cost]:
         Cost("parameters", "parameters", count, lambda run: run.report["after"]["parameters"],
              lambda run: run.report["before"]["parameters"]),
         Cost("decode", f"ms per generated token, {batch}", lambda s: f"{1000 * s:.3g}", decode("after"), decode("before")),
-        Cost("time", "seconds to prune, without what was reused from the store", lambda s: f"{s:.3g}", lambda run: run.seconds,
+        Cost("time", "seconds to prune", lambda s: f"{s:.3g}", lambda run: run.seconds,
              lambda run: None),
     ]  # fmt: skip
     return [cost for cost in costs if any(cost.of(run) is not None for run in comparison.runs)]
