@@ -82,7 +82,7 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
         "wanda": recipe("wanda", uniform),
         "wanda-sp": recipe("wanda-sp", uniform),
         "llm_pruner": recipe("llm_pruner", {"use": "uniform", "with": {"attention": middle, "mlp": middle}}),
-        "flap": recipe("flap", plain, reconstruct={"use": "flap"}),
+        "flap": recipe("flap", plain, reconstruct={"use": "bias"}),
         "slimgpt": recipe("magnitude", {"use": "slimgpt"}, reconstruct={"use": "slimgpt"}),
         "shortgpt": recipe("random", {"use": "depth"}, prior={"use": "similarity"}),
         "torch_pruning": recipe("magnitude", {"use": "torch_pruning"}),

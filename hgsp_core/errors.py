@@ -351,13 +351,6 @@ class SweepError(HgspError):
         )
 
     @classmethod
-    def no_room_to_judge(cls, needed: int, free: int) -> SweepError:
-        return cls(
-            f"allocate.use: search keeps a Gram matrix of every o_proj and down_proj in memory: {needed / 2**30:.2f} GiB are needed, "
-            f"{free / 2**30:.2f} GiB are free. Free memory, or set allocate.use: hgsp."
-        )
-
-    @classmethod
     def unknown_token(cls, token: int, rows: int) -> SweepError:
         return cls(
             f"The tokenizer gave token {token}, but the model's embedding has {rows} rows: tokenizer and weights do not belong "

@@ -114,7 +114,8 @@ def hgsp_reconstructors() -> list[Method]:
     """Repair of what stays, block by block: `BlockJob -> Repair`, each block seeing the pruned model before it.
 
     `targets` names the outputs that the moments are measured against ("own", "dense", "residual"; see
-    `sweep/sequential.py`). Empty: nothing is measured and the class is not called.
+    `sweep/sequential.py`). Empty: nothing is measured and the class is not called. With `reads = True` its method `read` is
+    asked, too, what a block's readers (q, k, v; gate, up) absorb: `ReadJob -> matrix or None`.
 
     Example:
         @hookimpl

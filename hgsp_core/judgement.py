@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hgsp_core import plugins
 from hgsp_core.artifacts import Calibration, Plan
 from hgsp_core.measure import open_weights
 from hgsp_core.monitor import Monitor
 from hgsp_core.recipe import Recipe
 from hgsp_core.source import Source
-from hgsp_core.store import Store
+from hgsp_core.store import Store, key_of
 
 
 class StoredJudge:
@@ -36,19 +40,38 @@ class StoredJudge:
 
     def __call__(self, plan: Plan) -> float:
         """KL(dense ‖ plan) in nats a token (`sweep/judge.py`)."""
-        inputs = {**self._inputs, "plan": plan.sha256}
+
+        def judged(judge: Any) -> float:
+            if self._base is not None:
+                judge.rebase(self._base)
+            return judge(plan)
+
+        return self._once({**self._inputs, "plan": plan.sha256}, judged)
+
+    def repaired(self, plan: Plan) -> float:
+        """The same for the plan as the recipe's `reconstruct` leaves it: as a run gives it, at the cost of the repair."""
+        use = self._recipe.reconstruct
+
+        def judged(judge: Any) -> float:
+            from hgsp_core.checkpoint.on_disk import OnDisk
+
+            with tempfile.TemporaryDirectory() as folder:
+                return judge.repaired(plan, plugins.build("reconstructor", use.use, use.with_), OnDisk(Path(folder) / "repaired"))
+
+        return self._once({**self._inputs, "plan": plan.sha256, "reconstruct": use.model_dump(mode="json")}, judged)
+
+    def _once(self, inputs: dict[str, Any], judged: Callable[[Any], float]) -> float:
+        """From the store, or else judged now."""
+        key = key_of(inputs)
         if kept := self._store.get("judgement", inputs):
-            if plan.sha256 not in self._own:
-                self._own.add(plan.sha256)
+            if key not in self._own:
+                self._own.add(key)
                 self.saved += self._store.seconds("judgement", inputs)
             return float(kept["kl"])
         start = time.perf_counter()
-        judge = self._open()
-        if self._base is not None:
-            judge.rebase(self._base)
-        found = judge(plan)
+        found = judged(self._open())
         self._store.put("judgement", inputs, {"kl": np.array(found)}, time.perf_counter() - start)
-        self._own.add(plan.sha256)
+        self._own.add(key)
         return found
 
     def rebase(self, plan: Plan) -> None:

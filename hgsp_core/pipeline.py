@@ -12,7 +12,7 @@ import os
 import platform
 import resource
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -113,12 +113,16 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         original = partial(open_job, source.directory, dense, source.dtype, recipe, monitor)
         metrics, known = evaluate_source(evaluators, source, recipe, monitor, store if first else store.read_only())
         before |= metrics
-        plan, repaired = repair(recipe, decision, monitor)
+        from hgsp_core.checkpoint.on_disk import OnDisk
+
+        repaired = OnDisk(directory / ".repaired")
+        plan = repair(recipe, decision, monitor, repaired.keep if first else lambda tensors: None)
         decision = replace(decision, plan=plan)
         pruned, checkpoint = plan.layout_after(dense), directory / ".checkpoint"
         with monitor.stage("Cut") as progress:
             if first:
                 cut(decision, repaired, checkpoint, progress)
+                repaired.remove()
             wait_for_all()
         recovery, work = None, None
         if recoverer:
@@ -271,22 +275,21 @@ def _allocators(recipe: Recipe) -> list[Any]:
     ]
 
 
-def repair(recipe: Recipe, decision: Decision, monitor: Monitor) -> tuple[Plan, Mapping[str, Any]]:
-    """The plan and the tensors that the reconstructor changes, block by block on the model pruned so far."""
+def repair(recipe: Recipe, decision: Decision, monitor: Monitor, keep: Callable[[Mapping[str, Any]], None]) -> Plan:
+    """The plan as the reconstructor leaves it, block by block on the model pruned so far; `keep` gets what it changes."""
     reconstructor = _build("reconstructor", recipe.reconstruct)
     if not reconstructor.targets:
-        return decision.plan, {}
+        return decision.plan
     from hgsp_core.sweep.sequential import repair as sweep
 
     with monitor.stage("Repair") as progress:
         source = decision.source
         weights = open_weights(source.directory, source.layout, source.dtype, recipe, monitor)
         tokens, batch_size = decision.calibration.tokens, recipe.calibrate.batch_size
-        outcome = sweep(weights, decision.plan, reconstructor, tokens, batch_size, progress)
-    return replace(outcome.plan, notes=(*decision.plan.notes, *outcome.notes)), outcome.tensors
+        return sweep(weights, decision.plan, reconstructor, tokens, batch_size, keep, progress)
 
 
-def cut(decision: Decision, repaired: Mapping[str, Any], destination: Path, progress: Progress) -> Path:
+def cut(decision: Decision, repaired: Any, destination: Path, progress: Progress) -> Path:
     """Write the pruned checkpoint, one layer in memory at a time."""
     import torch
 

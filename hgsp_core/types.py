@@ -138,7 +138,8 @@ class AllocateJob:
     priors    None where the allocator's `needs_priors` is False
     judge     None unless the allocator has a method `held_out(layout, samples)`, which says how many of the calibration
               windows are to judge: `judge(plan)` -> KL to the dense model on them, in nats a token; `judge.rebase(plan)`
-              makes plans that are like this one quick to judge
+              makes plans that are like this one quick to judge; `judge.repaired(plan)` -> the same for the plan as the
+              recipe's repair leaves it, on windows of its own, at the cost of that repair
     progress  (done, total) may be called
     """
 
@@ -187,6 +188,21 @@ class BlockJob:
     writer: SliceLayout
     weight: Any
     bias: Any
+    fit: Moments
+    held_out: Moments
+
+
+@dataclass(frozen=True)
+class ReadJob:
+    """What a block's readers (its linears that do not write to the stream) read after the cuts below it.
+
+    fit, held_out  moments of that input x with the one target "dense": what they read in the dense model
+
+    The answer is a matrix M [in, in] that each of the readers absorbs, W ← W M, or None to leave them as they are. Only a
+    reconstructor whose `reads` is true is asked, by its method `read`, before the same block's `BlockJob`.
+    """
+
+    block: BlockLayout
     fit: Moments
     held_out: Moments
 

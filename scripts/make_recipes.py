@@ -127,7 +127,7 @@ METHODS = {
     ),
     "flap": (
         "FLAP (hgsp-baselines): fluctuation of inputs, one standardised order for all layers, bias compensation where it fits.",
-        "score: {use: flap}\nallocate: {use: hgsp, with: {ratio: 0.2, temperature: 0, epsilon: 0}}\nreconstruct: {use: flap}\n",
+        "score: {use: flap}\nallocate: {use: hgsp, with: {ratio: 0.2, temperature: 0, epsilon: 0}}\nreconstruct: {use: bias}\n",
     ),
     "llm_pruner": (
         "LLM-Pruner (hgsp-baselines): element-wise first order, all layers but the first 4 and the last 2.",

@@ -7,11 +7,15 @@ from torch.nn.functional import kl_div, log_softmax
 
 from hgsp_core.artifacts import Plan, Scores
 from hgsp_core.builtin.hgsp import HGSP, HGSPParams
+from hgsp_core.builtin.least_squares import LeastSquares
+from hgsp_core.builtin.least_squares_params import LeastSquaresParams
 from hgsp_core.builtin.search import Search, SearchParams, hull
+from hgsp_core.checkpoint.on_disk import OnDisk
 from hgsp_core.errors import SweepError
-from hgsp_core.surgery import lines
+from hgsp_core.surgery import lines, mask_tensors
 from hgsp_core.sweep import Resident, Streamed
-from hgsp_core.sweep.judge import RIDGE, Judge
+from hgsp_core.sweep.judge import RIDGE, InMemory, Judge
+from hgsp_core.sweep.sequential import repair
 from hgsp_core.testing import jobs
 from hgsp_core.testing.model import sample_layout, sample_model
 from hgsp_core.testing.plans import fewer_heads, thinned, without
@@ -92,9 +96,33 @@ def test_streamed_weights_are_judged_alike(tmp_path):
         assert streamed(plan) == pytest.approx(resident(plan), rel=1e-6)
 
 
+def test_gram_matrices_for_which_the_host_has_no_room_wait_on_disk(monkeypatch):
+    resident = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)
+    monkeypatch.setattr("hgsp_core.sweep.judge.free_bytes", lambda device: 0)
+    judge = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)
+    assert isinstance(judge._grams, OnDisk)
+    assert [judge(plan) for plan in PLANS.values()] == [resident(plan) for plan in PLANS.values()]
+
+
 def test_a_judge_needs_windows_on_both_sides():
     with pytest.raises(SweepError, match="12 windows are to judge plans, and calibrate.samples is 12"):
         Judge(Resident(sample_model(), LAYOUT), TOKENS, 12, 2)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_repaired_plan_is_judged_as_the_model_that_the_repair_gives(name):
+    judge, changed = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2), InMemory()
+    method = LeastSquares(LeastSquaresParams())
+    found = judge.repaired(PLANS[name], method, changed)
+    again, model = InMemory(), sample_model()
+    final = repair(Resident(model, LAYOUT), PLANS[name], method, TOKENS[3:], 2, again.keep)
+    state = dict(mask_tensors({**model.state_dict(), **again}.items(), LAYOUT, final))
+    ids = torch.from_numpy(TOKENS[:3])
+    with torch.no_grad():
+        dense = log_softmax(model(ids, use_cache=False).logits[:, :-1].double(), -1)
+        pruned = torch.func.functional_call(model, state, (ids,), {"use_cache": False}).logits
+    pruned = log_softmax(pruned[:, :-1].double(), -1)
+    assert found == pytest.approx(float(kl_div(pruned, dense, log_target=True, reduction="none").sum(-1).mean()), rel=2e-3)
 
 
 # ---------------------------------------------------------------- search
@@ -105,11 +133,17 @@ class Counting:
 
     def __init__(self):
         self.judge, self.found = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 4), []
+        self.repairs = []
         self.rebase = self.judge.rebase
 
     def __call__(self, plan):
         self.found.append((plan, self.judge(plan)))
         return self.found[-1][1]
+
+    def repaired(self, plan):
+        changed = InMemory()
+        self.repairs.append((plan, self.judge.repaired(plan, LeastSquares(LeastSquaresParams()), changed)))
+        return self.repairs[-1][1]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -126,10 +160,11 @@ def test_a_search_is_never_worse_than_its_start_and_within_the_budget(seed, rati
     params = SearchParams(ratio=ratio, of="layers", moves=6, seed=seed)
     plan = Search(params)(AllocateJob(LAYOUT, scores, None, judge))
     start = HGSP(HGSPParams(ratio=ratio, of="layers", temperature=0, query_heads=True))(AllocateJob(LAYOUT, scores, None))
-    judged = {found.sha256: kl for found, kl in judge.found}
-    assert judged[plan.sha256] <= judged[start.sha256]
-    full = [kl for found, kl in judge.found if start.removed(LAYOUT) * 0.9 < found.removed(LAYOUT) <= params.budget(LAYOUT)]
-    assert judged[plan.sha256] == min(full)
+    repaired = {found.sha256: kl for found, kl in judge.repairs}
+    assert repaired[plan.sha256] == min(repaired.values())
+    assert repaired[plan.sha256] <= repaired[start.sha256]
+    full = [found for found, _ in judge.found if start.removed(LAYOUT) * 0.9 < found.removed(LAYOUT) <= params.budget(LAYOUT)]
+    assert len(full) >= 2 + params.moves
     budget = params.budget(LAYOUT)
     assert plan.removed(LAYOUT) <= budget and plan.target == LAYOUT.parameters - budget
     assert all(found.removed(LAYOUT) <= budget for found, _ in judge.found[-6:])

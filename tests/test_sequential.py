@@ -10,8 +10,9 @@ from hgsp_core.builtin.least_squares import LeastSquares, fit, squared_error
 from hgsp_core.builtin.least_squares_params import LeastSquaresParams
 from hgsp_core.surgery import mask_tensors, positions
 from hgsp_core.sweep import Resident
+from hgsp_core.sweep.elimination import eliminate, inverse_hessian
 from hgsp_core.sweep.sequential import repair
-from hgsp_core.types import Moments
+from hgsp_core.types import Moments, ReadJob
 
 SAMPLES, SEQ_LEN = 16, 12
 
@@ -52,18 +53,18 @@ def masked(model, layout, plan, changed=None):
 @pytest.mark.parametrize("target", ["own", "dense"])
 def test_the_repair_of_each_block_is_the_ridge_solution_on_stacked_data(case, target):
     model, layout, plan, tokens = case
-    reconstructor = LeastSquares(LeastSquaresParams(target=target, ridge=0.02))
-    guard_free = type("NoGuard", (), {"targets": reconstructor.targets, "__call__": lambda self, job: _always(job, target)})()
-    outcome = repair(Resident(model, layout), plan, guard_free, tokens, batch_size=5)
+    guard_free = type("NoGuard", (), {"targets": (target,), "__call__": lambda self, job: _always(job, target)})()
+    changed = {}
+    repair(Resident(model, layout), plan, guard_free, tokens, 5, changed.update)
     ids = torch.from_numpy(tokens[:-2])  # the last eighth is held out
     dense = run_blocks(model, layout, model.state_dict(), ids)
     for block in layout.blocks():
         kept = plan.block(block).kept
         if not kept:
-            assert block.writer.weight not in outcome.tensors
+            assert block.writer.weight not in changed
             continue
         # everything before this block is repaired, nothing from it on: its input then is what the repair saw
-        done = {n: t for n, t in outcome.tensors.items() if _before(n, block)}
+        done = {n: t for n, t in changed.items() if _before(n, block)}
         lower = Plan(
             tuple({a: p if (i, a) in _blocks_before(layout, block) else full for (a, p), full in zip(layer.items(), Plan.keep_all(layout).layers[i].values())}
                   for i, layer in enumerate(plan.layers)), plan.before, plan.target)
@@ -75,7 +76,7 @@ def test_the_repair_of_each_block_is_the_ridge_solution_on_stacked_data(case, ta
         ridge = 0.02 * (a.T @ a).diagonal().mean()
         stacked = torch.cat([a, ridge.sqrt() * torch.eye(a.shape[1], dtype=torch.double)])
         expected = torch.linalg.lstsq(stacked, torch.cat([y, torch.zeros(a.shape[1], y.shape[1], dtype=torch.double)])).solution.T
-        torch.testing.assert_close(outcome.tensors[block.writer.weight][:, columns].double(), expected, atol=2e-4, rtol=2e-3)
+        torch.testing.assert_close(changed[block.writer.weight][:, columns].double(), expected, atol=2e-4, rtol=2e-3)
 
 
 def _always(job, target):
@@ -120,13 +121,14 @@ def test_the_repaired_model_is_nearer_to_the_dense_one(kind):
     kept = {(b.layer, b.axis.name): range(b.units) if b.axis.name == "attention" else range(0, b.units, 2) for b in layout.blocks()}
     plan = Plan.of(layout, kept, 0)
     tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (64, SEQ_LEN))
-    outcome = repair(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 8)
+    repaired = {}
+    final = repair(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 8, repaired.update)
     ids = torch.from_numpy(np.random.default_rng(2).integers(0, model.config.vocab_size, (32, SEQ_LEN)))
     with torch.no_grad():
         dense = model(ids, use_cache=False).logits
         errors = []
-        for changed in ({}, outcome.tensors):
-            weights = masked(model, layout, plan, changed)
+        for cut, changed in ((plan, {}), (final, repaired)):
+            weights = masked(model, layout, cut, changed)
             logits = torch.func.functional_call(model, weights, (ids,), {"use_cache": False}, tie_weights=False).logits
             errors.append(float((logits - dense).square().mean()))
     assert errors[1] < 0.9 * errors[0], errors
@@ -149,3 +151,85 @@ def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
     )
     repaired = LeastSquares(LeastSquaresParams(target="own"))(job)
     assert torch.equal(repaired.weight[:, :2], w[:, :2]) and "not repaired" in repaired.note
+
+
+def observed(matrix):
+    """Moments of a writer W with its own outputs as target, and its inputs x."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, matrix.shape[1], generator=generator) @ torch.randn(matrix.shape[1], matrix.shape[1], generator=generator)
+    return Moments(300, x.sum(0), x.T @ x, {"own": matrix @ (x.T @ x)}, {"own": float((x @ matrix.T).square().sum())}), x
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_elimination_removes_what_costs_least_when_all_the_rest_is_refitted(width):
+    """Each step against a search over all units, each removed and the rest solved by lstsq."""
+    w = torch.randn(5, 12, generator=torch.Generator().manual_seed(3))
+    moments, x = observed(w)
+    fitted = w.double()
+    units = eliminate(fitted, inverse_hessian(moments.gram, 1e-9), width, 2, lambda left: 1)
+    x, y = x.double(), x.double() @ w.double().T
+    alive = list(range(12 // width))
+
+    def error(kept):
+        columns = positions(kept, width)
+        solution = torch.linalg.lstsq(x[:, columns], y).solution
+        return float((y - x[:, columns] @ solution).square().sum()), solution.T
+
+    while len(alive) > 2:
+        alive.remove(min(alive, key=lambda unit: error([u for u in alive if u != unit])[0]))
+    assert units.tolist() == alive
+    expected = torch.zeros_like(fitted)
+    expected[:, positions(alive, width)] = error(alive)[1]
+    torch.testing.assert_close(fitted, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_units_are_chosen_anew_where_that_does_better_and_as_many_stay_as_planned(case):
+    model, layout, plan, tokens = case
+    chosen = {}
+    for reselect in (False, True):
+        reconstructor = LeastSquares(LeastSquaresParams(reselect=reselect, readers=False))
+        chosen[reselect] = repair(Resident(model, layout), plan, reconstructor, tokens, 8, lambda tensors: None)
+    assert chosen[False].layers == plan.layers
+    for block in layout.blocks():
+        assert len(chosen[True].block(block).kept) == len(plan.block(block).kept)
+    assert chosen[True].layers != plan.layers
+
+
+def test_the_map_of_the_readers_is_the_ridge_solution_on_stacked_data(case):
+    """What q, k and v of layer 2 read after the cuts below, led back to what they read in the dense model."""
+    model, layout, plan, tokens = case
+    jobs = {}
+
+    class Watching(LeastSquares):
+        def read(self, job):
+            jobs[job.block.layer, job.block.axis.name] = job
+            return super().read(job)
+
+    repaired = {}
+    final = repair(Resident(model, layout), plan, Watching(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update)
+    name = "model.layers.2.self_attn.q_proj"
+    seen = {}
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda m, args: seen.setdefault("x", []).append(args[0].flatten(0, 1)))
+    ids = torch.from_numpy(tokens[:-2])
+    below = {n: t for n, t in repaired.items() if int(n.split(".")[2]) < 2}
+    with torch.no_grad():
+        model(ids, use_cache=False)
+        torch.func.functional_call(model, masked(model, layout, final, below), (ids,), {"use_cache": False}, tie_weights=False)
+    handle.remove()
+    dense, x = (part.double() for part in seen["x"])
+    ridge = 0.02 * (x.T @ x).diagonal().mean()
+    stacked = torch.cat([x, ridge.sqrt() * torch.eye(x.shape[1], dtype=torch.double)])
+    drift = torch.cat([dense - x, torch.zeros(x.shape[1], x.shape[1], dtype=torch.double)])
+    back = torch.eye(x.shape[1], dtype=torch.double) + torch.linalg.lstsq(stacked, drift).solution.T
+    job = jobs[2, "attention"]
+    torch.testing.assert_close(LeastSquares(LeastSquaresParams(ridge=0.02)).read(job), back, atol=2e-4, rtol=2e-3)
+    for linear in ("q_proj", "k_proj", "v_proj"):
+        weight = f"model.layers.2.self_attn.{linear}.weight"
+        torch.testing.assert_close(repaired[weight].double(), model.state_dict()[weight].double() @ back, atol=2e-4, rtol=2e-3)
+    assert (0, "attention") not in jobs, "nothing below the first block has changed"
+
+
+def test_readers_that_meet_what_the_dense_model_gave_them_stay_as_they_are():
+    x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    moments = Moments(100, x.sum(0), x.T @ x, {"dense": x.T @ x}, {"dense": float(x.square().sum())})
+    assert LeastSquares(LeastSquaresParams()).read(ReadJob(None, moments, moments)) is None

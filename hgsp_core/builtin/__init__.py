@@ -75,6 +75,7 @@ def hgsp_allocators():
 def hgsp_reconstructors():
     return [
         Method("none", f"{_HERE}.no_repair:NoRepair", Params, "what stays is left as it was"),
+        Method("bias", f"{_HERE}.bias:Bias", Params, "adds the mean of what goes to the bias, where there is one"),
         Method(
             "least-squares",
             f"{_HERE}.least_squares:LeastSquares",

@@ -1,20 +1,34 @@
-"""Least squares: what stays in a writer takes over what it can of what goes (ridge regression in closed form).
+"""Least squares: what stays takes over what it can of what goes (ridge regression in closed form).
 
 For the kept columns K of a writer (o_proj, down_proj), input x and target y:
 
     Ŵ_K = C_K (G_KK + λI)⁻¹,   G = Σ x xᵀ,  C = Σ y xᵀ,  λ = ρ · mean(diag G_KK)
 
 With y = W x this is the Optimal Brain Surgeon update for that mask (Hassibi & Stork 1993; Frantar & Alistarh 2022, eq. 3).
+Which units K stays for is chosen anew by backward elimination from the fit of all columns (`sweep/elimination.py`): the
+scores saw the dense model and no repair.
+
+Readers (q, k, v; gate, up) meet an input x that the cuts below have changed from x° of the dense model. One linear map for
+all of them, fitted in the same way, leads back to it and is absorbed: W ← W M,  M = I + (C − G)(G + λI)⁻¹,  C = Σ x° xᵀ.
+GPTAQ (Li et al. 2025, arXiv 2504.02692) corrects quantised weights for the same drift.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from hgsp_core.builtin.least_squares_params import LeastSquaresParams
+from hgsp_core.sweep.elimination import eliminate, inverse_hessian
 from hgsp_core.sweep.ridge import ridge_fit
-from hgsp_core.types import BlockJob, Moments, Repair
+from hgsp_core.types import BlockJob, Moments, ReadJob, Repair
+
+#: of the units that still have to go, the part that goes at once before errors are found anew
+BATCH = 1 / 8
+#: the ridge of an elimination that is asked to have none: H must have an inverse
+TINY = 1e-6
 
 
 class LeastSquares:
@@ -23,21 +37,46 @@ class LeastSquares:
     def __init__(self, params: LeastSquaresParams):
         self.params = params
         self.targets = ("own", "dense", "residual") if params.target == "auto" else (params.target,)
+        self.reads = params.readers
 
     def __call__(self, job: BlockJob) -> Repair:
         judge = self.targets[-1]
         columns = job.columns.to(job.weight.device)
         untouched = torch.zeros_like(job.weight)
         untouched[:, columns] = job.weight[:, columns]
-        best, least = untouched, squared_error(untouched, job.bias, job.held_out, judge)
+        best = Repair(job.kept, untouched, job.bias, "not repaired: no fit does better on held-out windows")
+        least = squared_error(untouched, job.bias, job.held_out, judge)
+        for kept, fitted in (*self._as_planned(job, columns), *self._anew(job)):
+            error = squared_error(fitted, job.bias, job.held_out, judge)
+            if error < least:
+                best, least = Repair(kept, fitted, job.bias), error
+        return best
+
+    def _as_planned(self, job: BlockJob, columns: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """(units that stay, writer at its old size), for each target."""
         for target in self.targets:
             fitted = torch.zeros_like(job.weight)
             fitted[:, columns] = fit(columns, job.bias, job.fit, target, self.params.ridge).to(fitted.dtype)
-            error = squared_error(fitted, job.bias, job.held_out, judge)
-            if error < least:
-                best, least = fitted, error
-        note = "not repaired: no fit does better on held-out windows" if best is untouched else ""
-        return Repair(job.kept, best, job.bias, note)
+            yield job.kept, fitted
+
+    def _anew(self, job: BlockJob) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """The same with units of its own choice. None where query heads go: the plan says which."""
+        width = job.writer.width
+        if not self.params.reselect or len(job.columns) != len(job.kept) * width:
+            return
+        inverse = inverse_hessian(job.fit.gram, self.params.ridge or TINY)
+        for target in self.targets:
+            w = _cross(job.bias, job.fit, target) @ inverse  # the fit of all columns
+            units = eliminate(w, inverse.clone(), width, len(job.kept), lambda left: max(1, int(BATCH * left)))
+            yield tuple(units.tolist()), w.to(job.weight.dtype)
+
+    def read(self, job: ReadJob) -> Tensor | None:
+        """M [in, in] fp64, or None where it does no better on held-out windows than what is there."""
+        gram, cross = job.fit.gram.double(), job.fit.cross["dense"].double()
+        same = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+        back = same + ridge_fit(gram, cross - gram, self.params.ridge)
+        errors = [squared_error(m, None, job.held_out, "dense") for m in (back, same)]
+        return back if errors[0] < errors[1] else None
 
 
 def fit(columns: Tensor, bias: Tensor | None, moments: Moments, target: str, ridge: float) -> Tensor:

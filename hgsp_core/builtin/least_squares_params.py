@@ -16,3 +16,12 @@ class LeastSquaresParams(Params):
         "dense model, 'residual' = what brings the stream back to the dense one; auto = the best on held-out windows",
     )
     ridge: float = Field(0.01, ge=0, description="ρ, the ridge as a share of the mean input power; 0 = none")
+    reselect: bool = Field(
+        True,
+        description="true = which units of a block stay is also chosen anew, as many as planned: one after another goes the one "
+        "without which a fit loses least on the model pruned so far",
+    )
+    readers: bool = Field(
+        True,
+        description="true = q, k, v, gate and up are fitted, too: to what they read in the dense model",
+    )

@@ -6,17 +6,19 @@ Which units of a block go first is decided by their scores; how many is decided 
    The lower convex hull of these points gives each of the block's units a price: KL over parameters.
 2. The knapsack of H-GSP takes units in the order of these prices. Its plan and that of H-GSP's own scores are judged; the
    better one is the start.
-3. `moves` times, one block gives up more and another gets back as much; what does better is kept. Step 1 assumes that
-   blocks do not depend on each other; this is where they may.
+3. With `moves`, both plans are judged once more after the repair that the recipe asks for, and the better one is the start.
+   `moves` times, one block gives up more and another gets back as much; what does better is kept. After each ROUND of them
+   the plan is repaired and judged on windows that no move has seen, and taken back where that does not confirm it. Step 1 assumes that blocks do not depend
+   on each other, and its judge that the layers below a writer are whole; this is where neither has to hold.
 
-The result is never worse than H-GSP's plan on these windows. After Týr-the-Pruner (Li et al. 2025, arXiv 2503.09657), which
+The result is never worse than H-GSP's plan on these windows (repaired, where there are moves). After Týr-the-Pruner (Li et al. 2025, arXiv 2503.09657), which
 searches over sparsities of blocks with the error of the whole model; the prices by block are ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +36,8 @@ TRIED = (0.15, 0.3, 0.5, 0.75, 1.0)
 FORWARDS = 4
 #: shares of a block's parameters that a move takes
 STEPS = (1 / 8, 1 / 16, 1 / 32)
+#: moves between two looks at the repaired model
+ROUND = 25
 
 
 class Search:
@@ -54,34 +58,56 @@ class Search:
         p, layout = self.params, job.layout
         queue, layer_min = prepared(p, job)
         sizes = [tried(queue, block) for block in range(len(queue.units))]
-        total = sum(map(len, sizes)) + 2 + p.moves
+        total = sum(map(len, sizes)) + 2 + (p.moves + 2 + -(-p.moves // ROUND) if p.moves else 0)
         done = iter(range(1, total + 1))
 
-        def judged(gone: np.ndarray) -> float:
-            found = job.judge(queue.plan(layout, gone, 0, ()))
+        def judged(plan: Plan, by: Callable[[Plan], float] = job.judge) -> float:
+            found = by(plan)
             job.progress(next(done), total)
             return found
 
-        prices = priced(queue, sizes, lambda block, n: judged(_only(queue, block, n)))
-        candidates = []
+        def plan_of(gone: np.ndarray) -> Plan:
+            return queue.plan(layout, gone, p.budget(layout), ())
+
+        prices = priced(queue, sizes, lambda block, n: judged(plan_of(_only(queue, block, n))))
+        found = []
         for order in (queue, prices):
-            plan = plan_within(
-                layout, order, p, lambda budget: allocate(order, p, budget, layer_min), in_force(p)
-            )
+            plan = plan_within(layout, order, p, lambda budget: allocate(order, p, budget, layer_min), in_force(p))
             gone, _ = allocate(order, p, p.budget(layout), layer_min)
-            candidates.append((judged(gone), gone, plan))
-        kl, gone, plan = min(candidates, key=lambda candidate: candidate[0])
-        start = kl
-        if p.moves:
-            bounds = Bounds.of(p.limits, queue, p.budget(layout), layer_min)
-            job.judge.rebase(plan)
-            for moved in moves(prices, bounds, lambda: gone, p.moves, p.seed):
-                if (found := judged(moved)) < kl:
-                    kl, gone = found, moved
-                    job.judge.rebase(queue.plan(layout, gone, 0, ()))
-            plan = queue.plan(layout, gone, p.budget(layout), plan.notes)
-        note = f"search: KL to the dense model {candidates[0][0]:.4f} (H-GSP), {candidates[1][0]:.4f} (prices of blocks)"
-        return replace(plan, notes=(*plan.notes, note + (f", {kl:.4f} after moves from {start:.4f}." if p.moves else ".")))
+            found.append(Found(judged(plan_of(gone)), gone, plan.notes))
+        note = f"search: KL to the dense model {found[0].kl:.4f} (H-GSP), {found[1].kl:.4f} (prices of blocks)"
+        if not p.moves:
+            start = min(found, key=lambda f: f.kl)
+            return replace(plan_of(start.gone), notes=(*start.notes, f"{note}."))
+
+        def repaired(gone: np.ndarray) -> float:
+            return judged(plan_of(gone), job.judge.repaired)
+
+        start, least = min(((f, repaired(f.gone)) for f in found), key=lambda pair: pair[1])
+        bounds = Bounds.of(p.limits, queue, p.budget(layout), layer_min)
+        best, confirmed, now = start, least, start
+        job.judge.rebase(plan_of(now.gone))
+        for number, moved in enumerate(moves(prices, bounds, lambda: now.gone, p.moves, p.seed), 1):
+            if (kl := judged(plan_of(moved))) < now.kl:
+                now = Found(kl, moved, start.notes)
+                job.judge.rebase(plan_of(moved))
+            if (number % ROUND == 0 or number == p.moves) and now is not best:
+                if (kl := repaired(now.gone)) < confirmed:
+                    best, confirmed = now, kl
+                else:  # the judge was wrong about these moves: on from the last plan that held
+                    now = best
+                    job.judge.rebase(plan_of(now.gone))
+        note += f"; repaired {least:.4f} before moves, {confirmed:.4f} after."
+        return replace(plan_of(best.gone), notes=(*best.notes, note))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A state `gone` [blocks], what the judge says of it, and what there is to say about its knapsack."""
+
+    kl: float
+    gone: np.ndarray
+    notes: tuple[str, ...]
 
 
 def tried(queue: Queue, block: int) -> list[int]:

@@ -312,7 +312,7 @@ class OutputError(Collector):
             gram = sums[linear].double()
             if self.ridge is None:
                 total = sums[f"{linear} sum"]
-                gram -= torch.outer(total, total) / layer.tokens
+                gram.addr_(total.double(), total.double(), alpha=-1 / layer.tokens)
             else:
                 gram.diagonal().add_(self.ridge * gram.diagonal().mean() or 1.0)
                 gram = torch.cholesky_inverse(torch.linalg.cholesky(gram))

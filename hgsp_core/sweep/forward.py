@@ -67,8 +67,12 @@ def forward(
 
 
 @contextmanager
-def watched(layout: LayerLayout, module: nn.Module) -> Iterator[Callable[[Call, Tensor], Passage]]:
-    """A function that runs the layer on a micro-batch [batch, seq_len, hidden] and returns what passed through it."""
+def watched(layout: LayerLayout, module: nn.Module, until: str = "") -> Iterator[Callable[[Call, Tensor], Passage]]:
+    """A function that runs the layer on a micro-batch [batch, seq_len, hidden] and returns what passed through it.
+
+    until: a linear, by its name relative to the layer, at which the run ends: its input is the last thing seen, and the
+    passage's `after` is None.
+    """
     added: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
 
@@ -81,11 +85,17 @@ def watched(layout: LayerLayout, module: nn.Module) -> Iterator[Callable[[Call, 
     def keep_input(linear: str):
         def hook(module, arguments):
             inputs[linear] = arguments[0].detach()
+            if linear == until:
+                raise _Reached
 
         return hook
 
     def run(call: Call, x: Tensor) -> Passage:
-        passage = Passage(x, call(module, x), dict(added), dict(inputs))
+        try:
+            after = call(module, x)
+        except _Reached:
+            after = None
+        passage = Passage(x, after, dict(added), dict(inputs))
         added.clear()
         inputs.clear()
         return passage
@@ -97,6 +107,10 @@ def watched(layout: LayerLayout, module: nn.Module) -> Iterator[Callable[[Call, 
                 linear = module.get_submodule(s.module)
                 hooks.enter_context(linear.register_forward_pre_hook(keep_input(s.module)))
         yield run
+
+
+class _Reached(Exception):
+    """The run has come to where it was to end."""
 
 
 def _unwatched(module: nn.Module) -> Callable[[Call, Tensor], Passage]:

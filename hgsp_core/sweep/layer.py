@@ -71,7 +71,7 @@ class Layer:
 class Passage:
     """One micro-batch passing through a layer. Activations are in the model's dtype, [batch, seq_len, features].
 
-    before, after  the residual stream that enters and leaves the layer
+    before, after  the residual stream that enters and leaves the layer; `after` is None where the run ended inside it
     added          axis -> what the axis's block adds to the stream, in the order in which the blocks ran
     inputs         linear, by its name relative to the layer -> its input; linears that share an input share the tensor
     """

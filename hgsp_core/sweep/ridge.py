@@ -13,7 +13,7 @@ def ridge_fit(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
         gram: G = Σ x xᵀ [kept, kept] over the columns that stay.
         cross: C = Σ y xᵀ [out, kept].
     """
-    gram = gram.double().clone()
+    gram = gram.to(torch.float64, copy=True)
     gram.diagonal().add_(ridge * gram.diagonal().mean())
     factor, failed = torch.linalg.cholesky_ex(gram)
     if failed:  # inputs that depend on each other and no ridge: the least-norm solution

@@ -7,57 +7,54 @@ moments of its writer's input x (o_proj, down_proj) on the pruned stream are mea
     dense     what the block adds to the stream in the dense model
     residual  the dense stream after the block minus the pruned stream before it: repairs what was lost below, too
 
-The masked model stands for the pruned one, which it equals: weights keep their size, units that go are zero.
+Before that, and also in a block that loses nothing, those of its readers' input against what they read in the dense model,
+if the reconstructor asks for it. The masked model stands for the pruned one, which it equals: weights keep their size, units
+that go are zero. A layer is run only as far as to the input that is looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts import BlockPlan, Plan
 from hgsp_core.errors import SweepError
-from hgsp_core.layout import LayerLayout
+from hgsp_core.layout import BlockLayout, LayerLayout, SliceLayout
 from hgsp_core.surgery import lines, mask_tensors
 from hgsp_core.sweep.batches import Batch, embed
 from hgsp_core.sweep.forward import watched
 from hgsp_core.sweep.layer import Passage
 from hgsp_core.sweep.parallel import add_up
 from hgsp_core.sweep.replaced import run_layer
-from hgsp_core.types import BlockJob, Moments, Repair
+from hgsp_core.types import BlockJob, Moments, ReadJob
 
 OWN, DENSE, RESIDUAL = "own", "dense", "residual"
 #: of the samples, the part that no fit sees (at least one)
 HELD_OUT = 1 / 8
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """The final plan, the writers that changed (full tensor name -> tensor at its old size), and what there is to say."""
-
-    plan: Plan
-    tensors: Mapping[str, Tensor]
-    notes: tuple[str, ...]
+Weights = Mapping[str, Tensor]
 
 
 def repair(
     source,
     plan: Plan,
-    reconstructor: Callable[[BlockJob], Repair],
+    reconstructor,
     tokens: np.ndarray,
     batch_size: int,
+    keep: Callable[[Weights], None],
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Outcome:
-    """Let the reconstructor decide every block that loses units, first to last.
+) -> Plan:
+    """Let the reconstructor decide every block that loses units, first to last. Returns the final plan, with its notes.
 
     Args:
         source: Resident or Streamed weights of the dense model.
-        reconstructor: its `targets` say what is measured.
+        reconstructor: BlockJob -> Repair; its `targets` say what is measured, `reads` whether `read` is asked, too.
         tokens: [samples, seq_len] int64; the last eighth is held out.
+        keep: called once a layer with the tensors that changed, by full name, at their old size, on the host.
     """
     if len(tokens) < 2:
         raise SweepError.nothing_to_hold_out(len(tokens))
@@ -69,88 +66,142 @@ def repair(
         dense += streams
         split.append(len(batches))
     pruned = list(dense)
-    needs_dense = {DENSE, RESIDUAL} & set(reconstructor.targets)
-    changed: dict[str, Tensor] = {}
+    reads = getattr(reconstructor, "reads", False)
+    needs_dense = reads or {DENSE, RESIDUAL} & set(reconstructor.targets)
+    as_dense = True  # whether the two streams are still the same
     notes: list[str] = []
     layers = source.layout.layers
     with torch.no_grad():
         for index, module in source.layers(range(len(layers))):
             layer = layers[index]
             own = {f"{layer.module}.{n}": p for n, p in module.named_parameters()}
-            lower = _Layer(layer, module, batches, index)
-            passages = [lower.run(own, b, x) for b, x in enumerate(dense)] if needs_dense else []
+            lower = _Layer(layer, module, batches, split, index)
+            passages = [lower.dense(own, b, x) for b, x in enumerate(dense)] if needs_dense else []
             weights = dict(own)
+            changed: dict[str, Tensor] = {}
             for axis, block in layer.blocks.items():
-                own_plan = plan.block(block)
-                if own_plan.kept and own_plan.loses:
-                    job = lower.job(block, own_plan, weights, pruned, passages, split, reconstructor.targets)
+                planned = plan.block(block)
+                if planned.kept and reads and not as_dense:
+                    changed |= lower.read(block, reconstructor, weights | changed, pruned, passages)
+                if planned.kept and planned.loses:
+                    job = lower.job(block, planned, weights | changed, pruned, passages, reconstructor.targets)
                     result = reconstructor(job)
                     plan = plan.with_kept(index, axis, result.kept)
-                    written = {block.writer.weight: result.weight}
+                    changed[block.writer.weight] = result.weight.to(own[block.writer.weight].dtype)
                     if block.writer.has_bias:
-                        written[block.writer.bias] = result.bias
-                    written = {name: tensor.to(own[name].dtype) for name, tensor in written.items()}
-                    weights |= written
-                    changed |= {name: tensor.cpu() for name, tensor in written.items()}
+                        changed[block.writer.bias] = result.bias.to(own[block.writer.bias].dtype)
                     notes += [f"layer {index}, {axis}: {result.note}"] if result.note else []
+                weights |= changed
                 mine = [(name, weights[name]) for name in block.tensors()]
                 weights |= dict(mask_tensors(mine, source.layout, plan))
+                as_dense = as_dense and not planned.loses
             pruned = [lower.run(weights, b, x).after for b, x in enumerate(pruned)]
-            if needs_dense:
-                dense = [passage.after for passage in passages]
+            dense = [passage.after for passage in passages]
+            if changed:
+                keep({name: tensor.cpu() for name, tensor in changed.items()})
             progress(index + 1, len(layers))
-    return Outcome(plan, changed, tuple(notes))
+    return replace(plan, notes=(*plan.notes, *notes))
 
 
 class _Layer:
-    """One decoder layer that can be run with other weights than its own."""
+    """One decoder layer that can be run with other weights than its own.
 
-    def __init__(self, layout: LayerLayout, module: nn.Module, batches: Sequence[Batch], index: int):
-        self.layout, self.module, self.batches, self.index = layout, module, batches, index
+    split: index of the micro-batch after the last one to fit on, and of that after the last one held out.
+    """
 
-    def run(self, weights: Mapping[str, Tensor], batch: int, x: Tensor) -> Passage:
+    def __init__(self, layout: LayerLayout, module: nn.Module, batches: Sequence[Batch], split: Sequence[int], index: int):
+        self.layout, self.module, self.batches, self.split, self.index = layout, module, batches, split, index
+
+    def run(self, weights: Weights, batch: int, x: Tensor, until: str = "") -> Passage:
         """Micro-batch x [batch, seq_len, hidden] through the layer with `weights` (by full name) in place of its own."""
         call = self.batches[batch].calls[self.index]
-        with watched(self.layout, self.module) as run:
+        with watched(self.layout, self.module, until) as run:
             return run(lambda module, x: run_layer(self.layout, module, call, weights, x), x)
 
-    def job(self, block, plan, weights, pruned, dense, split, targets) -> BlockJob:
-        writer = block.writer
+    def dense(self, own: Weights, batch: int, x: Tensor) -> Passage:
+        """The dense model's passage, of its inputs only those of readers: a writer's are wide."""
+        passage = self.run(own, batch, x)
+        readers = {self._local(s) for block in self.layout.blocks.values() for s in block.slices if s.dim == 0}
+        return replace(passage, inputs={name: x for name, x in passage.inputs.items() if name in readers})
+
+    def read(self, block: BlockLayout, reconstructor, weights: Weights, pruned, dense: Sequence[Passage]) -> Weights:
+        """Full name -> the readers' weights that change."""
+        readers = [s for s in block.slices if s.dim == 0]
+        first = self._local(readers[0])
+        inputs = dense[0].inputs
+        readers = [s for s in readers if inputs[self._local(s)].data_ptr() == inputs[first].data_ptr()]  # read the same
+        hidden = readers[0].shape[1]
+
+        def observe(sums: _Sums, b: int) -> None:
+            x = self.run(weights, b, pruned[b], until=first).inputs[first]
+            sums.add(_flat(x), {DENSE: _flat(dense[b].inputs[first])})
+
+        fit, held_out = (sums.moments() for sums in self._sums(hidden, {DENSE: hidden}, pruned, observe))
+        back = reconstructor.read(ReadJob(block, fit, held_out))
+        if back is None:
+            return {}
+        return {s.weight: (weights[s.weight].double() @ back).to(weights[s.weight].dtype) for s in readers}
+
+    def job(
+        self, block: BlockLayout, plan: BlockPlan, weights: Weights, pruned, dense: Sequence[Passage], targets: Sequence[str]
+    ) -> BlockJob:
+        writer, axis = block.writer, block.axis.name
         weight = weights[writer.weight].float()
         bias = weights[writer.bias].float() if writer.has_bias else None
-        parts = []
-        for first, last in zip([0, *split], split):
-            sums = _Sums(weight, bias, targets)
-            for b in range(first, last):
-                passage = self.run(weights, b, pruned[b])
-                x = passage.inputs[writer.module.removeprefix(f"{self.layout.module}.")].flatten(0, -2).float()
-                sums.add(x, {t: _target(t, block.axis.name, passage, dense[b]) for t in targets if t != OWN})
-            parts.append(sums.moments())
+        out, width = weight.shape
+
+        def observe(sums: _Sums, b: int) -> None:
+            passage = self.run(weights, b, pruned[b], until=self._local(writer))
+            ys = {t: _target(t, axis, passage, dense[b]) for t in sums.cross}
+            sums.add(_flat(passage.inputs[self._local(writer)]), ys)
+
+        measured = {t: out for t in targets if t != OWN}
+        parts = [sums.moments() for sums in self._sums(width, measured, pruned, observe)]
+        if OWN in targets:
+            parts = [_with_own(moments, weight, bias) for moments in parts]
         return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, *parts)
+
+    def _sums(self, width: int, outs: Mapping[str, int], pruned, observe: Callable[[_Sums, int], None]) -> list[_Sums]:
+        """Over the micro-batches to fit on, and over those held out."""
+        found = []
+        for first, last in zip([0, *self.split], self.split):
+            sums = _Sums(width, outs, pruned[0].device)
+            for b in range(first, last):
+                observe(sums, b)
+            found.append(sums)
+        return found
+
+    def _local(self, linear: SliceLayout) -> str:
+        return linear.module.removeprefix(f"{self.layout.module}.")
 
 
 def _target(target: str, axis: str, passage: Passage, dense: Passage) -> Tensor:
-    """y [tokens, hidden] of a dense or residual target."""
+    """y [tokens, hidden] of a dense or residual target; `passage` ended inside the axis's block."""
     if target == DENSE:
-        return dense.added[axis].flatten(0, -2).float()
-    before = next(before for name, before, _ in passage.residuals() if name == axis)
+        return _flat(dense.added[axis])
+    before = passage.before
+    for added in passage.added.values():
+        before = before + added
     after = next(after for name, _, after in dense.residuals() if name == axis)
-    return (after.float() - before.float()).flatten(0, -2)
+    return _flat(after) - _flat(before)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[tokens, features] fp32 of [batch, seq_len, features]."""
+    return x.flatten(0, -2).float()
 
 
 class _Sums:
-    """Moments as they add up over micro-batches."""
+    """Moments as they add up over micro-batches. `outs`: target -> size of its y."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, targets: Sequence[str]):
-        out, width = weight.shape
-        self.weight, self.bias, self.targets = weight, bias, targets
+    def __init__(self, width: int, outs: Mapping[str, int], device: torch.device):
         self.tokens = 0
-        self.total = weight.new_zeros(width)
-        self.gram = weight.new_zeros(width, width)
-        self.cross = {t: weight.new_zeros(out, width) for t in targets if t != OWN}
-        self.power = dict.fromkeys(self.cross, 0.0)
+        self.total = torch.zeros(width, device=device)
+        self.gram = torch.zeros(width, width, device=device)
+        self.cross = {target: torch.zeros(out, width, device=device) for target, out in outs.items()}
+        self.power = dict.fromkeys(outs, 0.0)
 
-    def add(self, x: Tensor, targets: Mapping[str, Tensor]) -> None:
+    def add(self, x: Tensor, targets: Weights) -> None:
         """x [tokens, in]; target -> y [tokens, out]."""
         self.tokens += len(x)
         self.total += x.sum(0)
@@ -163,13 +214,14 @@ class _Sums:
         """Over all processes."""
         counts = self.total.new_tensor([self.tokens, *self.power.values()], dtype=torch.float64)
         add_up([self.total, self.gram, *self.cross.values(), counts])
-        self.tokens = int(counts[0])
-        cross, power = dict(self.cross), dict(zip(self.power, counts[1:].tolist()))
-        if OWN in self.targets:  # Σ (W x + b) xᵀ and Σ |W x + b|² follow from the Gram matrix
-            cross[OWN] = self.weight @ self.gram
-            power[OWN] = float((cross[OWN].double() * self.weight).sum())
-            if self.bias is not None:
-                cross[OWN] = cross[OWN] + torch.outer(self.bias, self.total)
-                power[OWN] += float(2 * self.bias.double() @ (self.weight @ self.total).double())
-                power[OWN] += self.tokens * float(self.bias.double().square().sum())
-        return Moments(self.tokens, self.total, self.gram, cross, power)
+        return Moments(int(counts[0]), self.total, self.gram, self.cross, dict(zip(self.power, counts[1:].tolist())))
+
+
+def _with_own(moments: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
+    """Σ (W x + b) xᵀ and Σ |W x + b|² follow from the Gram matrix."""
+    cross = weight @ moments.gram
+    power = float((cross.double() * weight).sum())
+    if bias is not None:
+        power += float(2 * bias.double() @ (weight @ moments.total).double()) + moments.tokens * float(bias.double().square().sum())
+        cross = cross + torch.outer(bias, moments.total)
+    return replace(moments, cross={**moments.cross, OWN: cross}, power={**moments.power, OWN: power})

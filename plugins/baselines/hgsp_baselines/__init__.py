@@ -40,5 +40,4 @@ def hgsp_reconstructors():
             SlimGPTParams,
             "chooses each block's units anew, greedily by optimal brain surgery, and updates what stays",
         ),
-        Method("flap", f"{_HERE}.flap:FlapBias", Params, "adds the mean of what goes to the bias, where there is one"),
     ]

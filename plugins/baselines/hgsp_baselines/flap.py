@@ -1,4 +1,4 @@
-"""FLAP (An et al. 2023, arXiv 2312.11983): prune inputs that hardly fluctuate, and put their mean into the bias.
+"""FLAP (An et al. 2023, arXiv 2312.11983): prune inputs that hardly fluctuate.
 
 Score ("WIFV", weighted input feature variance): m_j = Var(X_j) · ‖W_:,j‖² of each column j of o_proj and down_proj, X its inputs over all tokens.
 Each block's m is standardised over its columns, (m − mean) / deviation, so that blocks of all layers and of both kinds
@@ -9,16 +9,15 @@ counts where the paper counts it: the knapsack (`hgsp` with temperature 0) pays 
 
 The code that the authors published also squares m of attention before it standardises; the paper does not, nor does this.
 
-Bias (baseline bias compensation): b ← b + Σ over removed columns j of W_:,j · mean(X_j), so that a constant input is replaced exactly. The
-paper's means are those of the dense model; here they are of the model as it is pruned below, which is what flows.
+Its bias compensation is the reconstructor `bias` of hgsp-core.
 """
 
 import numpy as np
 
 from hgsp_baselines.collectors import WriterColumns
-from hgsp_core import Params, Repair, Scores
+from hgsp_core import Params, Scores
 from hgsp_core.sweep.collectors import InputMoments
-from hgsp_core.types import BlockJob, ScoreJob
+from hgsp_core.types import ScoreJob
 
 
 class Flap:
@@ -50,20 +49,3 @@ def standardised(m: np.ndarray) -> np.ndarray:
     centred = m - m.mean()
     deviation = m.std(ddof=1) if len(m) > 1 else 0.0
     return centred / deviation if deviation > 0 else np.zeros_like(centred)
-
-
-class FlapBias:
-    """The compensation. Weights stay as they are; a block without a place for a bias stays as it is, and says so."""
-
-    targets = ("own",)
-
-    def __init__(self, params: Params):
-        pass
-
-    def __call__(self, job: BlockJob) -> Repair:
-        if job.bias is None:
-            linear = job.writer.module.rpartition(".")[2]
-            return Repair(job.kept, job.weight, None, f"not compensated: {linear} has no bias in this model")
-        mean = (job.fit.total / job.fit.tokens).to(job.weight.dtype)
-        mean[job.columns.to(mean.device)] = 0  # only what goes is compensated
-        return Repair(job.kept, job.weight, job.bias + job.weight @ mean)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from hgsp_baselines.slimgpt import SlimGPT, inverse_hessian, removal_errors
+from hgsp_baselines.slimgpt import SlimGPT
 from hgsp_baselines.slimgpt_params import SlimGPTParams
 from hgsp_baselines.slimgpt_rates import SlimGPTRates, SlimGPTRatesParams, log_increasing
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from hgsp_core import Axis
 from hgsp_core.layout import BlockLayout, SliceLayout
 from hgsp_core.surgery import positions
+from hgsp_core.sweep.elimination import inverse_hessian, removal_errors
 from hgsp_core.testing import jobs
 from hgsp_core.testing.model import sample_layout
 from hgsp_core.types import AllocateJob, BlockJob, Moments

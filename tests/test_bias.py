@@ -1,10 +1,10 @@
-"""FLAP's compensation: exact where inputs are constant, and the pruned model's own means in a real sweep."""
+"""Bias compensation: exact where inputs are constant, and the pruned model's own means in a real sweep."""
 
 import numpy as np
 import torch
-from hgsp_baselines.flap import FlapBias
 
 from hgsp_core import Params, Plan
+from hgsp_core.builtin.bias import Bias
 from hgsp_core.sweep import Resident
 from hgsp_core.sweep.sequential import repair
 from hgsp_core.testing import jobs
@@ -16,7 +16,7 @@ TOKENS = np.random.default_rng(3).integers(0, 61, (8, 9))
 
 def constant_job(bias):
     """The kit's block with the same input for every token."""
-    job = jobs.block_job(FlapBias(Params()))
+    job = jobs.block_job(Bias(Params()))
     x = torch.linspace(-1, 2, job.weight.shape[1]).expand(50, -1)
     moments = Moments(50, x.sum(0), x.T @ x, {}, {})
     return x[0], BlockJob(job.block, job.kept, job.columns, job.writer, job.weight, job.bias if bias else None, moments, moments)
@@ -24,7 +24,7 @@ def constant_job(bias):
 
 def test_constant_inputs_are_replaced_exactly():
     x, job = constant_job(bias=True)
-    result = FlapBias(Params())(job)
+    result = Bias(Params())(job)
     stays = torch.zeros_like(x)
     stays[list(job.kept)] = x[list(job.kept)]
     assert torch.allclose(result.weight @ stays + result.bias, job.weight @ x + job.bias, atol=1e-5)
@@ -33,7 +33,7 @@ def test_constant_inputs_are_replaced_exactly():
 
 def test_a_block_without_a_place_for_the_bias_stays_as_it_is_and_says_so():
     _, job = constant_job(bias=False)
-    result = FlapBias(Params())(job)
+    result = Bias(Params())(job)
     assert result.bias is None and torch.equal(result.weight, job.weight)
     assert "not compensated" in result.note and "down_proj has no bias" in result.note
 
@@ -49,9 +49,10 @@ def test_in_a_sweep_the_bias_gains_the_mean_of_what_goes():
     with torch.no_grad():
         model(torch.from_numpy(TOKENS[:-1]), use_cache=False)  # the last sample is held out
     hook.remove()
-    outcome = repair(Resident(model, layout), plan, FlapBias(Params()), TOKENS, batch_size=3)
+    changed = {}
+    final = repair(Resident(model, layout), plan, Bias(Params()), TOKENS, 3, changed.update)
     width = block.writer.width
     weight, bias = (model.get_parameter(name).detach().double() for name in (block.writer.weight, block.writer.bias))
     expected = bias + weight[:, :width] @ seen[0].flatten(0, 1).mean(0)[:width]
-    assert torch.allclose(outcome.tensors[block.writer.bias].double(), expected, atol=1e-4)
-    assert not outcome.notes
+    assert torch.allclose(changed[block.writer.bias].double(), expected, atol=1e-4)
+    assert not final.notes

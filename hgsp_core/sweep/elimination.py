@@ -1,0 +1,74 @@
+"""Backward elimination of a linear's columns: Optimal Brain Surgeon for whole units (Hassibi & Stork 1993).
+
+With H = X Xᵀ + λI of the linear's input and S the columns of a unit:
+
+    error of removing S      E_S = tr(W_S [(H⁻¹)_SS]⁻¹ W_Sᵀ) = ‖L⁻¹ W_Sᵀ‖²,   L Lᵀ = (H⁻¹)_SS
+    update of what stays     W_K ← W_K − W_S [(H⁻¹)_SS]⁻¹ (H⁻¹)_SK
+    inverse Hessian of it    (H⁻¹)_KK ← (H⁻¹)_KK − (H⁻¹)_KS [(H⁻¹)_SS]⁻¹ (H⁻¹)_SK
+
+After any sequence of steps the weights are those of the direct solution for the set that is left, W H_:K (H_KK)⁻¹: least
+squares with a pull of λ towards the old weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hgsp_core.surgery import positions
+
+
+def eliminate(
+    w: Tensor, inverse: Tensor, width: int, keep: int, batch: Callable[[int], int]
+) -> tuple[Tensor, Tensor]:
+    """Remove the units of least E_S until `keep` are left; E_S is found anew after each batch of them. Works in place.
+
+    Args:
+        w: [out, units * width] fp64; on return the weights of what stays, zero where units went.
+        inverse: H⁻¹ [units * width, units * width] fp64 (`inverse_hessian`); on return that of what stays.
+        batch: how many units still have to go -> how many go at once.
+    Returns:
+        the units that stay, ascending [keep].
+    """
+    alive = torch.arange(w.shape[1] // width, device=w.device)
+    while left := len(alive) - keep:
+        order = removal_errors(w, inverse, width)[alive].argsort(stable=True)
+        going = min(left, batch(left))
+        remove(w, inverse, columns_of(alive[order[:going]], width))
+        alive = alive[order[going:]].sort().values
+    return alive
+
+
+def inverse_hessian(gram: Tensor, damping: float) -> Tensor:
+    """(X Xᵀ + λI)⁻¹ [in, in] in fp64. Where all inputs are 0, λ = damping."""
+    h = gram.to(torch.float64, copy=True)
+    power = float(h.diagonal().mean()) or 1.0
+    h.diagonal().add_(damping * power)
+    h = torch.linalg.cholesky(h)
+    return torch.cholesky_inverse(h)
+
+
+def removal_errors(w: Tensor, inverse: Tensor, width: int) -> Tensor:
+    """E_S of each unit [units]; meaningless for those that went. w [out, units * width], inverse [.., ..] of the same."""
+    units = w.shape[1] // width
+    blocks = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [units, width, width]
+    columns = w.view(-1, units, width).permute(1, 2, 0)  # [units, width, out]
+    factor, _ = torch.linalg.cholesky_ex(blocks)  # a unit that went has a block of zeros
+    return torch.linalg.solve_triangular(factor, columns, upper=False).square().sum((1, 2))
+
+
+def remove(w: Tensor, inverse: Tensor, gone: Tensor) -> None:
+    """Both updates, in place; the columns `gone` (and rows, of the inverse) become zero."""
+    rows = inverse[gone]
+    across = torch.cholesky_solve(rows, torch.linalg.cholesky(rows[:, gone]))  # [(H⁻¹)_SS]⁻¹ (H⁻¹)_S:
+    w.addmm_(w[:, gone], across, alpha=-1)
+    inverse.addmm_(rows.T, across, alpha=-1)
+    w[:, gone] = 0
+    inverse[gone], inverse[:, gone] = 0, 0
+
+
+def columns_of(units: Tensor, width: int) -> Tensor:
+    """Columns of the units, on their device."""
+    return positions(tuple(units.tolist()), width).to(units.device)
