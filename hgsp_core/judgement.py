@@ -78,6 +78,10 @@ class StoredJudge:
         """See `Judge.rebase`; done when it is of use."""
         self._base = plan
 
+    def release(self) -> None:
+        """Let go of the memory that judging takes; another judgement takes it again."""
+        self._judge = None
+
     def _open(self) -> Any:
         if self._judge is None:
             from hgsp_core.sweep.judge import Judge

@@ -224,6 +224,8 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
             previous, plan = plan, allocator(AllocateJob(source.layout, scores, priors, judge, progress))
             if previous and not plan.within(previous):
                 raise PlanError.given_back(recipe.allocate.use)
+    if judge:
+        judge.release()
     for name in reused:
         monitor.say(f"Reused from the store: {name}")
     saved = sum(reused.values()) + (judge.saved if judge else 0.0)
