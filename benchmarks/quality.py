@@ -68,6 +68,7 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
     uniform, plain = {"use": "uniform"}, {"use": "hgsp", "with": {"temperature": 0}}
     middle = {"layer_start": max(1, layers * 4 // 32), "layer_end": layers * 30 // 32}
     squares = {"use": "least-squares"}
+    planned, writers = ({**squares, "with": {option: False}} for option in ("reselect", "readers"))
 
     def recipe(score: str, allocate: dict[str, Any], **stages: Any) -> dict[str, Any]:
         return {"score": {"use": score}, "allocate": allocate, **stages}
@@ -103,6 +104,8 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
         "search, groups only + least-squares": recipe(
             "output", {"use": "search", "with": {"query_heads": False}}, reconstruct=squares
         ),
+        "search + least-squares, units as planned": recipe("output", {"use": "search"}, reconstruct=planned),
+        "search + least-squares, readers as they are": recipe("output", {"use": "search"}, reconstruct=writers),
         "search, taylor + least-squares": recipe("taylor", {"use": "search"}, reconstruct=squares),
     }
     found = {name: {"reconstruct": none, **stages} for name, stages in found.items()}

@@ -150,10 +150,10 @@ def flops(work) -> int:
 # ---------------------------------------------------------------- memory
 
 
-def write_checkpoint(directory: Path, layers: int, shards: Path) -> None:
-    """A random bf16 checkpoint, a file a layer; the files are shared between checkpoints through links."""
+def write_checkpoint(directory: Path, layers: int, shards: Path, dtype: torch.dtype) -> None:
+    """A random checkpoint, a file a layer; the files are shared between checkpoints through links."""
     directory.mkdir()
-    config = LlamaConfig(**{**MEMORY_SHAPE, "num_hidden_layers": layers, "dtype": "bfloat16"})
+    config = LlamaConfig(**{**MEMORY_SHAPE, "num_hidden_layers": layers, "dtype": str(dtype).removeprefix("torch.")})
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(directory)
     with torch.device("meta"):
@@ -164,7 +164,7 @@ def write_checkpoint(directory: Path, layers: int, shards: Path) -> None:
         files.setdefault(f"{part}.safetensors", []).append(name)
     for file, names in files.items():
         if not (shards / file).exists():
-            save_file({n: torch.randn(parameters[n].shape, dtype=torch.bfloat16) * 0.02 for n in names}, shards / file)
+            save_file({n: torch.randn(parameters[n].shape, dtype=dtype) * 0.02 for n in names}, shards / file)
         (directory / file).symlink_to(shards / file)
     weight_map = {name: file for file, names in files.items() for name in names}
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
@@ -183,26 +183,26 @@ def apart(what: str, samples: int, directory: Path) -> None:
     found = {}
     ids = tokens(samples, MEMORY_SHAPE["vocab_size"])
     if what == "plain":
-        model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
+        model = LlamaForCausalLM.from_pretrained(directory, dtype="auto")
         plain_backward(model, ids)
     else:
         config = LlamaConfig.from_pretrained(directory)
-        source = Streamed(directory, layout_of(config, tensor_shapes(directory)), torch.bfloat16)
+        source = Streamed(directory, layout_of(config, tensor_shapes(directory)), config.dtype)
         said = []
         run_sweep(source, source.layout, ids, [TaylorAbs()], BATCH, memory="device", say=said.append)
         found["bytes_read_ratio"] = source.shards.bytes_read / weight_bytes(directory)
-        found["boundaries"] = len(source.layout.layers) * ids.size * config.hidden_size * 2
+        found["boundaries"] = len(source.layout.layers) * ids.size * config.hidden_size * config.dtype.itemsize
     found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps(found))
 
 
-def measure_memory() -> dict[str, float]:
+def measure_memory(dtype: torch.dtype) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         directories = {layers: Path(folder) / str(layers) for layers in (8, 16, 32)}
         shards = Path(folder) / "shards"
         shards.mkdir()
         for layers, directory in directories.items():
-            write_checkpoint(directory, layers, shards)
+            write_checkpoint(directory, layers, shards, dtype)
         plain = measured_apart("plain", 2 * BATCH, directories[16])  # more micro-batches add nothing to its peak
         # for the growth with depth, few tokens: it is what else grows that matters
         samples = {8: BATCH, 16: 16, 32: BATCH}
@@ -233,6 +233,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     parser.add_argument("--only", choices=["time", "memory"], help="measure only this half")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="of the weights whose memory is measured; a CPU without bf16 instructions multiplies bf16 some 30 times slower",
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns per ratio of time")
     parser.add_argument("--apart", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -243,7 +249,7 @@ def main() -> None:
     if options.only != "memory":
         found |= measure_time(options.repeats)
     if options.only != "time":
-        found |= measure_memory()
+        found |= measure_memory(getattr(torch, options.dtype))
     print(table(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
