@@ -55,8 +55,10 @@ def by_hand(plan, held_out):
             if len(columns):
                 kept = x[:, columns]
                 gram = kept.T @ kept
-                gram += RIDGE * gram.diagonal().mean() * np.eye(len(columns))
-                new[:, columns] = np.linalg.solve(gram, kept.T @ (x @ weight.double().numpy().T)).T
+                pull = RIDGE * gram.diagonal().mean()
+                gram += pull * np.eye(len(columns))
+                old = weight.double().numpy()
+                new[:, columns] = np.linalg.solve(gram, kept.T @ (x @ old.T) + pull * old[:, columns].T).T
             elif writer.has_bias:
                 state[writer.bias].zero_()
             state[writer.weight] = torch.from_numpy(new).float()

@@ -2,9 +2,9 @@
 
 For the kept columns K of a writer (o_proj, down_proj), input x and target y:
 
-    Ŵ_K = C_K (G_KK + λI)⁻¹,   G = Σ x xᵀ,  C = Σ y xᵀ,  λ = ρ · mean(diag G_KK)
+    Ŵ_K = (C_K + λ W_K) (G_KK + λI)⁻¹,   G = Σ x xᵀ,  C = Σ y xᵀ,  λ = ρ · mean(diag G_KK)
 
-With y = W x this is the Optimal Brain Surgeon update for that mask (Hassibi & Stork 1993; Frantar & Alistarh 2022, eq. 3).
+The ridge pulls towards the weights that are there, not towards zero. With y = W x this is the Optimal Brain Surgeon update for that mask (Hassibi & Stork 1993; Frantar & Alistarh 2022, eq. 3).
 Which units K stays for is chosen anew by backward elimination from the fit of all columns (`sweep/elimination.py`): the
 scores saw the dense model and no repair.
 
@@ -56,7 +56,7 @@ class LeastSquares:
         """(units that stay, writer at its old size), for each target."""
         for target in self.targets:
             fitted = torch.zeros_like(job.weight)
-            fitted[:, columns] = fit(columns, job.bias, job.fit, target, self.params.ridge).to(fitted.dtype)
+            fitted[:, columns] = fit(columns, job.weight, job.bias, job.fit, target, self.params.ridge).to(fitted.dtype)
             yield job.kept, fitted
 
     def _anew(self, job: BlockJob) -> Iterator[tuple[tuple[int, ...], Tensor]]:
@@ -64,9 +64,11 @@ class LeastSquares:
         width = job.writer.width
         if not self.params.reselect or len(job.columns) != len(job.kept) * width:
             return
-        inverse = inverse_hessian(job.fit.gram, self.params.ridge or TINY)
+        ridge = self.params.ridge or TINY
+        inverse = inverse_hessian(job.fit.gram, ridge)
+        pull = ridge * float(job.fit.gram.double().diagonal().mean()) * job.weight.double()
         for target in self.targets:
-            w = _cross(job.bias, job.fit, target) @ inverse  # the fit of all columns
+            w = (_cross(job.bias, job.fit, target) + pull) @ inverse  # the fit of all columns
             units = eliminate(w, inverse.clone(), width, len(job.kept), lambda left: max(1, int(BATCH * left)))
             yield tuple(units.tolist()), w.to(job.weight.dtype)
 
@@ -74,14 +76,15 @@ class LeastSquares:
         """M [in, in] fp64, or None where it does no better on held-out windows than what is there."""
         gram, cross = job.fit.gram.double(), job.fit.cross["dense"].double()
         same = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
-        back = same + ridge_fit(gram, cross - gram, self.params.ridge)
+        back = ridge_fit(gram, cross, self.params.ridge, same)
         errors = [squared_error(m, None, job.held_out, "dense") for m in (back, same)]
         return back if errors[0] < errors[1] else None
 
 
-def fit(columns: Tensor, bias: Tensor | None, moments: Moments, target: str, ridge: float) -> Tensor:
-    """Ŵ_K [out, kept columns] in fp64, of the columns that stay."""
-    return ridge_fit(moments.gram[columns][:, columns], _cross(bias, moments, target)[:, columns], ridge)
+def fit(columns: Tensor, weight: Tensor, bias: Tensor | None, moments: Moments, target: str, ridge: float) -> Tensor:
+    """Ŵ_K [out, kept columns] in fp64, of the columns of W [out, in] that stay."""
+    cross = _cross(bias, moments, target)[:, columns]
+    return ridge_fit(moments.gram[columns][:, columns], cross, ridge, weight[:, columns])
 
 
 def squared_error(weight: Tensor, bias: Tensor | None, moments: Moments, target: str) -> float:

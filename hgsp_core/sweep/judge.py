@@ -200,8 +200,9 @@ class Judge:
             columns = lines(planned, writer)
             gram = self._grams.get(writer.module)
             cross = weight.detach().to("cpu", torch.float32) @ gram[:, columns]  # Σ (W x) xᵀ [out, kept]
-            stays = ridge_fit(gram[columns][:, columns].to(weight.device), cross.to(weight.device), RIDGE)
-            found[writer.weight][:, columns.to(weight.device)] = stays.to(weight.dtype)
+            stays, device = columns.to(weight.device), weight.device
+            fitted = ridge_fit(gram[columns][:, columns].to(device), cross.to(device), RIDGE, weight[:, stays])
+            found[writer.weight][:, stays] = fitted.to(weight.dtype)
         elif writer.has_bias:
             found[writer.bias] = torch.zeros_like(own[writer.bias])
         return found
