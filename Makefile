@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 
 # A process a core, one thread each: torch's threads wait by spinning, which costs more than it brings on small models.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# What is skipped is named, and why: pages without a Chromium, llama.cpp outside of test-all.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -rs
 
 .PHONY: demo test test-all setup lint bench demo-model clean
 
