@@ -157,7 +157,7 @@ def _importance(run: RunFacts) -> Section:
         drawing = svg.heat(
             f"importance of the {axis} units, a row a layer", names, heat.picture(own.values, low, high), own.removed.tolist(), height
         )
-        caption = f"{axis}: a row a layer, its least important units at the left. What is left of the white line was removed."
+        caption = f"{axis}: a row a layer, its least important units at the left. As many as lie left of the white line were removed: these, unless the repair chose others."
         figures.append(figure(drawing, caption))
     colours = Markup('<p class="key">least, {} <img alt="dark to bright" src="data:image/png;base64,{}"> {}, most</p>').format(
         metric_value(low), base64.b64encode(heat.key()).decode("ascii"), metric_value(high)

@@ -30,7 +30,7 @@ from hgsp_core.sweep.forward import watched
 from hgsp_core.sweep.loss import divergence_sum
 from hgsp_core.sweep.memory import SHARE, free_bytes
 from hgsp_core.sweep.parallel import add_up
-from hgsp_core.sweep.replaced import run_layer
+from hgsp_core.sweep.replaced import own_weights, run_layer
 from hgsp_core.sweep.ridge import ridge_fit
 from hgsp_core.sweep.sequential import repair
 from hgsp_core.sweep.weights import Resident
@@ -100,7 +100,7 @@ class Judge:
         streams, trail = self._trail[first], []
         with torch.no_grad():
             for index, module in self.source.layers(range(first, len(layers))):
-                own = {f"{layers[index].module}.{name}": p for name, p in module.named_parameters()}
+                own = own_weights(layers[index], module)
                 weights = own | self._masked(layers[index], own, plan)
                 streams = [
                     run_layer(layers[index], module, b.calls[index], weights, x) for b, x in zip(self.batches, streams)
@@ -138,7 +138,7 @@ class Judge:
         layers = self.source.layout.layers
         for index, module in self.source.layers(range(len(layers))):
             layer = layers[index]
-            mine = weights({f"{layer.module}.{name}": p for name, p in module.named_parameters()})
+            mine = weights(own_weights(layer, module))
             streams = [run_layer(layer, module, b.calls[index], mine, x) for b, x in zip(batches, streams)]
         return streams
 

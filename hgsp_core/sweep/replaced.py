@@ -11,6 +11,11 @@ from hgsp_core.layout import LayerLayout
 from hgsp_core.sweep.calls import Call
 
 
+def own_weights(layout: LayerLayout, module: nn.Module) -> dict[str, nn.Parameter]:
+    """Full tensor name -> the layer's own parameter."""
+    return {f"{layout.module}.{name}": parameter for name, parameter in module.named_parameters()}
+
+
 def run_layer(layout: LayerLayout, module: nn.Module, call: Call, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """What leaves the layer, [batch, seq_len, hidden], for what enters it.
 

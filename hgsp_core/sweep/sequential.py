@@ -29,7 +29,7 @@ from hgsp_core.sweep.batches import Batch, embed
 from hgsp_core.sweep.forward import watched
 from hgsp_core.sweep.layer import Passage
 from hgsp_core.sweep.parallel import add_up
-from hgsp_core.sweep.replaced import run_layer
+from hgsp_core.sweep.replaced import own_weights, run_layer
 from hgsp_core.types import BlockJob, Moments, ReadJob
 
 OWN, DENSE, RESIDUAL = "own", "dense", "residual"
@@ -74,7 +74,7 @@ def repair(
     with torch.no_grad():
         for index, module in source.layers(range(len(layers))):
             layer = layers[index]
-            own = {f"{layer.module}.{n}": p for n, p in module.named_parameters()}
+            own = own_weights(layer, module)
             lower = _Layer(layer, module, batches, split, index)
             passages = [lower.dense(own, b, x) for b, x in enumerate(dense)] if needs_dense else []
             weights = dict(own)
