@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hgsp_core import plugins
 from hgsp_core.checkpoint.read import tensor_shapes, weight_bytes
 from hgsp_core.layout import Layout, read_layout
+from hgsp_core.pipeline import peak_memory
 from hgsp_core.sweep import Resident, Streamed, run_sweep
 from hgsp_core.sweep.collectors import (
     InputMoments,
@@ -192,7 +192,7 @@ def apart(what: str, samples: int, directory: Path) -> None:
         run_sweep(source, source.layout, ids, [TaylorAbs()], BATCH, memory="device", say=said.append)
         found["bytes_read_ratio"] = source.shards.bytes_read / weight_bytes(directory)
         found["boundaries"] = len(source.layout.layers) * ids.size * config.hidden_size * config.dtype.itemsize
-    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found["peak"] = peak_memory()
     print(json.dumps(found))
 
 

@@ -351,6 +351,14 @@ class SweepError(HgspError):
         )
 
     @classmethod
+    def nothing_to_confirm(cls, held_out: int, samples: int) -> SweepError:
+        return cls(
+            f"allocate.with.moves: {held_out} of the {samples} windows (calibrate.samples) judge blocks, and moves hold where they do "
+            f"better on both halves of the others, of at least two windows each. Set calibrate.samples to {held_out + 4} or more, "
+            "or moves to 0."
+        )
+
+    @classmethod
     def unknown_token(cls, token: int, rows: int) -> SweepError:
         return cls(
             f"The tokenizer gave token {token}, but the model's embedding has {rows} rows: tokenizer and weights do not belong "

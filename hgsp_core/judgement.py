@@ -26,7 +26,6 @@ class StoredJudge:
         self._recipe, self._source, self._calibration, self._samples = recipe, source, calibration, samples
         self._monitor, self._store = monitor, store
         self._judge: Any = None
-        self._base: Plan | None = None
         self._own: set[str] = set()
         self.saved = 0.0  # seconds that judgements of other runs took, which this one found
         self._inputs = {
@@ -40,25 +39,21 @@ class StoredJudge:
 
     def __call__(self, plan: Plan) -> float:
         """KL(dense ‖ plan) in nats a token (`sweep/judge.py`)."""
+        return self._once({**self._inputs, "plan": plan.sha256}, lambda judge: judge(plan))
 
-        def judged(judge: Any) -> float:
-            if self._base is not None:
-                judge.rebase(self._base)
-            return judge(plan)
-
-        return self._once({**self._inputs, "plan": plan.sha256}, judged)
-
-    def repaired(self, plan: Plan) -> float:
-        """The same for the plan as the recipe's `reconstruct` leaves it: as a run gives it, at the cost of the repair."""
+    def repaired(self, plan: Plan, half: int) -> float:
+        """The same for the plan as the recipe's `reconstruct` leaves it, fitted to the other half of the windows."""
         use = self._recipe.reconstruct
 
         def judged(judge: Any) -> float:
             from hgsp_core.checkpoint.on_disk import OnDisk
 
             with tempfile.TemporaryDirectory() as folder:
-                return judge.repaired(plan, plugins.build("reconstructor", use.use, use.with_), OnDisk(Path(folder) / "repaired"))
+                reconstructor = plugins.build("reconstructor", use.use, use.with_)
+                return judge.repaired(plan, half, reconstructor, OnDisk(Path(folder) / "repaired"))
 
-        return self._once({**self._inputs, "plan": plan.sha256, "reconstruct": use.model_dump(mode="json")}, judged)
+        inputs = {"plan": plan.sha256, "half": half, "reconstruct": use.model_dump(mode="json")}
+        return self._once({**self._inputs, **inputs}, judged)
 
     def _once(self, inputs: dict[str, Any], judged: Callable[[Any], float]) -> float:
         """From the store, or else judged now."""
@@ -73,10 +68,6 @@ class StoredJudge:
         self._store.put("judgement", inputs, {"kl": np.array(found)}, time.perf_counter() - start)
         self._own.add(key)
         return found
-
-    def rebase(self, plan: Plan) -> None:
-        """See `Judge.rebase`; done when it is of use."""
-        self._base = plan
 
     def release(self) -> None:
         """Let go of the memory that judging takes; another judgement takes it again."""

@@ -137,9 +137,9 @@ class AllocateJob:
 
     priors    None where the allocator's `needs_priors` is False
     judge     None unless the allocator has a method `held_out(layout, samples)`, which says how many of the calibration
-              windows are to judge: `judge(plan)` -> KL to the dense model on them, in nats a token; `judge.rebase(plan)`
-              makes plans that are like this one quick to judge; `judge.repaired(plan)` -> the same for the plan as the
-              recipe's repair leaves it, on windows of its own, at the cost of that repair
+              windows are to judge: `judge(plan)` -> KL to the dense model on them, in nats a token;
+              `judge.repaired(plan, half)` -> the same for the plan as the recipe's repair leaves it, on one half (0 or 1)
+              of the other windows, the repair fitted to the other half, at the cost of that repair
     progress  (done, total) may be called
     """
 

@@ -6,10 +6,10 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from hgsp_core.artifacts import Plan, Scores
-from hgsp_core.builtin.hgsp import HGSP, HGSPParams
+from hgsp_core.builtin.hgsp import HGSP, HGSPParams, prepared
 from hgsp_core.builtin.least_squares import LeastSquares
 from hgsp_core.builtin.least_squares_params import LeastSquaresParams
-from hgsp_core.builtin.search import Search, SearchParams, hull
+from hgsp_core.builtin.search import Search, SearchParams, better, hull, priced, tried
 from hgsp_core.checkpoint.on_disk import OnDisk
 from hgsp_core.errors import SweepError
 from hgsp_core.surgery import lines, mask_tensors
@@ -78,14 +78,11 @@ def test_keeping_everything_is_no_divergence():
     assert Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)(Plan.keep_all(LAYOUT)) == 0
 
 
-def test_what_was_judged_before_changes_nothing():
-    """Neither the base plan nor the order of the plans; micro-batches only to rounding."""
+def test_the_order_of_plans_changes_nothing_and_micro_batches_only_rounding():
     fresh = {name: Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)(plan) for name, plan in PLANS.items()}
     judge = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)
-    for base in PLANS.values():
-        judge.rebase(base)
-        for name, plan in PLANS.items():
-            assert judge(plan) == fresh[name]
+    for name, plan in (*PLANS.items(), *reversed(PLANS.items())):
+        assert judge(plan) == fresh[name]
     other = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 12)
     assert other(PLANS["units"]) == pytest.approx(fresh["units"], rel=1e-4)
 
@@ -111,20 +108,28 @@ def test_a_judge_needs_windows_on_both_sides():
         Judge(Resident(sample_model(), LAYOUT), TOKENS, 12, 2)
 
 
+@pytest.mark.parametrize("half", [0, 1])
 @pytest.mark.parametrize("name", PLANS)
-def test_a_repaired_plan_is_judged_as_the_model_that_the_repair_gives(name):
-    judge, changed = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2), InMemory()
+def test_a_repaired_plan_is_judged_on_one_half_as_the_repair_fitted_to_the_other_gives_it(name, half):
+    judge, changed = Judge(Resident(sample_model(), LAYOUT), TOKENS, 2, 2), InMemory()
     method = LeastSquares(LeastSquaresParams())
-    found = judge.repaired(PLANS[name], method, changed)
+    found = judge.repaired(PLANS[name], half, method, changed)
     again, model = InMemory(), sample_model()
-    final = repair(Resident(model, LAYOUT), PLANS[name], method, TOKENS[3:], 2, again.keep)
+    halves = TOKENS[:5], TOKENS[5:10]
+    final = repair(Resident(model, LAYOUT), PLANS[name], method, halves[1 - half], 2, again.keep)
     state = dict(mask_tensors({**model.state_dict(), **again}.items(), LAYOUT, final))
-    ids = torch.from_numpy(TOKENS[:3])
+    ids = torch.from_numpy(halves[half])
     with torch.no_grad():
         dense = log_softmax(model(ids, use_cache=False).logits[:, :-1].double(), -1)
         pruned = torch.func.functional_call(model, state, (ids,), {"use_cache": False}).logits
     pruned = log_softmax(pruned[:, :-1].double(), -1)
     assert found == pytest.approx(float(kl_div(pruned, dense, log_target=True, reduction="none").sum(-1).mean()), rel=2e-3)
+
+
+def test_moves_need_two_windows_in_either_half():
+    judge = Judge(Resident(sample_model(), LAYOUT), TOKENS[:5], 2, 2)
+    with pytest.raises(SweepError, match="Set calibrate.samples to 6 or more, or moves to 0"):
+        judge.repaired(PLANS["units"], 0, LeastSquares(LeastSquaresParams()), InMemory())
 
 
 # ---------------------------------------------------------------- search
@@ -135,22 +140,19 @@ class Counting:
 
     def __init__(self):
         self.judge, self.found = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 4), []
-        self.repairs = []
-        self.rebase = self.judge.rebase
+        self.repairs = {}  # plan's hash -> plan, KL by half
 
     def __call__(self, plan):
         self.found.append((plan, self.judge(plan)))
         return self.found[-1][1]
 
-    def repaired(self, plan):
-        changed = InMemory()
-        self.repairs.append((plan, self.judge.repaired(plan, LeastSquares(LeastSquaresParams()), changed)))
-        return self.repairs[-1][1]
+    def repaired(self, plan, half):
+        kl = self.judge.repaired(plan, half, LeastSquares(LeastSquaresParams()), InMemory())
+        self.repairs.setdefault(plan.sha256, (plan, {}))[1][half] = kl
+        return kl
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("ratio", [0.2, 0.4])
-def test_a_search_is_never_worse_than_its_start_and_within_the_budget(seed, ratio):
+def scores_of(seed):
     rng = np.random.default_rng(seed)
     importance = [
         {a: rng.lognormal(size=b.units) * 10 ** rng.uniform(0, 2) for a, b in layer.blocks.items()} for layer in LAYOUT.layers
@@ -158,18 +160,62 @@ def test_a_search_is_never_worse_than_its_start_and_within_the_budget(seed, rati
     for layer, found in zip(LAYOUT.layers, importance):
         heads = layer.blocks["attention"].heads
         found["attention.heads"] = np.repeat(found["attention"][:, None], heads, 1) * rng.uniform(0.1, 1 / heads, (1, heads))
-    scores, judge = Scores.of(LAYOUT, importance), Counting()
+    return Scores.of(LAYOUT, importance)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("ratio", [0.2, 0.4])
+def test_a_search_is_never_worse_than_its_start_and_within_the_budget(seed, ratio):
+    judge, shown = Counting(), []
     params = SearchParams(ratio=ratio, of="layers", moves=6, seed=seed)
-    plan = Search(params)(AllocateJob(LAYOUT, scores, None, judge))
-    start = HGSP(HGSPParams(ratio=ratio, of="layers", temperature=0, query_heads=True))(AllocateJob(LAYOUT, scores, None))
-    repaired = {found.sha256: kl for found, kl in judge.repairs}
-    assert repaired[plan.sha256] == min(repaired.values())
-    assert repaired[plan.sha256] <= repaired[start.sha256]
-    full = [found for found, _ in judge.found if start.removed(LAYOUT) * 0.9 < found.removed(LAYOUT) <= params.budget(LAYOUT)]
-    assert len(full) >= 2 + params.moves
+    plan = Search(params)(AllocateJob(LAYOUT, scores_of(seed), None, judge, lambda done, total: shown.append((done, total))))
+    repairs = judge.repairs
+    start, mine = next(iter(repairs.values()))[1], repairs[plan.sha256][1]
+    assert len(mine) == 2 and 4 <= len(repairs) <= 1 + params.moves  # so small a model has few other plans
+    assert plan.sha256 == next(iter(repairs)) or all(mine[half] < start[half] for half in mine)
+    assert not any(len(kl) == 2 and all(kl[half] < mine[half] for half in kl) for _, kl in repairs.values())
     budget = params.budget(LAYOUT)
-    assert plan.removed(LAYOUT) <= budget and plan.target == LAYOUT.parameters - budget
-    assert all(found.removed(LAYOUT) <= budget for found, _ in judge.found[-6:])
+    full = [planned for planned, _ in repairs.values()]
+    assert all(0.9 * budget < planned.removed(LAYOUT) <= budget for planned in full)
+    assert plan.target == LAYOUT.parameters - budget
+    assert [done for done, _ in shown] == sorted(done for done, _ in shown)
+    assert shown[-1][0] == shown[-1][1] and len({total for _, total in shown}) == 1
+
+
+def test_without_moves_the_better_of_both_orders_is_taken():
+    scores, judge = scores_of(0), Counting()
+    params = SearchParams(ratio=0.3, of="layers")
+    plan = Search(params)(AllocateJob(LAYOUT, scores, None, judge))
+    start = HGSP(HGSPParams(ratio=0.3, of="layers", temperature=0, query_heads=True))(AllocateJob(LAYOUT, scores, None))
+    (first, first_kl), (second, second_kl) = judge.found[-2:]
+    assert first.layers == start.layers and first.layers != second.layers
+    assert plan.layers == (first if first_kl < second_kl else second).layers and not judge.repairs
+
+
+def test_a_plan_that_is_better_on_one_half_alone_is_not_better():
+    found = {"a": (1.0, 3.0), "b": (1.0, 1.5)}
+    asked = []
+
+    def repaired(plan, half):
+        asked.append(half)
+        return found[plan][half]
+
+    assert better("a", (2.0, 2.0), repaired) is None and better("b", (2.0, 2.0), repaired) == (1.0, 1.5)
+    assert better("b", (1.0, 2.0), repaired) is None and asked == [0, 1, 0, 1, 0]  # the other half is not asked in vain
+
+
+def test_prices_are_the_slopes_of_the_hull_and_rise_within_a_block():
+    layout = jobs.sample_layout()
+    queue, _ = prepared(SearchParams(query_heads=False), jobs.allocate_job(Search(SearchParams())))
+    sizes = [tried(queue, block) for block in range(len(queue.units))]
+    cost = [queue.spent_by(block, int(queue.units[block])) for block in range(len(queue.units))]
+    price = priced(queue, sizes, lambda block, n: (block + 1) * queue.spent_by(block, n) ** 2)  # slope 2 (block + 1) · cost
+    for block in range(len(layout.blocks())):
+        mine = queue.block == block
+        spent = np.cumsum(queue.cost[mine]) - queue.cost[mine] / 2
+        assert (np.diff(price[mine]) >= 0).all()
+        inside = spent < queue.spent_by(block, sizes[block][-2])
+        assert price[mine][inside] == pytest.approx(2 * (block + 1) * spent[inside], abs=0.16 * 2 * (block + 1) * cost[block])
 
 
 def test_the_same_seed_finds_the_same_plan_and_no_limit_is_passed():

@@ -23,7 +23,9 @@ class SearchParams(GateParams):
         "many as let the search of blocks cost about four forwards over the calibration set, 2 at the least",
     )
     moves: int = Field(
-        0, ge=0, description="plans to try once every block has been tried by itself; each moves parameters between two blocks. They hold where "
-        "as many windows again, the calibration set's first ones, confirm them"
+        0,
+        ge=0,
+        description="plans to try once every block has been tried by itself, each repaired; they hold where they do better on both "
+        "halves of the calibration set, the repair fitted to the other half",
     )
     seed: int = Field(0, ge=0, description="which moves are tried")

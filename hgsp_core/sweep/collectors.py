@@ -225,7 +225,7 @@ class WandaAbs(Collector):
     """Axis -> Σ |W_ij|·‖X_j‖₂ over each unit's weights; biases have no input and count nothing (Wanda, eq. 1; R2)."""
 
     depth = Depth.FORWARD
-    version = 2
+    version = 3
 
     def observe(self, layer, passage, sums):
         InputNorm.observe(self, layer, passage, sums)
@@ -233,7 +233,13 @@ class WandaAbs(Collector):
     def reduce(self, layer, sums):
         prefix = layer.layout.module
         norms = {f"{prefix}.{linear}.weight": sums[name].sqrt().float() for name in sums for linear in name.split()}
-        return layer.per_unit(lambda name: layer.weights[name].abs() * norms[name], biases=False)
+        rows = {s.weight for block in layer.layout.blocks.values() for s in block.slices if s.dim == 0}
+
+        def summed(name: str) -> Tensor:  # along a unit's line: an array of products would cost three times as much
+            weight = layer.weights[name].abs()
+            return weight.float() @ norms[name] if name in rows else weight.sum(0, dtype=torch.float32) * norms[name]
+
+        return layer.per_unit(summed, biases=False)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ A plan is tried with masks, and each writer (o_proj, down_proj) that loses colum
 closed form (`ridge.py`) from the dense model's Gram matrices: an estimate of what a repair will get back. Judged by masks
 alone, a search chooses plans that are worse once they are repaired (docs/benchmarks.md).
 
-`repaired` judges a plan by the real repair instead, at its price, and on windows of its own: a plan that was chosen for what
-it does on some windows, with writers fitted to some others, is better there by luck, too.
+`repaired` judges a plan by the real repair instead, at its price, on one half of the other windows with the repair fitted to
+the other half: a plan that was chosen for what it does on the windows it was fitted to is better there by luck, too.
 
-Plans that share their first layers share the work: only the layers from the first difference to the base plan are run.
+Layers before the first one that loses units are those of the dense model: a plan is run from there on.
 """
 
 from __future__ import annotations
@@ -33,19 +33,16 @@ from hgsp_core.sweep.parallel import add_up
 from hgsp_core.sweep.replaced import own_weights, run_layer
 from hgsp_core.sweep.ridge import ridge_fit
 from hgsp_core.sweep.sequential import repair
-from hgsp_core.sweep.weights import Resident
 
 #: of the mean diagonal of a Gram matrix, what is added to it
 RIDGE = 0.01
+
 
 class InMemory(dict[str, Tensor]):
     """As `OnDisk`, without a disk."""
 
     def keep(self, tensors: Mapping[str, Tensor]) -> None:
         self.update(tensors)
-
-
-Layers = Sequence[Mapping[str, BlockPlan]]
 
 
 class Judge:
@@ -73,31 +70,28 @@ class Judge:
         needed = sum(4 * writer.shape[1] ** 2 for writer in writers)
         self.source = source
         self._tokens, self._held_out, self._batch_size = tokens, held_out, batch_size
-        self._confirming: tuple[Batches, list[Tensor]] | None = None  # other windows, and the dense model's last stream
+        self._dense_of: dict[int, list[Tensor]] = {}  # half -> what leaves the dense model's last layer
         #: writer's module -> G [in, in] fp32; on disk where the host has no room: of a wide model they are larger than it
         self._grams: InMemory | OnDisk = InMemory()
         if needed > SHARE * free_bytes(torch.device("cpu")):
             self._folder = tempfile.TemporaryDirectory(prefix="hgsp-")
             self._grams = OnDisk(Path(self._folder.name) / "grams")
-        self._written: dict[tuple[int, str], dict[BlockPlan, dict[str, Tensor]]] = {}
         with torch.no_grad():
             fit, streams = embed(source, tokens[:-held_out], batch_size)
             self.batches, judged = embed(source, tokens[-held_out:], batch_size)
-            self._trail = [judged]  # what enters each layer, and after the last one what leaves it, of the base plan
+            self._trail = [judged]  # what enters each layer of the dense model, and after the last one what leaves it
             layers = source.layout.layers
             for index, module in source.layers(range(len(layers))):
                 streams = self._measure(layers[index], module, fit, streams)
                 self._trail.append([b.calls[index](module, x) for b, x in zip(self.batches, self._trail[-1])])
                 progress(index + 1, len(layers))
-        self.dense = self._trail[-1]
-        self._base: Layers = Plan.keep_all(source.layout).layers
-        self._last: tuple[Layers, int, list[list[Tensor]]] | None = None
 
     def __call__(self, plan: Plan) -> float:
         """KL of the plan. Units that go are masked, writers that lose columns fitted."""
         layers = self.source.layout.layers
-        first = self._first_difference(plan.layers)
-        streams, trail = self._trail[first], []
+        whole = [not any(plan.block(block).loses for block in layer.blocks.values()) for layer in layers]
+        first = whole.index(False) if False in whole else len(layers)
+        streams = self._trail[first]
         with torch.no_grad():
             for index, module in self.source.layers(range(first, len(layers))):
                 own = own_weights(layers[index], module)
@@ -105,31 +99,32 @@ class Judge:
                 streams = [
                     run_layer(layers[index], module, b.calls[index], weights, x) for b, x in zip(self.batches, streams)
                 ]
-                trail.append(streams)
-            self._last = plan.layers, first, trail
-            return self._divergence(self.dense, streams) / self.batches.predicted
+            return self._divergence(self._trail[-1], streams) / self.batches.predicted
 
-    def repaired(self, plan: Plan, reconstructor, changed) -> float:
-        """KL of the plan as the reconstructor leaves it, on the first `held_out` windows; it is fitted on all others.
+    def repaired(self, plan: Plan, half: int, reconstructor, changed) -> float:
+        """KL of the plan as the reconstructor leaves it, on one half (0 or 1) of the windows that are not held out.
 
         Args:
+            reconstructor: what it fits, it fits to the other half.
             changed: `keep(tensors)` and `get(name, otherwise)` hold what the repair changes (`checkpoint/on_disk.py`).
+        Raises:
+            SweepError: too few samples.
         """
+        halves = np.array_split(self._tokens[: -self._held_out], 2)
+        if len(halves[1]) < 2:
+            raise SweepError.nothing_to_confirm(self._held_out, len(self._tokens))
         if reconstructor.targets:
-            fit = self._tokens[self._held_out :]
-            plan = repair(self.source, plan, reconstructor, fit, self._batch_size, changed.keep)
+            plan = repair(self.source, plan, reconstructor, halves[1 - half], self._batch_size, changed.keep)
 
         def pruned(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
             mine = ((name, changed.get(name, tensor).to(self.source.device)) for name, tensor in own.items())
             return dict(mask_tensors(mine, self.source.layout, plan))
 
         with torch.no_grad():
-            if self._confirming is None:
-                batches, streams = embed(self.source, self._tokens[: self._held_out], self._batch_size)
-                self._confirming = batches, self._through(batches, streams, lambda own: own)
-            batches, dense = self._confirming
-            _, streams = embed(self.source, self._tokens[: self._held_out], self._batch_size)
-            return self._divergence(dense, self._through(batches, streams, pruned)) / batches.predicted
+            batches, streams = embed(self.source, halves[half], self._batch_size)
+            if half not in self._dense_of:
+                self._dense_of[half] = self._through(batches, streams, lambda own: own)
+            return self._divergence(self._dense_of[half], self._through(batches, streams, pruned)) / batches.predicted
 
     def _through(
         self, batches: Batches, streams: list[Tensor], weights: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -141,22 +136,6 @@ class Judge:
             mine = weights(own_weights(layer, module))
             streams = [run_layer(layer, module, b.calls[index], mine, x) for b, x in zip(batches, streams)]
         return streams
-
-    def rebase(self, plan: Plan) -> None:
-        """Make the plan the base: plans that differ from it in late layers only are then judged quickest."""
-        if plan.layers == self._base:
-            return
-        if self._last is None or self._last[0] != plan.layers:
-            self(plan)
-        self._base, first, trail = self._last
-        self._trail[first + 1 :] = trail
-        for (index, axis), written in self._written.items():
-            own = self._base[index][axis]
-            self._written[index, axis] = {own: written[own]} if own in written else {}
-
-    def _first_difference(self, planned: Layers) -> int:
-        """Index of the first layer that differs from the base plan; the number of layers where none does."""
-        return next((i for i, (a, b) in enumerate(zip(planned, self._base)) if a != b), len(planned))
 
     def _measure(self, layout: LayerLayout, module, fit: Batches, streams: list[Tensor]) -> list[Tensor]:
         """Add up the Gram matrices of one layer's writers; returns what leaves the layer."""
@@ -179,16 +158,10 @@ class Judge:
     def _masked(self, layout: LayerLayout, own: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
         """Full name -> the writers' tensors that differ from the layer's own."""
         changed = {}
-        for axis, block in layout.blocks.items():
+        for block in layout.blocks.values():
             planned = plan.block(block)
             if planned.loses:
-                known = self._written.get((layout.index, axis), {})
-                fitted = known[planned] if planned in known else self._fitted(block, planned, own)
-                if isinstance(self.source, Resident):  # there is room for weights of the base plan and of the last one
-                    base = self._base[layout.index][axis]
-                    kept = {base: known[base]} if base in known else {}
-                    self._written[layout.index, axis] = {**kept, planned: fitted}
-                changed |= fitted
+                changed |= self._fitted(block, planned, own)
         return changed
 
     def _fitted(self, block: BlockLayout, planned: BlockPlan, own: Mapping[str, Tensor]) -> dict[str, Tensor]:

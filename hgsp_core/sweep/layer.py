@@ -15,7 +15,7 @@ from hgsp_core.layout import BlockLayout, LayerLayout, SliceLayout
 
 
 def head_sums(tensor: Tensor, s: SliceLayout) -> Tensor:
-    """Sums [units, heads] fp64 of a weight [out, in] or of a bias [out] along the slice's dimension.
+    """Sums [units, heads] fp64 of a weight [out, in], or of a vector along the slice's dimension (a bias, or sums).
 
     Every axis of every architecture is reduced to units and their query heads here and nowhere else.
     """
@@ -53,7 +53,8 @@ class Layer:
         return cls(layout, {f"{layout.module}.{name}": p.detach() for name, p in module.named_parameters()}, tokens)
 
     def per_unit(self, measure: Callable[[str], Tensor], biases: bool = True) -> dict[str, np.ndarray]:
-        """Axis -> [units]: `measure(tensor name)`, an array shaped like the tensor, summed over each unit's entries.
+        """Axis -> [units]: `measure(tensor name)`, summed over each unit's entries. An array shaped like the tensor, or one
+        that is already summed along the units' lines: [out] where rows are units, [in] where columns are.
 
         `AXIS.heads` -> [units, query heads]: the part of it that lies in single query heads, where units have several.
         """
