@@ -11,8 +11,9 @@ Which units of a block go first is decided by their scores; how many is decided 
    repair fitted to the other half, and replaces the best plan only if it does better on both. Step 1 assumes that blocks
    do not depend on each other, and its judge that the layers below a writer are whole; this is where neither has to hold.
 
-The result is never worse than H-GSP's plan on these windows (repaired, where there are moves). After Týr-the-Pruner (Li et
-al. 2025, arXiv 2503.09657), which searches over sparsities of blocks with the error of the whole model; prices are ours.
+On the windows that judge it, the result of step 2 is never worse than H-GSP's plan, and that of step 3, repaired, never worse
+than that of step 2. After Týr-the-Pruner (Li et al. 2025, arXiv 2503.09657), which searches over sparsities of blocks with the
+error of the whole model; prices are ours.
 """
 
 from __future__ import annotations
@@ -145,9 +146,9 @@ def tried(queue: Queue, block: int) -> list[int]:
 def priced(queue: Queue, sizes: list[list[int]], judged: Callable[[int, int], float]) -> np.ndarray:
     """[bundles]: KL over parameters, ascending within a block. sizes [blocks]: `gone` to try; judged(block, gone) -> KL.
 
-    In the middle between two points of the hull the price is its slope there, in between it rises linearly; it begins at
-    half of the first slope, as KL grows with the square of a small change. Blocks are tried last layer first: what
-    comes before them is the dense model's and need not be run again.
+    In the middle between two points of the hull the price is its slope there, and between these it rises by equal factors,
+    as the KL of ever smaller blocks does; it begins at half of the first slope, as a small change costs its square. Blocks
+    are tried last layer first: what comes before them is the dense model's and need not be run again.
     """
     price = np.empty(len(queue.block))
     for block in range(len(queue.units) - 1, -1, -1):
@@ -156,9 +157,9 @@ def priced(queue: Queue, sizes: list[list[int]], judged: Callable[[int, int], fl
             continue
         points = [(0, 0.0)] + [(queue.spent_by(block, n), max(judged(block, n), 0.0)) for n in sizes[block]]
         cost, kl = map(np.array, zip(*hull(points)))
-        slopes, middles = np.diff(kl) / np.diff(cost), (cost[1:] + cost[:-1]) / 2
+        slopes, middles = np.maximum(np.diff(kl) / np.diff(cost), np.finfo(float).tiny), (cost[1:] + cost[:-1]) / 2
         spent = np.cumsum(queue.cost[mine]) - queue.cost[mine] / 2  # a block's bundles stand in the order in which they go
-        price[mine] = np.interp(spent, [0, *middles], [slopes[0] / 2, *slopes])
+        price[mine] = np.exp(np.interp(spent, [0, *middles], np.log([slopes[0] / 2, *slopes])))
     return price
 
 
