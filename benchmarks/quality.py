@@ -11,7 +11,8 @@ Each run is a whole `hgsp run` without exports, in a process of its own that is 
 largest resident set of that process, imports and evaluation included. Its seconds are those of all stages but evaluation.
 Statistics that methods share are measured once; their seconds and peak count for each of these methods, at each ratio.
 
-Rows already in the JSON file are not run again, so an interrupted benchmark goes on where it was. Tables: docs/benchmarks.md.
+Rows already in the JSON file are not run again, so an interrupted benchmark goes on where it was. Tables: `tables.py`, which
+also makes them of files of rows; docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: F401 - before the forks, so that no process spends its time on importing it
 import transformers  # noqa: F401
 import yaml
+
+from tables import DENSE, Row, markdown
 
 from hgsp_core import HgspError
 from hgsp_core.data import CHARACTERS_PER_TOKEN
@@ -46,13 +48,8 @@ DEMO = Path(__file__).parents[1] / "models" / "pydoc-llama"
 SAMPLES, SEQ_LEN = 128, 128
 #: the kind of text that a model was trained on, by the start of its directory's name; all others: WikiText-2
 KINDS = {"pydoc": "pydoc", "stories": "stories", "babyllama": "stories"}
-#: a method competes for the best of a column if it removes this share, or more, of what it was asked for
-REACHED = 0.97
-DENSE = "dense"
 #: stages of a run that fill the store
 MEASURING = ("Calibrate", "Load", "Sweep")
-
-Row = dict[str, Any]
 
 
 # ---------------------------------------------------------------- methods
@@ -281,75 +278,6 @@ def check_tokens(rows: Sequence[Row]) -> None:
     for (model, seed), hashes in seen.items():
         if len(hashes) > 1:
             raise SystemExit(f"{model}, seed {seed}: not the same calibration tokens: {hashes}")
-
-
-# ---------------------------------------------------------------- tables
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The tables of every model, of its own kind of text and of the other."""
-    parts = []
-    for model in dict.fromkeys(row["model"] for row in rows):
-        mine = [row for row in rows if row["model"] == model]
-        parts.append(table(mine, "ppl", "its own kind of text"))
-        if any(row.get("ppl_other_text") for row in mine):
-            parts.append(table(mine, "ppl_other_text", "another kind of text"))
-    return "\n\n".join(parts) + "\n"
-
-
-def table(rows: Sequence[Row], key: str, kind: str) -> str:
-    """Perplexity / dense (mean of the seeds; the share removed beside it), the best of each column bold."""
-    dense = {row["seed"]: row for row in rows if row["method"] == DENSE}
-    ratios = sorted({row["ratio"] for row in rows if row["method"] != DENSE})
-    cells: dict[str, dict[float, list[Row]]] = {}
-    for row in rows:
-        cells.setdefault(row["method"], {}).setdefault(row["ratio"], []).append(row)
-
-    def value(found: Sequence[Row]) -> float:
-        return statistics.mean(row[key] / dense[row["seed"]][key] for row in found)
-
-    def competes(found: Sequence[Row], ratio: float) -> bool:
-        return all(key in row and row["achieved"] >= REACHED * ratio for row in found)
-
-    best = {
-        ratio: min((value(c[ratio]) for c in cells.values() if ratio in c and competes(c[ratio], ratio)), default=None)
-        for ratio in ratios
-    }
-
-    def cell(found: Sequence[Row], ratio: float) -> str:
-        if not found:
-            return ""
-        if any("why_not" in row for row in found):
-            return "does not work"
-        number = value(found)
-        text = f"{number:,.3f}" if number < 10 else f"{number:,.1f}"
-        text = f"**{text}**" if number == best[ratio] else text
-        spread = [row[key] / dense[row["seed"]][key] for row in found]
-        text += f" ± {(max(spread) - min(spread)) / 2:.3f}" if len(found) > 1 else ""
-        return f"{text} <sub>{statistics.mean(row['achieved'] for row in found):.1%}</sub>"
-
-    any_dense = next(iter(dense.values()))
-    lines = [
-        f"**{any_dense['model']}**, {any_dense['parameters']:,} parameters; perplexity on {kind}, dense = {any_dense[key]:.2f}",
-        "",
-        "| method | " + " | ".join(f"{ratio:.0%}" for ratio in ratios) + " | seconds | peak, MiB |",
-        "|---|" + "---|" * len(ratios) + "---|---|",
-    ]
-    for method, by_ratio in cells.items():
-        if method == DENSE:
-            continue
-        shown = [cell(by_ratio.get(ratio, ()), ratio) for ratio in ratios]
-        lines.append(f"| {method} | " + " | ".join([*shown, *costs(by_ratio.values())]) + " |")
-    refused = sorted({f"- {row['method']}: {row['why_not']}" for row in rows if "why_not" in row})
-    return "\n".join([*lines, "", *refused]).strip()
-
-
-def costs(found: Iterable[Sequence[Row]]) -> tuple[str, str]:
-    """Seconds (median of the runs) and peak MiB (largest)."""
-    ran = [row for rows in found for row in rows if "why_not" not in row]
-    if not ran:
-        return "", ""
-    return f"{statistics.median(row['seconds'] for row in ran):.1f}", f"{max(row['peak_bytes'] for row in ran) >> 20}"
 
 
 def main() -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import tables  # noqa: E402
+
 KEYS = {
     "model", "method", "of", "ratio", "achieved", "parameters", "ppl", "ppl_dense", "ppl_other_text", "seed", "seconds",
     "peak_bytes",
@@ -71,3 +74,28 @@ def test_the_table_holds_every_method_and_the_best_only_of_those_that_reached_th
     assert {"magnitude", "wanda", "shortgpt"} <= lines.keys()
     assert table.count("**") == 4  # the model's name and one best
     assert "**" not in lines["shortgpt"]
+
+
+def row(method, ppl, ratio=0.2, seed=0, model="m", achieved=None, other=None):
+    achieved = ratio if achieved is None else achieved
+    found = {"model": model, "method": method, "ratio": ratio, "seed": seed, "ppl": ppl, "ppl_other_text": other}
+    return found | {"achieved": achieved, "seconds": 1.0, "peak_bytes": 2**20, "parameters": 10}
+
+
+def test_the_default_is_set_against_the_best_published_method_that_reached_the_ratio():
+    rows = [
+        row("dense", 10, 0), row("balanced", 12), row("best", 11), row("flap", 14), row("wanda", 20),
+        row("shortgpt", 11, achieved=0.1), row("hgsp, T = 0", 11), row("dense", 20, 0, 1), row("balanced", 28, seed=1),
+    ]  # fmt: skip
+    table = tables.against_baselines(rows).splitlines()
+    assert table == ["| model | 20% |", "|---|---|", "| m | 0.75 / 0.25 (flap) |"]  # (0.2 + 0.4) / 2 and 0.1, over 0.4
+
+
+def test_a_part_is_weighed_on_the_seeds_that_both_methods_have():
+    rows = [
+        row("dense", 10, 0, other=100), row("balanced", 14, other=120), row("best", 12, other=130),
+        row("balanced", 18, 0.5, other=120), row("best", 16.4, 0.5, other=110), row("dense", 10, 0, 1), row("balanced", 90, seed=1),
+    ]  # fmt: skip
+    last = tables.parts(rows).splitlines()[-1]
+    assert last == "| 24 moves | balanced → best | 0.63 | 2 of 2 | 1 of 2 |"  # √(0.2/0.4 · 0.64/0.8)
+    assert len(tables.parts(rows).splitlines()) == 3 and tables.parts(rows[:2]) == ""
