@@ -34,7 +34,7 @@ class StoredJudge:
             "dtype": source.dtype,
             "tokens": calibration.sha256,
             "samples": samples,
-            "version": 1,
+            "version": 2,
         }
 
     def __call__(self, plan: Plan) -> float:

@@ -14,7 +14,7 @@ from hgsp_core.checkpoint.on_disk import OnDisk
 from hgsp_core.errors import SweepError
 from hgsp_core.surgery import lines, mask_tensors
 from hgsp_core.sweep import Resident, Streamed
-from hgsp_core.sweep.judge import RIDGE, InMemory, Judge
+from hgsp_core.sweep.judge import InMemory, Judge
 from hgsp_core.sweep.sequential import repair
 from hgsp_core.testing import jobs
 from hgsp_core.testing.model import sample_layout, sample_model
@@ -55,7 +55,7 @@ def by_hand(plan, held_out):
             if len(columns):
                 kept = x[:, columns]
                 gram = kept.T @ kept
-                pull = RIDGE * gram.diagonal().mean()
+                pull = weight.shape[1] / len(x) * gram.diagonal().mean()
                 gram += pull * np.eye(len(columns))
                 old = weight.double().numpy()
                 new[:, columns] = np.linalg.solve(gram, kept.T @ (x @ old.T) + pull * old[:, columns].T).T

@@ -6,13 +6,14 @@ import torch
 from architectures import CONFIGS, layout_of, tiny_model
 
 from hgsp_core.artifacts import Plan
-from hgsp_core.builtin.least_squares import LeastSquares, fit, squared_error
+from hgsp_core.builtin.least_squares import RIDGES, LeastSquares, fit, squared_error
 from hgsp_core.builtin.least_squares_params import LeastSquaresParams
+from hgsp_core.layout import SliceLayout
 from hgsp_core.surgery import mask_tensors, positions
 from hgsp_core.sweep import Resident
 from hgsp_core.sweep.elimination import eliminate, inverse_hessian
 from hgsp_core.sweep.sequential import repair
-from hgsp_core.types import Moments, ReadJob
+from hgsp_core.types import BlockJob, Moments, ReadJob
 
 SAMPLES, SEQ_LEN = 16, 12
 
@@ -137,9 +138,6 @@ def test_the_repaired_model_is_nearer_to_the_dense_one(kind):
 
 def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
     """One token to fit on, and held-out tokens that contradict it."""
-    from hgsp_core.layout import SliceLayout
-    from hgsp_core.types import BlockJob
-
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(3, 4, generator=generator)
     seen, other = torch.randn(1, 4, generator=generator) * 10, torch.randn(50, 4, generator=generator)
@@ -150,7 +148,7 @@ def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
     job = BlockJob(
         None, (0, 1), positions((0, 1), 1), SliceLayout("m.o", 1, (3, 4), 1, False), w, None, moments(seen, seen @ -w.T), moments(other, other @ w.T)
     )
-    repaired = LeastSquares(LeastSquaresParams(target="own"))(job)
+    repaired = LeastSquares(LeastSquaresParams(target="own", ridge=0.01))(job)
     assert torch.equal(repaired.weight[:, :2], w[:, :2]) and "not repaired" in repaired.note
 
 
@@ -235,3 +233,27 @@ def test_readers_that_meet_what_the_dense_model_gave_them_stay_as_they_are():
     moments = Moments(100, x.sum(0), x.T @ x, {"dense": x.T @ x}, {"dense": float(x.square().sum())})
     back = LeastSquares(LeastSquaresParams()).read(ReadJob(None, moments, moments))
     assert back is None or torch.allclose(back, torch.eye(8, dtype=torch.double), atol=1e-12)
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(4000, 0.01), (14, 1.0)])
+def test_the_fewer_the_tokens_the_larger_the_ridge(tokens, expected):
+    """Old weights that are nearly right, targets with noise: what the columns would give, and what came of it."""
+    generator = torch.Generator().manual_seed(3)
+    truth, old = torch.randn(8, 12, generator=generator), torch.randn(8, 12, generator=generator)
+    old = truth + 0.3 * old
+
+    def moments(count):
+        x = torch.randn(count, 12, generator=generator)
+        y = x @ truth.T + 2.0 * torch.randn(count, 8, generator=generator)
+        return Moments(count, x.sum(0), x.T @ x, {"dense": y.T @ x}, {"dense": float(y.square().sum())})
+
+    kept = tuple(range(11))
+    writer = SliceLayout("m.o", 1, (8, 12), 1, False)
+    job = BlockJob(None, kept, positions(kept, 1), writer, old, None, moments(tokens), moments(2000))
+
+    def repaired(ridge):
+        return LeastSquares(LeastSquaresParams(target="dense", ridge=ridge, reselect=False))(job).weight
+
+    errors = {ridge: squared_error(repaired(ridge), None, job.held_out, "dense") for ridge in RIDGES}
+    assert min(errors, key=errors.get) == expected
+    assert torch.equal(repaired("auto"), repaired(expected))

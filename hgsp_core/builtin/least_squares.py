@@ -4,7 +4,8 @@ For the kept columns K of a writer (o_proj, down_proj), input x and target y:
 
     Ŵ_K = (C_K + λ W_K) (G_KK + λI)⁻¹,   G = Σ x xᵀ,  C = Σ y xᵀ,  λ = ρ · mean(diag G_KK)
 
-The ridge pulls towards the weights that are there, not towards zero. With y = W x this is the Optimal Brain Surgeon update for that mask (Hassibi & Stork 1993; Frantar & Alistarh 2022, eq. 3).
+The ridge pulls towards the weights that are there, not towards zero; ρ is chosen on held-out windows, as few tokens ask for more
+of it. With y = W x this is the Optimal Brain Surgeon update for that mask (Hassibi & Stork 1993; Frantar & Alistarh 2022, eq. 3).
 Which units K stays for is chosen anew by backward elimination from the fit of all columns (`sweep/elimination.py`): the
 scores saw the dense model and no repair.
 
@@ -15,7 +16,7 @@ GPTAQ (Li et al. 2025, arXiv 2504.02692) corrects quantised weights for the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from hgsp_core.types import BlockJob, Moments, ReadJob, Repair
 
 #: of the units that still have to go, the part that goes at once before errors are found anew
 BATCH = 1 / 8
+#: the values of ρ that `auto` chooses from
+RIDGES = (0.01, 0.1, 1.0)
 #: the ridge of an elimination that is asked to have none: H must have an inverse
 TINY = 1e-6
 
@@ -45,26 +48,29 @@ class LeastSquares:
         untouched = torch.zeros_like(job.weight)
         untouched[:, columns] = job.weight[:, columns]
         best = Repair(job.kept, untouched, job.bias, "not repaired: no fit does better on held-out windows")
-        least = squared_error(untouched, job.bias, job.held_out, judge)
-        for kept, fitted in (*self._as_planned(job, columns), *self._anew(job)):
-            error = squared_error(fitted, job.bias, job.held_out, judge)
+        least = self._error(job, untouched)
+        ridge = self._ridge(lambda ridge: self._error(job, fitted_as_planned(job, columns, judge, ridge)))
+        planned = ((job.kept, fitted_as_planned(job, columns, target, ridge)) for target in self.targets)
+        for kept, fitted in (*planned, *self._anew(job, ridge)):
+            error = self._error(job, fitted)
             if error < least:
                 best, least = Repair(kept, fitted, job.bias), error
         return best
 
-    def _as_planned(self, job: BlockJob, columns: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-        """(units that stay, writer at its old size), for each target."""
-        for target in self.targets:
-            fitted = torch.zeros_like(job.weight)
-            fitted[:, columns] = fit(columns, job.weight, job.bias, job.fit, target, self.params.ridge).to(fitted.dtype)
-            yield job.kept, fitted
+    def _error(self, job: BlockJob, weight: Tensor) -> float:
+        return squared_error(weight, job.bias, job.held_out, self.targets[-1])
 
-    def _anew(self, job: BlockJob) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-        """The same with units of its own choice. None where query heads go: the plan says which."""
+    def _ridge(self, error: Callable[[float], float]) -> float:
+        """ρ: the recipe's, or the one with the least error(ρ)."""
+        return min(RIDGES, key=error) if self.params.ridge == "auto" else self.params.ridge
+
+    def _anew(self, job: BlockJob, ridge: float) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """(units of its own choice that stay, writer at its old size), for each target. None where query heads go: the plan
+        says which."""
         width = job.writer.width
         if not self.params.reselect or len(job.columns) != len(job.kept) * width:
             return
-        ridge = self.params.ridge or TINY
+        ridge = ridge or TINY
         inverse = inverse_hessian(job.fit.gram, ridge)
         pull = ridge * float(job.fit.gram.double().diagonal().mean()) * job.weight.double()
         for target in self.targets:
@@ -76,9 +82,19 @@ class LeastSquares:
         """M [in, in] fp64, or None where it does no better on held-out windows than what is there."""
         gram, cross = job.fit.gram.double(), job.fit.cross["dense"].double()
         same = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
-        back = ridge_fit(gram, cross, self.params.ridge, same)
-        errors = [squared_error(m, None, job.held_out, "dense") for m in (back, same)]
-        return back if errors[0] < errors[1] else None
+
+        def error(m: Tensor) -> float:
+            return squared_error(m, None, job.held_out, "dense")
+
+        back = ridge_fit(gram, cross, self._ridge(lambda ridge: error(ridge_fit(gram, cross, ridge, same))), same)
+        return back if error(back) < error(same) else None
+
+
+def fitted_as_planned(job: BlockJob, columns: Tensor, target: str, ridge: float) -> Tensor:
+    """The writer at its old size, its planned columns fitted to the target."""
+    fitted = torch.zeros_like(job.weight)
+    fitted[:, columns] = fit(columns, job.weight, job.bias, job.fit, target, ridge).to(fitted.dtype)
+    return fitted
 
 
 def fit(columns: Tensor, weight: Tensor, bias: Tensor | None, moments: Moments, target: str, ridge: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,11 @@ class LeastSquaresParams(Params):
         description="what a block should give: 'own' = what its old weights make of its input, 'dense' = what it gives in the "
         "dense model, 'residual' = what brings the stream back to the dense one; auto = the best on held-out windows",
     )
-    ridge: float = Field(0.01, ge=0, description="ρ, the ridge as a share of the mean input power; 0 = none")
+    ridge: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
+        "auto",
+        description="ρ, the ridge as a share of the mean input power, 0 = none; auto = the best of 0.01, 0.1 and 1 on held-out windows, "
+        "for each block: the fewer tokens for so many columns, the larger",
+    )
     reselect: bool = Field(
         True,
         description="true = which units of a block stay is also chosen anew, as many as planned: one after another goes the one "

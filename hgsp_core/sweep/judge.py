@@ -34,9 +34,6 @@ from hgsp_core.sweep.replaced import own_weights, run_layer
 from hgsp_core.sweep.ridge import ridge_fit
 from hgsp_core.sweep.sequential import repair
 
-#: of the mean diagonal of a Gram matrix, what is added to it
-RIDGE = 0.01
-
 
 class InMemory(dict[str, Tensor]):
     """As `OnDisk`, without a disk."""
@@ -78,6 +75,7 @@ class Judge:
             self._grams = OnDisk(Path(self._folder.name) / "grams")
         with torch.no_grad():
             fit, streams = embed(source, tokens[:-held_out], batch_size)
+            self._fitted_tokens = fit.tokens
             self.batches, judged = embed(source, tokens[-held_out:], batch_size)
             self._trail = [judged]  # what enters each layer of the dense model, and after the last one what leaves it
             layers = source.layout.layers
@@ -174,7 +172,8 @@ class Judge:
             gram = self._grams.get(writer.module)
             cross = weight.detach().to("cpu", torch.float32) @ gram[:, columns]  # Σ (W x) xᵀ [out, kept]
             stays, device = columns.to(weight.device), weight.device
-            fitted = ridge_fit(gram[columns][:, columns].to(device), cross.to(device), RIDGE, weight[:, stays])
+            ridge = weight.shape[1] / self._fitted_tokens  # the old weights count as much as one token for each column
+            fitted = ridge_fit(gram[columns][:, columns].to(device), cross.to(device), ridge, weight[:, stays])
             found[writer.weight][:, stays] = fitted.to(weight.dtype)
         elif writer.has_bias:
             found[writer.bias] = torch.zeros_like(own[writer.bias])
