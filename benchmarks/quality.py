@@ -1,7 +1,7 @@
 """Every method on the same models, tokens and ratios: what is left of the model, and what that costs.
 
     python benchmarks/quality.py [--models DIR ...] [--data DIR] [--ratios 20 30 50] [--methods NAME ...] [--seeds 0]
-                                 [--windows N] [--json FILE] [--markdown FILE]
+                                 [--samples 128] [--windows N] [--json FILE] [--markdown FILE]
 
 The models are the demo model and every grouped-query checkpoint below --models; --data holds their texts (see `Texts`).
 Ratios are percentages of the decoder layers' parameters. All methods see one token set per model and seed, which is
@@ -26,6 +26,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,11 @@ from hgsp_core.recipe import QUALITY, Recipe, parse_recipe
 from hgsp_core.store import Store
 
 DEMO = Path(__file__).parents[1] / "models" / "pydoc-llama"
-SAMPLES, SEQ_LEN = 128, 128
+SEQ_LEN = 128
 #: the kind of text that a model was trained on, by the start of its directory's name; all others: WikiText-2
 KINDS = {"pydoc": "pydoc", "stories": "stories", "babyllama": "stories"}
+#: options of `least-squares` that take one part of it away
+LESS = {"reselect": False, "readers": False, "ridge": 0.01}
 #: stages of a run that fill the store
 MEASURING = ("Calibrate", "Load", "Sweep")
 
@@ -65,7 +68,7 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
     uniform, plain = {"use": "uniform"}, {"use": "hgsp", "with": {"temperature": 0}}
     middle = {"layer_start": max(1, layers * 4 // 32), "layer_end": layers * 30 // 32}
     squares = {"use": "least-squares"}
-    planned, writers = ({**squares, "with": {option: False}} for option in ("reselect", "readers"))
+    planned, writers, fixed = ({**squares, "with": {option: value}} for option, value in LESS.items())
 
     def recipe(score: str, allocate: dict[str, Any], **stages: Any) -> dict[str, Any]:
         return {"score": {"use": score}, "allocate": allocate, **stages}
@@ -103,6 +106,7 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
         ),
         "search + least-squares, units as planned": recipe("output", {"use": "search"}, reconstruct=planned),
         "search + least-squares, readers as they are": recipe("output", {"use": "search"}, reconstruct=writers),
+        "search + least-squares, ridge 0.01": recipe("output", {"use": "search"}, reconstruct=fixed),
         "search, taylor + least-squares": recipe("taylor", {"use": "search"}, reconstruct=squares),
     }
     found = {name: {"reconstruct": none, **stages} for name, stages in found.items()}
@@ -114,9 +118,11 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Texts:
-    """Datasets of one model, `other` of another kind than its own; and a folder for whatever its runs write."""
+    """Datasets of one model, `other` of another kind than its own, and windows of its calibration set; and a folder for
+    whatever its runs write."""
 
     folder: Path
+    samples: int
     calibration: str
     evaluation: str
     other: str | None
@@ -126,20 +132,21 @@ class Texts:
         return [name for name in (self.evaluation, self.other) if name]
 
 
-def texts(model: Path, data: Path | None, folder: Path) -> Texts:
+def texts(model: Path, data: Path | None, folder: Path, samples: int) -> Texts:
     """The texts for a model, by its directory's name.
 
     Args:
         data: holds wikitext2/wiki.train.tokens, wikitext2/wiki.valid.tokens and tinystories/*.txt; the demo model alone
             needs none of it.
         folder: the texts are written here as the .txt files that a recipe can name.
+        samples: of the calibration set.
     """
     kind = next((kind for start, kind in KINDS.items() if model.name.startswith(start)), "wikitext2")
     if kind == "pydoc" and data is None:
-        return Texts(folder, "pydoc", "pydoc", None)
+        return Texts(folder, samples, "pydoc", "pydoc", None)
     if data is None:
         raise SystemExit(f"{model}: its text ({kind}) is looked for below --data, which is not given")
-    read = {"wikitext2": wikitext, "stories": stories}
+    read = {"wikitext2": partial(wikitext, samples=samples), "stories": stories}
     pairs = {}
     for name, split in read.items():
         files = tuple(folder / f"{name}-{part}.txt" for part in ("calibration", "evaluation"))
@@ -148,13 +155,13 @@ def texts(model: Path, data: Path | None, folder: Path) -> Texts:
                 file.write_text(text, encoding="utf-8")
         pairs[name] = tuple(map(str, files))
     other = pairs["stories" if kind == "wikitext2" else "wikitext2"][1]
-    return Texts(folder, *pairs.get(kind, ("pydoc", "pydoc")), other)
+    return Texts(folder, samples, *pairs.get(kind, ("pydoc", "pydoc")), other)
 
 
-def wikitext(data: Path) -> tuple[str, str]:
+def wikitext(data: Path, samples: int) -> tuple[str, str]:
     """(calibration, evaluation): the first part of train, as much as a streamed dataset would give; valid."""
     with (data / "wikitext2" / "wiki.train.tokens").open(encoding="utf-8") as file:
-        train = file.read(SAMPLES * SEQ_LEN * CHARACTERS_PER_TOKEN)
+        train = file.read(samples * SEQ_LEN * CHARACTERS_PER_TOKEN)
     return train, (data / "wikitext2" / "wiki.valid.tokens").read_text(encoding="utf-8")
 
 
@@ -184,7 +191,7 @@ def recipe_of(stages: dict[str, Any], model: Path, text: Texts, ratio: int, seed
     allocate = stages["allocate"]
     data = {
         "model": {"path": str(model)},
-        "calibrate": {"dataset": text.calibration, "samples": SAMPLES, "seq_len": SEQ_LEN, "seed": seed},
+        "calibrate": {"dataset": text.calibration, "samples": text.samples, "seq_len": SEQ_LEN, "seed": seed},
         **stages,
         "allocate": {**allocate, "with": {**allocate.get("with", {}), "ratio": ratio / 100, "of": "layers"}},
         "evaluate": [{"use": "perplexity", "with": {"datasets": text.evaluated, "max_windows": windows}}],
@@ -266,6 +273,7 @@ class Bench:
             "ppl_dense": before["perplexity"][self.text.evaluation],
             "ppl_other_text": now["perplexity"].get(self.text.other),
             "windows": self.windows,
+            "samples": self.text.samples,
         }
 
 
@@ -288,16 +296,19 @@ def main() -> None:
     parser.add_argument("--ratios", type=int, nargs="+", default=[20, 30, 50], help="percent of the layers' parameters")
     parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME", help=f"of: {'; '.join(names)}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the calibration windows")
+    parser.add_argument("--samples", type=int, default=128, help=f"calibration windows of {SEQ_LEN} tokens; a JSON file has one number")
     parser.add_argument("--windows", type=int, help="evaluate on the first so many windows of each text; default all")
     parser.add_argument("--json", type=Path, help="write the rows here as they come; rows already there are not run again")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
     options = parser.parse_args()
 
     rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    if any(row.get("samples", 128) != options.samples for row in rows if "why_not" not in row):
+        parser.error(f"{options.json} has rows of another --samples: give another file")
     done = {_key(row) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         for model in [DEMO, *grouped_models(options.models)]:
-            text = texts(model, options.data, Path(folder))
+            text = texts(model, options.data, Path(folder), options.samples)
             layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
             for seed in options.seeds:
                 bench = Bench(model, text, seed, options.windows)

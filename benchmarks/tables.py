@@ -33,6 +33,7 @@ PARTS = {
     "least squares on a searched plan": ("search", "balanced"),
     "… of readers, too": ("search + least-squares, readers as they are", "balanced"),
     "… with units chosen anew": ("search + least-squares, units as planned", "balanced"),
+    "… with the ridge chosen, not 0.01": ("search + least-squares, ridge 0.01", "balanced"),
     "searched rates, not uniform ones": ("uniform, output + least-squares", "balanced"),
     "searched rates, not one knapsack over Taylor scores": ("fast", "search, taylor + least-squares"),
     "scores by output error, not Taylor": ("search, taylor + least-squares", "balanced"),
