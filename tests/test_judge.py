@@ -171,6 +171,7 @@ def test_a_search_is_never_worse_than_its_start_and_within_the_budget(seed, rati
     plan = Search(params)(AllocateJob(LAYOUT, scores_of(seed), None, judge, lambda done, total: shown.append((done, total))))
     repairs = judge.repairs
     start, mine = next(iter(repairs.values()))[1], repairs[plan.sha256][1]
+    assert next(iter(repairs)) == min(judge.found[-2:], key=lambda found: found[1])[0].sha256
     assert len(mine) == 2 and 4 <= len(repairs) <= 1 + params.moves  # so small a model has few other plans
     assert plan.sha256 == next(iter(repairs)) or all(mine[half] < start[half] for half in mine)
     assert not any(len(kl) == 2 and all(kl[half] < mine[half] for half in kl) for _, kl in repairs.values())

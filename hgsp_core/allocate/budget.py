@@ -6,7 +6,7 @@ Every allocator orders the units in its own way, and hands the order (a `Queue`)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 from typing import Literal
 
@@ -68,13 +68,14 @@ class Queue:
     A block's units go lowest first, so a state of the model is one number per block: `gone` [blocks], units removed. Where
     single query heads may go, it counts the steps of the block's path instead (`heads.py`).
 
-    Columns, each [bundles]: `block` (position in `layout.blocks()`), `after` (what of that block is gone once this bundle
-    is), `cost` (parameters; the bundle that empties a block also costs the block's fixed parameters).
+    Columns, each [bundles]: `score` (ascending), `block` (position in `layout.blocks()`), `after` (what of that block is gone
+    once this bundle is), `cost` (parameters; the bundle that empties a block also costs the block's fixed parameters).
     Columns, each [blocks]: `layer`, `attention` (bool), `units` (`gone` of an empty block), `unit_cost`, `fixed_cost`,
     `floor` (units that stay).
     `states`, one per block: what stays, by `gone`.
     """
 
+    score: np.ndarray
     block: np.ndarray
     after: np.ndarray
     cost: np.ndarray
@@ -135,6 +136,7 @@ class Queue:
             floor_of[best] = max(floor_of[best], 1)
         order = order[(left >= floor_of[block])[order]]
         return cls(
+            score=score[order],
             block=block[order],
             after=after[order],
             cost=cost[order],
@@ -146,6 +148,11 @@ class Queue:
             floor=floor_of,
             states=tuple(states),
         )
+
+    def by(self, score: np.ndarray) -> Queue:
+        """The queue in the order of other scores [bundles], which must ascend within each block."""
+        order = np.lexsort((self.after, self.block, score))
+        return replace(self, score=score[order], block=self.block[order], after=self.after[order], cost=self.cost[order])
 
     def spent(self, gone: np.ndarray) -> np.ndarray:
         """[blocks]: parameters that `gone` removes."""

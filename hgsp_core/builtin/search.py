@@ -6,8 +6,8 @@ Which units of a block go first is decided by their scores; how many is decided 
    The slopes of the lower convex hull of these points give each of the block's units a price: KL over parameters.
 2. The knapsack of H-GSP takes units in the order of these prices. Its plan and that of H-GSP's own scores are judged; the
    better one is the start.
-3. `moves` times, the prices of some blocks go up or down by a factor, and the knapsack finds another plan under the same
-   budget and limits. It is judged after the repair that the recipe asks for, on each half of the calibration set with the
+3. `moves` times, the prices (or H-GSP's scores) of some blocks go up or down by a factor, and the knapsack finds another plan
+   under the same budget and limits. It is judged after the repair that the recipe asks for, on each half of the calibration set with the
    repair fitted to the other half, and replaces the best plan only if it does better on both. Step 1 assumes that blocks
    do not depend on each other, and its judge that the layers below a writer are whole; this is where neither has to hold.
 
@@ -49,7 +49,7 @@ Halves = tuple[float, ...]
 
 
 class Search:
-    """Prices by block, H-GSP's knapsack over them, and moves of the prices."""
+    """Prices of blocks, H-GSP's knapsack over them, and moves of the prices."""
 
     def __init__(self, params: SearchParams):
         self.params = params
@@ -86,11 +86,12 @@ class Search:
         def solved(order: Queue) -> Plan:
             return plan_within(layout, order, p, lambda budget: allocate(order, p, budget, layer_min), in_force(p))
 
-        price = priced(queue, sizes, judged_alone)
-        plans = [solved(queue), solved(by_price(queue, price))]
+        orders = [queue, queue.by(priced(queue, sizes, judged_alone))]
+        plans = [solved(order) for order in orders]
         kl = [judged(plan) for plan in plans]
         note = f"search: KL to the dense model {kl[0]:.4f} (H-GSP), {kl[1]:.4f} (prices of blocks)"
-        best, other = plans if kl[0] < kl[1] else reversed(plans)
+        start = int(np.argmin(kl))
+        best, order = plans[start], orders[start]
         if not p.moves:
             return replace(best, notes=(*best.notes, f"{note}."))
 
@@ -100,12 +101,11 @@ class Search:
         found = 0
 
         def neighbours() -> Iterator[tuple[np.ndarray, Plan]]:
-            yield offsets, other
             for direction in islice(directions(queue, p.seed), LOOKS * p.moves):
                 moved = offsets + STEP * direction
                 try:
-                    yield moved, solved(by_price(queue, price * np.exp(moved)[queue.block]))
-                except PlanError:  # in this order the limits leave too little
+                    yield moved, solved(order.by(order.score * np.exp(moved)[order.block]))
+                except PlanError:  # in that order the limits leave too little
                     pass
 
         for moved, plan in neighbours():
@@ -161,12 +161,6 @@ def priced(queue: Queue, sizes: list[list[int]], judged: Callable[[int, int], fl
         spent = np.cumsum(queue.cost[mine]) - queue.cost[mine] / 2  # a block's bundles stand in the order in which they go
         price[mine] = np.exp(np.interp(spent, [0, *middles], np.log([slopes[0] / 2, *slopes])))
     return price
-
-
-def by_price(queue: Queue, price: np.ndarray) -> Queue:
-    """The queue in ascending order of price [bundles]."""
-    order = np.lexsort((queue.after, queue.block, price))
-    return replace(queue, block=queue.block[order], after=queue.after[order], cost=queue.cost[order])
 
 
 def directions(queue: Queue, seed: int) -> Iterator[np.ndarray]:
