@@ -35,7 +35,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: F401 - before the forks, so that no process spends its time on importing it
 import transformers  # noqa: F401
 import yaml
-
 from tables import DENSE, Row, markdown
 
 from hgsp_core import HgspError
