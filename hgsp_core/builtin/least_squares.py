@@ -16,7 +16,7 @@ GPTAQ (Li et al. 2025, arXiv 2504.02692) corrects quantised weights for the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ class LeastSquares:
     def __init__(self, params: LeastSquaresParams):
         self.params = params
         self.targets = ("own", "dense", "residual") if params.target == "auto" else (params.target,)
+        self.ridges = RIDGES if params.ridge == "auto" else (params.ridge,)
         self.reads = params.readers
 
     def __call__(self, job: BlockJob) -> Repair:
@@ -49,9 +50,10 @@ class LeastSquares:
         untouched[:, columns] = job.weight[:, columns]
         best = Repair(job.kept, untouched, job.bias, "not repaired: no fit does better on held-out windows")
         least = self._error(job, untouched)
-        ridge = self._ridge(lambda ridge: self._error(job, fitted_as_planned(job, columns, judge, ridge)))
-        planned = ((job.kept, fitted_as_planned(job, columns, target, ridge)) for target in self.targets)
-        for kept, fitted in (*planned, *self._anew(job, ridge)):
+        by_ridge = {ridge: fitted_as_planned(job, columns, judge, ridge) for ridge in self.ridges}
+        ridge = min(by_ridge, key=lambda ridge: self._error(job, by_ridge[ridge]))
+        planned = [fitted_as_planned(job, columns, target, ridge) for target in self.targets[:-1]] + [by_ridge[ridge]]
+        for kept, fitted in (*((job.kept, fitted) for fitted in planned), *self._anew(job, ridge)):
             error = self._error(job, fitted)
             if error < least:
                 best, least = Repair(kept, fitted, job.bias), error
@@ -59,10 +61,6 @@ class LeastSquares:
 
     def _error(self, job: BlockJob, weight: Tensor) -> float:
         return squared_error(weight, job.bias, job.held_out, self.targets[-1])
-
-    def _ridge(self, error: Callable[[float], float]) -> float:
-        """ρ: the recipe's, or the one with the least error(ρ)."""
-        return min(RIDGES, key=error) if self.params.ridge == "auto" else self.params.ridge
 
     def _anew(self, job: BlockJob, ridge: float) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """(units of its own choice that stay, writer at its old size), for each target. None where query heads go: the plan
@@ -86,7 +84,7 @@ class LeastSquares:
         def error(m: Tensor) -> float:
             return squared_error(m, None, job.held_out, "dense")
 
-        back = ridge_fit(gram, cross, self._ridge(lambda ridge: error(ridge_fit(gram, cross, ridge, same))), same)
+        back = min((ridge_fit(gram, cross, ridge, same) for ridge in self.ridges), key=error)
         return back if error(back) < error(same) else None
 
 
