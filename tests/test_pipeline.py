@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +200,11 @@ def test_a_failing_run_leaves_nothing(folder, store, tmp_path, monkeypatch):
     with pytest.raises(OSError):
         run(recipe(tmp_path / "deep" / "er" / "run"), LogMonitor(), store)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_peak_of_memory_is_that_of_the_process_and_not_of_the_one_that_started_it():
+    child = "from hgsp_core.pipeline import peak_memory; before = peak_memory(); own = bytearray(2**27); print(before, peak_memory())"
+    parent = f"import subprocess, sys; ballast = b'x' * 2**29; print(subprocess.check_output([sys.executable, '-c', {child!r}], text=True))"
+    found = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True).stdout
+    before, after = map(int, found.split())
+    assert before < 2**28 and 2**27 <= after - before < 2**28
