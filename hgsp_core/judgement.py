@@ -34,18 +34,18 @@ class StoredJudge:
             "dtype": source.dtype,
             "tokens": calibration.sha256,
             "samples": samples,
-            "version": 2,
+            "version": 3,
         }
 
     def __call__(self, plan: Plan) -> float:
         """KL(dense ‖ plan) in nats a token (`sweep/judge.py`)."""
-        return self._once({**self._inputs, "plan": plan.sha256}, lambda judge: judge(plan))
+        return float(self._once({**self._inputs, "plan": plan.sha256}, lambda judge: judge(plan)))
 
-    def repaired(self, plan: Plan, half: int) -> float:
-        """The same for the plan as the recipe's `reconstruct` leaves it, fitted to the other half of the windows."""
+    def repaired(self, plan: Plan, half: int) -> np.ndarray:
+        """[windows]: the same for the plan as the recipe's `reconstruct` leaves it, fitted to the other half of the windows."""
         use = self._recipe.reconstruct
 
-        def judged(judge: Any) -> float:
+        def judged(judge: Any) -> np.ndarray:
             from hgsp_core.checkpoint.on_disk import OnDisk
 
             with tempfile.TemporaryDirectory() as folder:
@@ -55,17 +55,17 @@ class StoredJudge:
         inputs = {"plan": plan.sha256, "half": half, "reconstruct": use.model_dump(mode="json")}
         return self._once({**self._inputs, **inputs}, judged)
 
-    def _once(self, inputs: dict[str, Any], judged: Callable[[Any], float]) -> float:
+    def _once(self, inputs: dict[str, Any], judged: Callable[[Any], Any]) -> np.ndarray:
         """From the store, or else judged now."""
         key = key_of(inputs)
         if kept := self._store.get("judgement", inputs):
             if key not in self._own:
                 self._own.add(key)
                 self.saved += self._store.seconds("judgement", inputs)
-            return float(kept["kl"])
+            return kept["kl"]
         start = time.perf_counter()
-        found = judged(self._open())
-        self._store.put("judgement", inputs, {"kl": np.array(found)}, time.perf_counter() - start)
+        found = np.array(judged(self._open()))
+        self._store.put("judgement", inputs, {"kl": found}, time.perf_counter() - start)
         self._own.add(key)
         return found
 

@@ -138,8 +138,8 @@ class AllocateJob:
     priors    None where the allocator's `needs_priors` is False
     judge     None unless the allocator has a method `held_out(layout, samples)`, which says how many of the calibration
               windows are to judge: `judge(plan)` -> KL to the dense model on them, in nats a token;
-              `judge.repaired(plan, half)` -> the same for the plan as the recipe's repair leaves it, on one half (0 or 1)
-              of the other windows, the repair fitted to the other half, at the cost of that repair
+              `judge.repaired(plan, half)` -> [windows], the same for each window of one half (0 or 1) of the others and
+              the plan as the recipe's repair leaves it, fitted to the other half, at the cost of that repair
     progress  (done, total) may be called
     """
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from architectures import layout_of, tiny_model
 
+from hgsp_core.builtin.least_squares import LeastSquares
+from hgsp_core.builtin.least_squares_params import LeastSquaresParams
 from hgsp_core.sweep import Resident, run_sweep
 from hgsp_core.sweep.collectors import (
     GradientScale,
@@ -18,7 +20,9 @@ from hgsp_core.sweep.collectors import (
     TaylorAbs,
     TaylorCurvature,
 )
+from hgsp_core.sweep.judge import InMemory, Judge
 from hgsp_core.sweep.parallel import joined, rank
+from hgsp_core.testing.plans import thinned
 
 COLLECTORS = [
     TaylorAbs(),
@@ -36,12 +40,23 @@ def found(samples: int = SAMPLES) -> dict[str, np.ndarray]:
     model = tiny_model("qwen2")
     tokens = np.random.default_rng(0).integers(0, 97, (samples, 13))
     statistics = run_sweep(Resident(model, layout_of(model)), layout_of(model), tokens, COLLECTORS, batch_size=2)
-    return {
+    return judged(model) | {
         f"{collector.key} {i} {name}": array
         for collector in COLLECTORS
         for i, layer in enumerate(statistics[collector])
         for name, array in layer.items()
     }
+
+
+def judged(model) -> dict[str, np.ndarray]:
+    """What a judge finds, on the windows held out and on each half of the others."""
+    layout = layout_of(model)
+    plan = thinned(layout)
+    tokens = np.random.default_rng(1).integers(0, 97, (37, 13))  # 17 in either half, of which a repair holds out two
+    judge = Judge(Resident(model, layout), tokens, 3, 2)
+    squares = LeastSquares(LeastSquaresParams())
+    halves = {f"judge, half {half}": judge.repaired(plan, half, squares, InMemory()) for half in (0, 1)}
+    return halves | {"judge": np.array(judge(plan))}
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess:

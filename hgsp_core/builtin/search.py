@@ -8,7 +8,7 @@ Which units of a block go first is decided by their scores; how many is decided 
    better one is the start.
 3. `moves` times, the prices (or H-GSP's scores) of some blocks go up or down by a factor, and the knapsack finds another plan
    under the same budget and limits. It is judged after the repair that the recipe asks for, on each half of the calibration set with the
-   repair fitted to the other half, and replaces the best plan only if it does better on both. Step 1 assumes that blocks
+   repair fitted to the other half, and replaces the best plan only if it does better on both, by more than chance. Step 1 assumes that blocks
    do not depend on each other, and its judge that the layers below a writer are whole; this is where neither has to hold.
 
 On the windows that judge it, the result of step 2 is never worse than H-GSP's plan, and that of step 3, repaired, never worse
@@ -41,11 +41,13 @@ FORWARDS = 4
 STEP = 0.5
 #: changes of prices looked at for each move: some give a plan that is known
 LOOKS = 20
+#: a plan is better by at least so many standard errors of the gain over the windows
+MARGIN = 2
 #: time that a move takes, in plans judged by masks: a guess, for the time left
 WEIGHT = 20
 
-#: KL on either half of the calibration set
-Halves = tuple[float, ...]
+#: KL on each window of either half of the calibration set
+Halves = tuple[np.ndarray, ...]
 
 
 class Search:
@@ -119,18 +121,27 @@ class Search:
                 best, least, offsets = plan, kl, moved
             worked(WEIGHT)
         worked(total - done)
-        note += f"; repaired {np.mean(first):.4f} before moves, {np.mean(least):.4f} after."
+        note += f"; repaired {mean(first):.4f} before moves, {mean(least):.4f} after."
         return replace(best, notes=(*best.notes, note))
 
 
-def better(plan: Plan, least: Halves, repaired: Callable[[Plan, int], float]) -> Halves | None:
-    """The plan's KL on both halves, or None as soon as it is no better than `least` on one."""
+def better(plan: Plan, least: Halves, repaired: Callable[[Plan, int], np.ndarray]) -> Halves | None:
+    """The plan's KL on both halves, or None as soon as it is no better than `least` on one, or by little on both.
+
+    Of 24 plans that are no better, the best by chance would hold. The windows of both plans are the same, so it is the gain on
+    each of them whose mean has to stand out from its standard error (a paired t-test).
+    """
     found = []
     for half, other in enumerate(least):
         found.append(repaired(plan, half))
-        if found[-1] >= other:
+        if found[-1].mean() >= other.mean():
             return None
-    return tuple(found)
+    gain = np.concatenate(least) - np.concatenate(found)
+    return tuple(found) if gain.mean() > MARGIN * gain.std(ddof=1) / len(gain) ** 0.5 else None
+
+
+def mean(halves: Halves) -> float:
+    return float(np.concatenate(halves).mean())
 
 
 def tried(queue: Queue, block: int) -> list[int]:

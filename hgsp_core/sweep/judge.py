@@ -27,9 +27,9 @@ from hgsp_core.layout import BlockLayout, LayerLayout
 from hgsp_core.surgery import lines, mask_tensors
 from hgsp_core.sweep.batches import Batches, embed
 from hgsp_core.sweep.forward import watched
-from hgsp_core.sweep.loss import divergence_sum
+from hgsp_core.sweep.loss import divergence
 from hgsp_core.sweep.memory import SHARE, free_bytes
-from hgsp_core.sweep.parallel import add_up
+from hgsp_core.sweep.parallel import add_up, of_all
 from hgsp_core.sweep.replaced import own_weights, run_layer
 from hgsp_core.sweep.ridge import ridge_fit
 from hgsp_core.sweep.sequential import repair
@@ -97,10 +97,10 @@ class Judge:
                 streams = [
                     run_layer(layers[index], module, b.calls[index], weights, x) for b, x in zip(self.batches, streams)
                 ]
-            return self._divergence(self._trail[-1], streams) / self.batches.predicted
+            return float(self._divergence(self._trail[-1], streams).mean())
 
-    def repaired(self, plan: Plan, half: int, reconstructor, changed) -> float:
-        """KL of the plan as the reconstructor leaves it, on one half (0 or 1) of the windows that are not held out.
+    def repaired(self, plan: Plan, half: int, reconstructor, changed) -> np.ndarray:
+        """[windows]: KL of the plan as the reconstructor leaves it, on one half (0 or 1) of the windows not held out.
 
         Args:
             reconstructor: what it fits, it fits to the other half.
@@ -122,7 +122,7 @@ class Judge:
             batches, streams = embed(self.source, halves[half], self._batch_size)
             if half not in self._dense_of:
                 self._dense_of[half] = self._through(batches, streams, lambda own: own)
-            return self._divergence(self._dense_of[half], self._through(batches, streams, pruned)) / batches.predicted
+            return self._divergence(self._dense_of[half], self._through(batches, streams, pruned))
 
     def _through(
         self, batches: Batches, streams: list[Tensor], weights: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -179,11 +179,9 @@ class Judge:
             found[writer.bias] = torch.zeros_like(own[writer.bias])
         return found
 
-    def _divergence(self, dense: Sequence[Tensor], streams: Sequence[Tensor]) -> float:
+    def _divergence(self, dense: Sequence[Tensor], streams: Sequence[Tensor]) -> np.ndarray:
+        """[windows]"""
         architecture = self.source.layout.architecture
-        total = torch.zeros((), dtype=torch.float64, device=self.source.device)
         with self.source.outside(architecture.norm, architecture.head) as (norm, head):
-            for before, after in zip(dense, streams):
-                total += divergence_sum(norm, head, before, after)
-        add_up([total])
-        return total.item()
+            found = [divergence(norm, head, before, after) for before, after in zip(dense, streams)]
+        return of_all(torch.cat(found)).cpu().numpy()

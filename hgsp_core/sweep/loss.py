@@ -47,18 +47,18 @@ def loss_gradient(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor,
     return total, gradient
 
 
-def divergence_sum(norm: nn.Module, head: nn.Module, dense: Tensor, stream: Tensor) -> Tensor:
-    """Σ KL(p ‖ q) over the positions that predict a token, fp64; p and q are what two final streams predict.
+def divergence(norm: nn.Module, head: nn.Module, dense: Tensor, stream: Tensor) -> Tensor:
+    """[batch], fp64: the mean of KL(p ‖ q) over the positions that predict a token; p and q are what two streams predict.
 
     Args:
         dense, stream: [batch, seq_len, hidden], after the last layer; p is of `dense`, q of `stream`.
     """
-    total = torch.zeros((), dtype=torch.float64, device=stream.device)
+    found = []
     with torch.no_grad():
         for a, b in _chunks(head, dense[:, :-1].flatten(0, 1), stream[:, :-1].flatten(0, 1)):
             p, q = (log_softmax(head(norm(x)).float(), -1) for x in (a, b))
-            total += kl_div(q, p, log_target=True, reduction="sum").double()
-    return total
+            found.append(kl_div(q, p, log_target=True, reduction="none").sum(-1).double())
+    return torch.cat(found).view(len(stream), -1).mean(1)
 
 
 def _chunk_loss(norm: nn.Module, head: nn.Module, x: Tensor, targets: Tensor) -> Tensor:

@@ -50,9 +50,9 @@ class Growing:
         lost = {b: 1 - plan.kept_cost(b) / b.cost for b in self.layout.blocks()}
         return sum(share**2 / (1 + b.layer) for b, share in lost.items())
 
-    def repaired(self, plan: Plan, half: int) -> float:
-        """A repair takes back half of the loss."""
-        return self(plan) / 2
+    def repaired(self, plan: Plan, half: int) -> np.ndarray:
+        """A repair takes back half of the loss, in each of two windows."""
+        return np.full(2, self(plan) / 2)
 
 
 def block_job(reconstructor: Any) -> BlockJob:
