@@ -8,7 +8,8 @@ Which units of a block go first is decided by their scores; how many is decided 
    better one is the start.
 3. `moves` times, the prices (or H-GSP's scores) of some blocks go up or down by a factor, and the knapsack finds another plan
    under the same budget and limits. It is judged after the repair that the recipe asks for, on each half of the calibration set with the
-   repair fitted to the other half, and replaces the best plan only if it does better on both, by more than chance. Step 1 assumes that blocks
+   repair fitted to the other half, and replaces the best plan only if it does better on both,
+   by more than a standard error over the windows. Step 1 assumes that blocks
    do not depend on each other, and its judge that the layers below a writer are whole; this is where neither has to hold.
 
 On the windows that judge it, the result of step 2 is never worse than H-GSP's plan, and that of step 3, repaired, never worse
@@ -39,10 +40,12 @@ TRIED = (0.15, 0.3, 0.5, 0.75, 1.0)
 FORWARDS = 4
 #: what a move adds to the logarithm of a price
 STEP = 0.5
+#: half-waves over the depth that a move of many blocks has, fewer than
+WAVES = 3
 #: changes of prices looked at for each move: some give a plan that is known
 LOOKS = 20
-#: a plan is better by at least so many standard errors of the gain over the windows
-MARGIN = 2
+#: a plan is better by more than so many standard errors of the gain over the windows
+MARGIN = 1
 #: time that a move takes, in plans judged by masks: a guess, for the time left
 WEIGHT = 20
 
@@ -104,11 +107,13 @@ class Search:
 
         def neighbours() -> Iterator[tuple[np.ndarray, Plan]]:
             for direction in islice(directions(queue, p.seed), LOOKS * p.moves):
-                moved = offsets + STEP * direction
-                try:
-                    yield moved, solved(order.by(order.score * np.exp(moved)[order.block]))
-                except PlanError:  # in that order the limits leave too little
-                    pass
+                before = None
+                while before is not offsets:  # a move that held is made again
+                    before, moved = offsets, offsets + STEP * direction
+                    try:
+                        yield moved, solved(order.by(order.score * np.exp(moved)[order.block]))
+                    except PlanError:  # in that order the limits leave too little
+                        pass
 
         for moved, plan in neighbours():
             if found == p.moves:
@@ -128,7 +133,7 @@ class Search:
 def better(plan: Plan, least: Halves, repaired: Callable[[Plan, int], np.ndarray]) -> Halves | None:
     """The plan's KL on both halves, or None as soon as it is no better than `least` on one, or by little on both.
 
-    Of 24 plans that are no better, the best by chance would hold. The windows of both plans are the same, so it is the gain on
+    Of many plans that are no better, one is by chance. The windows of both plans are the same, so it is the gain on
     each of them whose mean has to stand out from its standard error (a paired t-test).
     """
     found = []
@@ -175,10 +180,12 @@ def priced(queue: Queue, sizes: list[list[int]], judged: Callable[[int, int], fl
 
 
 def directions(queue: Queue, seed: int) -> Iterator[np.ndarray]:
-    """Endless changes of log prices [blocks]: attention against MLPs, early against late layers, then one block by chance."""
-    depth = queue.layer / max(1, queue.layer.max()) - 0.5
-    for both in (queue.attention - 0.5, depth):
-        yield from (both, -both)
+    """Endless changes of log prices [blocks]: of attention or MLPs by waves over the depth, then of one block by chance."""
+    depth = queue.layer / max(1, queue.layer.max())
+    for wave in range(WAVES):
+        for part in (queue.attention, ~queue.attention)[: 1 + (wave > 0)]:  # all MLPs are dearer where all attention is cheaper
+            along = part * np.cos(np.pi * wave * depth)
+            yield from (along, -along)
     random = np.random.default_rng(seed)
     while True:
         for block in random.permutation(len(queue.units)):
