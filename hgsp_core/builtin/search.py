@@ -7,10 +7,10 @@ Which units of a block go first is decided by their scores; how many is decided 
 2. The knapsack of H-GSP takes units in the order of these prices. Its plan and that of H-GSP's own scores are judged; the
    better one is the start.
 3. `moves` times, the prices (or H-GSP's scores) of some blocks go up or down by a factor, and the knapsack finds another plan
-   under the same budget and limits. It is judged after the repair that the recipe asks for, on each half of the calibration set with the
-   repair fitted to the other half, and replaces the best plan only if it does better on both,
-   by more than a standard error over the windows. Step 1 assumes that blocks
-   do not depend on each other, and its judge that the layers below a writer are whole; this is where neither has to hold.
+   under the same budget and limits. It is judged after the repair that the recipe asks for, on each half of the calibration
+   set with the repair fitted to the other half, and replaces the best plan only if it does better on both, by more than a
+   standard error over the windows. Step 1 assumes that blocks do not depend on each other, and its judge that the layers
+   below a writer are whole; this is where neither has to hold.
 
 On the windows that judge it, the result of step 2 is never worse than H-GSP's plan, and that of step 3, repaired, never worse
 than that of step 2. After Týr-the-Pruner (Li et al. 2025, arXiv 2503.09657), which searches over sparsities of blocks with the
