@@ -1,5 +1,8 @@
 """The judge against a plain model whose writers were fitted by numpy, and the search that uses it."""
 
+from itertools import islice
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from hgsp_core.artifacts import Plan, Scores
 from hgsp_core.builtin.hgsp import HGSP, HGSPParams, prepared
 from hgsp_core.builtin.least_squares import LeastSquares
 from hgsp_core.builtin.least_squares_params import LeastSquaresParams
-from hgsp_core.builtin.search import Search, SearchParams, better, hull, priced, tried
+from hgsp_core.builtin.search import Search, SearchParams, better, directions, hull, moved, priced, tried
 from hgsp_core.checkpoint.on_disk import OnDisk
 from hgsp_core.errors import SweepError
 from hgsp_core.surgery import lines, mask_tensors
@@ -219,6 +222,43 @@ def test_a_plan_that_is_better_by_no_more_than_chance_is_not_better(gain, holds)
     found = np.split(least - gain - noise / noise.std(ddof=1), 2)
     kept = better(None, tuple(np.split(least, 2)), lambda plan, half: found[half])
     assert (kept is not None) == holds
+
+
+def test_a_move_that_holds_is_made_again():
+    """Plans that are nothing but the price of attention, best at 1.1 above the start's logarithm."""
+    queue, _ = prepared(SearchParams(), jobs.allocate_job(Search(SearchParams())))
+    bundle = np.flatnonzero(queue.attention[queue.block])[0]
+    after, score = queue.after[bundle], queue.score[bundle]
+    asked = []
+
+    def solved(order):
+        mine = (order.block == queue.block[bundle]) & (order.after == after)
+        offset = round(float(np.log(order.score[mine][0] / score)), 3)
+        return SimpleNamespace(offset=offset, sha256=offset)
+
+    def repaired(plan, half):
+        if half == 0:
+            asked.append(plan.offset)
+        return np.full(2, abs(plan.offset - 1.1))
+
+    steps = []
+    params = SearchParams(moves=5)
+    best, kl = moved(solved(queue), queue, solved, repaired, params, lambda: steps.append(1))
+    assert asked[:4] == [0, 0.5, 1.0, 1.5] and best.offset == 1.0
+    assert len(asked) == 1 + len(steps) <= 1 + params.moves
+    assert kl == pytest.approx((1.1, 0.1))
+
+
+def test_moves_go_in_waves_over_the_depth_and_then_to_single_blocks():
+    queue, _ = prepared(SearchParams(), jobs.allocate_job(Search(SearchParams())))  # four layers
+    wave = {1: [1, 0.5, -0.5, -1], 2: [1, -0.5, -0.5, 1]}
+    none, one = [0] * 4, [1] * 4
+    expected = [(one, none), (wave[1], none), (none, wave[1]), (wave[2], none), (none, wave[2])]
+    found = list(islice(directions(queue, 0), 10 + 8))
+    for up, down, (attention, mlp) in zip(found[:10:2], found[1:10:2], expected):
+        assert up == pytest.approx(np.stack([attention, mlp], 1).ravel()) and (down == -up).all()
+    assert sorted(int(np.flatnonzero(single)[0]) for single in found[10:]) == list(range(8))
+    assert all(np.abs(single).sum() == 1 for single in found[10:])
 
 
 def test_prices_are_the_slopes_of_the_hull_and_rise_within_a_block():

@@ -97,37 +97,46 @@ class Search:
         note = f"search: KL to the dense model {kl[0]:.4f} (H-GSP), {kl[1]:.4f} (prices of blocks)"
         start = int(np.argmin(kl))
         best, order = plans[start], orders[start]
-        if not p.moves:
-            return replace(best, notes=(*best.notes, f"{note}."))
+        if p.moves:
+            best, halves = moved(best, order, solved, job.judge.repaired, p, lambda: worked(WEIGHT))
+            note += f"; repaired {halves[0]:.4f} before moves, {halves[1]:.4f} after"
+        job.progress(total, total)
+        return replace(best, notes=(*best.notes, f"{note}."))
 
-        first = least = tuple(job.judge.repaired(best, half) for half in (0, 1))
-        offsets = np.zeros(len(queue.units))  # of the log prices of the best plan
-        known = {best.sha256}
-        found = 0
 
-        def neighbours() -> Iterator[tuple[np.ndarray, Plan]]:
-            for direction in islice(directions(queue, p.seed), LOOKS * p.moves):
-                before = None
-                while before is not offsets:  # a move that held is made again
-                    before, moved = offsets, offsets + STEP * direction
-                    try:
-                        yield moved, solved(order.by(order.score * np.exp(moved)[order.block]))
-                    except PlanError:  # in that order the limits leave too little
-                        pass
+def moved(
+    best: Plan,
+    order: Queue,
+    solved: Callable[[Queue], Plan],
+    repaired: Callable[[Plan, int], np.ndarray],
+    params: SearchParams,
+    worked: Callable[[], None],
+) -> tuple[Plan, tuple[float, float]]:
+    """The plan that moves lead to, and the KL on both halves before and after them. order: whose plan `best` is."""
+    first = least = tuple(repaired(best, half) for half in (0, 1))
+    offsets = np.zeros(len(order.units))  # of the log prices of the best plan
+    known = {best.sha256}
+    left = params.moves
 
-        for moved, plan in neighbours():
-            if found == p.moves:
+    def new(offsets: np.ndarray) -> Plan | None:
+        try:
+            plan = solved(order.by(order.score * np.exp(offsets)[order.block]))
+        except PlanError:  # in that order the limits leave too little
+            return None
+        if plan.sha256 in known:
+            return None
+        known.add(plan.sha256)
+        return plan
+
+    for direction in islice(directions(order, params.seed), LOOKS * params.moves):
+        while left and (plan := new(offsets + STEP * direction)) is not None:
+            left -= 1
+            kl = better(plan, least, repaired)
+            worked()
+            if kl is None:
                 break
-            if plan.sha256 in known:
-                continue
-            known.add(plan.sha256)
-            found += 1
-            if kl := better(plan, least, job.judge.repaired):
-                best, least, offsets = plan, kl, moved
-            worked(WEIGHT)
-        worked(total - done)
-        note += f"; repaired {mean(first):.4f} before moves, {mean(least):.4f} after."
-        return replace(best, notes=(*best.notes, note))
+            best, least, offsets = plan, kl, offsets + STEP * direction  # and once more
+    return best, (mean(first), mean(least))
 
 
 def better(plan: Plan, least: Halves, repaired: Callable[[Plan, int], np.ndarray]) -> Halves | None:
