@@ -304,6 +304,8 @@ def main() -> None:
     rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     if any(row.get("samples", 128) != options.samples for row in rows if "why_not" not in row):
         parser.error(f"{options.json} has rows of another --samples: give another file")
+    if any(row["windows"] != options.windows for row in rows if "why_not" not in row):
+        parser.error(f"{options.json} has rows of another --windows: give another file")
     done = {_key(row) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         for model in [DEMO, *grouped_models(options.models)]:

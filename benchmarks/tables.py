@@ -48,8 +48,10 @@ def markdown(rows: Sequence[Row]) -> str:
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == model]
         found.append(table(mine, "ppl", "its own kind of text"))
-        if any(row.get("ppl_other_text") for row in mine):
-            found.append(table(mine, "ppl_other_text", "another kind of text"))
+        key = "ppl_other_text"  # which rows made without --data lack
+        if seeds := {row["seed"] for row in mine if row["method"] == DENSE and row.get(key)}:
+            elsewhere = [row for row in mine if row["seed"] in seeds and (row.get(key) or "why_not" in row)]
+            found.append(table(elsewhere, key, "another kind of text"))
     return "\n\n".join(found) + "\n"
 
 
@@ -57,10 +59,11 @@ class Increases:
     """Perplexity / dense − 1 of every run that reached its ratio. `key`: on which text."""
 
     def __init__(self, rows: Sequence[Row], key: str):
-        dense = {(row["model"], row["seed"]): row[key] for row in rows if row["method"] == DENSE}
+        dense = {(row["model"], row["seed"]): row[key] for row in rows if row["method"] == DENSE and row.get(key)}
         self._found: dict[tuple[str, str, float], dict[int, float]] = {}
         for row in rows:
-            if row["method"] != DENSE and row.get(key) and row["achieved"] >= REACHED * row["ratio"]:
+            known = row.get(key) and (row["model"], row["seed"]) in dense
+            if row["method"] != DENSE and known and row["achieved"] >= REACHED * row["ratio"]:
                 of = self._found.setdefault((row["method"], row["model"], row["ratio"]), {})
                 of[row["seed"]] = row[key] / dense[row["model"], row["seed"]] - 1
         self.columns = sorted({(model, ratio) for _, model, ratio in self._found})
@@ -89,7 +92,7 @@ def against_baselines(rows: Sequence[Row]) -> str:
             column = model, ratio
             peers = [(mean, name) for name in BASELINES if (mean := found.mean(name, column)) is not None]
             ours = [found.mean(method, column) for method in (DEFAULT, "best")]
-            shown = [f"{own / min(peers)[0]:.2f}" for own in ours if own is not None and peers]
+            shown = [f"{own / min(peers)[0]:.2f}" for own in ours if own is not None and peers and min(peers)[0] > 0]
             cells.append(f"{' / '.join(shown)} ({min(peers)[1]})" if shown else "")
         if any(cells):
             lines.append(f"| {model} | {' | '.join(cells)} |")

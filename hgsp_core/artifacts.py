@@ -106,18 +106,30 @@ class Scores:
         return replace(self, score=np.asarray(score, dtype=np.float64))
 
     def last(self, plan: Plan) -> Scores:
-        """The scores with units that the plan removed below all others: they go first again."""
+        """The scores with what the plan removed, units and query heads, below all others: it goes first again.
+
+        At zero, not at the least of the others: no gate lifts it, and a group that has nothing goes before any query head.
+        """
         gone = np.array(
             [i not in kept for layer in plan.layers for b in layer.values() for kept in [set(b.kept)] for i in range(b.of)]
         )
         score, importance = self.score.copy(), self.importance.copy()
-        score[gone] = score[~gone].min(initial=np.inf)
+        score[gone] = score[~gone].min(initial=0)
         importance[gone] = 0  # first among equal scores
-        return replace(self, score=score, importance=importance)
+        heads = tuple({axis: shares * _stays(plan.layers[i][axis], shares) for axis, shares in of.items()} for i, of in enumerate(self.heads))
+        return replace(self, score=score, importance=importance, heads=heads)
 
     def units_of(self, layer: int, axis: str) -> np.ndarray:
         """Positions (rows of the table) of one block's units, in order of index."""
         return np.flatnonzero((self.layer == layer) & (self.axis == self.axes.index(axis)))
+
+
+def _stays(plan: BlockPlan, shares: np.ndarray) -> np.ndarray:
+    """[units, query heads] bool, as `shares`: which of them the plan keeps."""
+    stays = np.zeros(shares.shape, bool)
+    for unit, heads in zip(plan.kept, plan.heads or [range(shares.shape[1])] * len(plan.kept)):
+        stays[unit, list(heads)] = True
+    return stays
 
 
 def _head_shares(layer: LayerLayout, importance: LayerStatistics) -> dict[str, np.ndarray]:

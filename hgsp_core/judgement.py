@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ class StoredJudge:
         self._recipe, self._source, self._calibration, self._samples = recipe, source, calibration, samples
         self._monitor, self._store = monitor, store
         self._judge: Any = None
-        self._own: set[str] = set()
+        self._known: dict[str, np.ndarray] = {}  # key -> what this run found, or found in the store
         self.saved = 0.0  # seconds that judgements of other runs took, which this one found
         self._inputs = {
             "model": source.fingerprint,
@@ -56,18 +57,27 @@ class StoredJudge:
         return self._once({**self._inputs, **inputs}, judged)
 
     def _once(self, inputs: dict[str, Any], judged: Callable[[Any], Any]) -> np.ndarray:
-        """From the store, or else judged now."""
+        """What was found before, here or by another run, or else judged now."""
         key = key_of(inputs)
-        if kept := self._store.get("judgement", inputs):
-            if key not in self._own:
-                self._own.add(key)
-                self.saved += self._store.seconds("judgement", inputs)
-            return kept["kl"]
-        start = time.perf_counter()
-        found = np.array(judged(self._open()))
-        self._store.put("judgement", inputs, {"kl": found}, time.perf_counter() - start)
-        self._own.add(key)
-        return found
+        if key not in self._known:
+            if stored := self._stored(inputs):
+                self._known[key], seconds = stored
+                self.saved += seconds
+            else:
+                start = time.perf_counter()
+                self._known[key] = np.array(judged(self._open()))
+                self._store.put("judgement", inputs, {"kl": self._known[key]}, time.perf_counter() - start)
+        return self._known[key]
+
+    def _stored(self, inputs: dict[str, Any]) -> tuple[np.ndarray, float] | None:
+        """From the store: the judgement and the seconds it took. Of several processes, all go by what the first one sees."""
+        kept = self._store.get("judgement", inputs)
+        found = kept and (kept["kl"], self._store.seconds("judgement", inputs))
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return found
+        from hgsp_core.sweep.parallel import of_first
+
+        return of_first(found)
 
     def release(self) -> None:
         """Let go of the memory that judging takes; another judgement takes it again."""

@@ -208,7 +208,7 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
             calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
     judge = None
     if held_out := getattr(methods.allocators[0], "held_out", None):
-        windows = held_out(source.layout, len(calibration.tokens))
+        windows = max(held_out(source.layout, len(calibration.tokens)), int(os.environ.get("WORLD_SIZE", "1")))
         judge = StoredJudge(recipe, source, calibration, windows, monitor, store)
     plan = None
     for allocator in methods.allocators:
@@ -221,7 +221,7 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
             priors = prior(PriorJob(source.layout, statistics)) if prior else None
             if plan:
                 scores = scores.last(plan)
-            previous, plan = plan, allocator(AllocateJob(source.layout, scores, priors, judge, progress))
+            previous, plan = plan, allocator(AllocateJob(source.layout, scores, priors, judge, progress, plan))
             if previous and not plan.within(previous):
                 raise PlanError.given_back(recipe.allocate.use)
     if judge:

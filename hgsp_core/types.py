@@ -131,6 +131,10 @@ class NormalizeJob:
     scores: Scores
 
 
+#: windows that a judge needs in either half: a repair fits to all but one
+LEAST_HALF = 2
+
+
 @dataclass(frozen=True)
 class AllocateJob:
     """Everything an allocation may depend on.
@@ -141,6 +145,8 @@ class AllocateJob:
               `judge.repaired(plan, half)` -> [windows], the same for each window of one half (0 or 1) of the others and
               the plan as the recipe's repair leaves it, fitted to the other half, at the cost of that repair
     progress  (done, total) may be called
+    before    what the step before of `iterative_steps` left: what it removed has to go again. Its units have the least
+              scores, so an allocator that goes by these need not look
     """
 
     layout: Layout
@@ -148,6 +154,7 @@ class AllocateJob:
     priors: Priors | None
     judge: Any = None
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
+    before: Plan | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from hgsp_core.sweep.collectors import (
     TaylorCurvature,
 )
 from hgsp_core.sweep.judge import InMemory, Judge
-from hgsp_core.sweep.parallel import joined, rank
+from hgsp_core.sweep.parallel import joined, of_first, rank
 from hgsp_core.testing.plans import thinned
 
 COLLECTORS = [
@@ -56,7 +56,7 @@ def judged(model) -> dict[str, np.ndarray]:
     judge = Judge(Resident(model, layout), tokens, 3, 2)
     squares = LeastSquares(LeastSquaresParams())
     halves = {f"judge, half {half}": judge.repaired(plan, half, squares, InMemory()) for half in (0, 1)}
-    return halves | {"judge": np.array(judge(plan))}
+    return halves | {"judge": np.array(judge(plan)), "of first": np.array(of_first(rank()))}
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess:

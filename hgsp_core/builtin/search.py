@@ -7,8 +7,8 @@ Which units of a block go first is decided by their scores; how many is decided 
 2. The knapsack of H-GSP takes units in the order of these prices. Its plan and that of H-GSP's own scores are judged; the
    better one is the start.
 3. `moves` times, the prices (or H-GSP's scores) of some blocks go up or down by a factor, and the knapsack finds another plan
-   under the same budget and limits. It is judged after the repair that the recipe asks for, on each half of the calibration
-   set with the repair fitted to the other half, and replaces the best plan only if it does better on both, by more than a
+   under the same budget and limits. It is judged after the repair that the recipe asks for, on each half of the windows that
+   judge no blocks with the repair fitted to the other half, and replaces the best plan only if it does better on both, by more than a
    standard error over the windows. Step 1 assumes that blocks do not depend on each other, and its judge that the layers
    below a writer are whole; this is where neither has to hold.
 
@@ -30,9 +30,9 @@ from hgsp_core.allocate.limits import in_force
 from hgsp_core.artifacts import Plan
 from hgsp_core.builtin.hgsp import allocate, prepared
 from hgsp_core.builtin.search_params import SearchParams
-from hgsp_core.errors import PlanError
+from hgsp_core.errors import PlanError, SweepError
 from hgsp_core.layout import Layout
-from hgsp_core.types import AllocateJob
+from hgsp_core.types import LEAST_HALF, AllocateJob
 
 #: shares of a block's parameters that it is tried without
 TRIED = (0.15, 0.3, 0.5, 0.75, 1.0)
@@ -49,7 +49,7 @@ MARGIN = 1
 #: time that a move takes, in plans judged by masks: a guess, for the time left
 WEIGHT = 20
 
-#: KL on each window of either half of the calibration set
+#: KL on each window of either half of those that judge no blocks
 Halves = tuple[np.ndarray, ...]
 
 
@@ -61,15 +61,25 @@ class Search:
         self.needs_priors = params.temperature != 0 or params.limits.freeze_most_important > 0
 
     def held_out(self, layout: Layout, samples: int) -> int:
-        """Windows that judge. Each block is tried in len(TRIED) sizes, which on average run half of the layers."""
-        if self.params.samples != "auto":
-            return self.params.samples
+        """Windows that judge. Each block is tried in len(TRIED) sizes, which on average run half of the layers.
+
+        Raises:
+            SweepError: too few windows are left for what else the search needs.
+        """
         tries = len(layout.blocks()) * len(TRIED)
-        return max(2, min(samples // 4, round(2 * FORWARDS * samples / tries)))
+        found = max(2, min(samples // 4, round(2 * FORWARDS * samples / tries)))
+        if self.params.samples != "auto":
+            found = self.params.samples
+        if found >= samples:
+            raise SweepError.nothing_to_judge(found, samples)
+        if self.params.moves and samples - found < 2 * LEAST_HALF:
+            raise SweepError.nothing_to_confirm(found, samples)
+        return found
 
     def __call__(self, job: AllocateJob) -> Plan:
         p, layout = self.params, job.layout
         queue, layer_min = prepared(p, job)
+        queue = queue.by(np.where(gone_before(queue, job), -np.inf, queue.score - min(queue.score.min(initial=0), 0)))
         sizes = [tried(queue, block) for block in range(len(queue.units))]
         total, done = sum(map(len, sizes)) + 2 + p.moves * WEIGHT, 0
 
@@ -91,15 +101,21 @@ class Search:
         def solved(order: Queue) -> Plan:
             return plan_within(layout, order, p, lambda budget: allocate(order, p, budget, layer_min), in_force(p))
 
-        orders = [queue, queue.by(priced(queue, sizes, judged_alone))]
-        plans = [solved(order) for order in orders]
-        kl = [judged(plan) for plan in plans]
-        note = f"search: KL to the dense model {kl[0]:.4f} (H-GSP), {kl[1]:.4f} (prices of blocks)"
-        start = int(np.argmin(kl))
-        best, order = plans[start], orders[start]
+        plan = solved(queue)
+        found = [(judged(plan), plan, queue)]
+        note = f"search: KL to the dense model {found[0][0]:.4f} (H-GSP)"
+        prices = np.where(np.isneginf(queue.score), -np.inf, priced(queue, sizes, judged_alone))
+        try:
+            plan = solved(queue.by(prices))
+        except PlanError:
+            note += "; in the order of prices, limits leave too little to remove"
+        else:
+            found.append((judged(plan), plan, queue.by(prices)))
+            note += f", {found[1][0]:.4f} (prices of blocks)"
+        _, best, order = min(found, key=lambda one: one[0])
         if p.moves:
-            best, halves = moved(best, order, solved, job.judge.repaired, p, lambda: worked(WEIGHT))
-            note += f"; repaired {halves[0]:.4f} before moves, {halves[1]:.4f} after"
+            best, before, after = moved(best, order, solved, job.judge.repaired, p, lambda: worked(WEIGHT))
+            note += f"; repaired {before:.4f} before moves, {after:.4f} after"
         job.progress(total, total)
         return replace(best, notes=(*best.notes, f"{note}."))
 
@@ -111,16 +127,16 @@ def moved(
     repaired: Callable[[Plan, int], np.ndarray],
     params: SearchParams,
     worked: Callable[[], None],
-) -> tuple[Plan, tuple[float, float]]:
-    """The plan that moves lead to, and the KL on both halves before and after them. order: whose plan `best` is."""
+) -> tuple[Plan, float, float]:
+    """The plan that moves lead to, and the mean KL before and after them. order: whose plan `best` is."""
     first = least = tuple(repaired(best, half) for half in (0, 1))
     offsets = np.zeros(len(order.units))  # of the log prices of the best plan
     known = {best.sha256}
     left = params.moves
 
-    def new(offsets: np.ndarray) -> Plan | None:
+    def new(tried: np.ndarray) -> Plan | None:
         try:
-            plan = solved(order.by(order.score * np.exp(offsets)[order.block]))
+            plan = solved(order.by(order.score * np.exp(tried)[order.block]))
         except PlanError:  # in that order the limits leave too little
             return None
         if plan.sha256 in known:
@@ -136,7 +152,7 @@ def moved(
             if kl is None:
                 break
             best, least, offsets = plan, kl, offsets + STEP * direction  # and once more
-    return best, (mean(first), mean(least))
+    return best, mean(first), mean(least)
 
 
 def better(plan: Plan, least: Halves, repaired: Callable[[Plan, int], np.ndarray]) -> Halves | None:
@@ -156,6 +172,14 @@ def better(plan: Plan, least: Halves, repaired: Callable[[Plan, int], np.ndarray
 
 def mean(halves: Halves) -> float:
     return float(np.concatenate(halves).mean())
+
+
+def gone_before(queue: Queue, job: AllocateJob) -> np.ndarray:
+    """[bundles] bool: what the step before of `iterative_steps` removed."""
+    if job.before is None:
+        return np.zeros(len(queue.block), bool)
+    spent = [block.cost - job.before.kept_cost(block) for block in job.layout.blocks()]
+    return np.array([queue.spent_by(b, n) <= spent[b] for b, n in zip(queue.block.tolist(), queue.after.tolist())], bool)
 
 
 def tried(queue: Queue, block: int) -> list[int]:

@@ -20,12 +20,13 @@ class SearchParams(GateParams):
     samples: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
         description="windows of the calibration set, its last ones, that judge a plan, the others measure the model; auto = as "
-        "many as let the search of blocks cost about four forwards over the calibration set, 2 at the least",
+        "many as let the search of blocks cost about four forwards over the calibration set, 2 at the least; never fewer than "
+        "processes",
     )
     moves: int = Field(
         0,
         ge=0,
         description="plans to try once every block has been tried by itself, each repaired; they hold where they do better on both "
-        "halves of the calibration set, the repair fitted to the other half",
+        "halves of the other windows, the repair fitted to the other half, by more than a standard error",
     )
     seed: int = Field(0, ge=0, description="which moves are tried")

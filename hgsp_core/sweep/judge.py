@@ -33,6 +33,7 @@ from hgsp_core.sweep.parallel import add_up, of_all
 from hgsp_core.sweep.replaced import own_weights, run_layer
 from hgsp_core.sweep.ridge import ridge_fit
 from hgsp_core.sweep.sequential import repair
+from hgsp_core.types import LEAST_HALF
 
 
 class InMemory(dict[str, Tensor]):
@@ -51,7 +52,6 @@ class Judge:
         tokens: np.ndarray,
         held_out: int,
         batch_size: int,
-        progress: Callable[[int, int], None] = lambda done, total: None,
     ):
         """Run the dense model once, over all windows.
 
@@ -82,7 +82,6 @@ class Judge:
             for index, module in source.layers(range(len(layers))):
                 streams = self._measure(layers[index], module, fit, streams)
                 self._trail.append([b.calls[index](module, x) for b, x in zip(self.batches, self._trail[-1])])
-                progress(index + 1, len(layers))
 
     def __call__(self, plan: Plan) -> float:
         """KL of the plan. Units that go are masked, writers that lose columns fitted."""
@@ -109,7 +108,7 @@ class Judge:
             SweepError: too few samples.
         """
         halves = np.array_split(self._tokens[: -self._held_out], 2)
-        if len(halves[1]) < 2:
+        if len(halves[1]) < LEAST_HALF:
             raise SweepError.nothing_to_confirm(self._held_out, len(self._tokens))
         if reconstructor.targets:
             plan = repair(self.source, plan, reconstructor, halves[1 - half], self._batch_size, changed.keep)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import lcm
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,6 +76,15 @@ def of_all(own: Tensor) -> Tensor:
     found[start : start + len(own)] = own
     add_up([found])
     return found
+
+
+def of_first(own: Any) -> Any:
+    """What the first process has, whatever the others have: None, arrays or numbers."""
+    if processes() == 1:
+        return own
+    found = [own]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]
 
 
 def add_up(tensors: Iterable[Tensor]) -> None:
