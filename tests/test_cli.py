@@ -46,10 +46,12 @@ def ran(folder):
     return done
 
 
-def children_seconds() -> float:
-    """Processor time of the processes that this one has waited for: the same on a busy machine as on an idle one."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def timed(code: str) -> tuple[str, float]:
+    """What a Python process with this code prints, and its processor time in seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize(
@@ -58,18 +60,12 @@ def children_seconds() -> float:
     + [["prune", "--help"], ["prune", "--base_model", str(MODEL), "--head_dim", "16", "--print-recipe"]],
     ids=" ".join,
 )
-def test_what_only_informs_returns_within_a_second_and_imports_no_torch(arguments, tmp_path):
+def test_what_only_informs_returns_within_a_second_and_imports_no_torch(arguments):
+    """A second where a quarter of one goes to the imports that nothing here can do without: on a busy machine, both take longer."""
     code = "import sys; sys.argv[1:] = {!r}\ntry:\n import hgsp_core.__main__\nfinally:\n print(sorted(sys.modules))"
-    command = [sys.executable, "-c", code.format(arguments)]
-    seconds = []
-    for _ in range(3):  # processor time too rises on a machine whose cores and caches are shared: the least of three counts
-        before = children_seconds()
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-        seconds.append(children_seconds() - before)
-        if seconds[-1] < 1:
-            break
-    assert min(seconds) < 1
-    modules = done.stdout.rpartition("[")[2]
+    found, floor = zip(*((timed(code.format(arguments)), timed("import numpy, pydantic, typer, yaml")[1]) for _ in range(2)))
+    assert min(seconds for _, seconds in found) < 4 * min(floor)
+    modules = found[0][0].rpartition("[")[2]
     for heavy in ("torch", "transformers", "datasets", "matplotlib", "pandas"):
         assert f"'{heavy}'" not in modules
     if "--help" in arguments:
