@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import numpy as np
 
 from hgsp_core import plugins
 from hgsp_core.artifacts import Calibration, Plan
+from hgsp_core.launched import launched
 from hgsp_core.measure import open_weights
 from hgsp_core.monitor import Monitor
 from hgsp_core.recipe import Recipe
@@ -73,7 +73,7 @@ class StoredJudge:
         """From the store: the judgement and the seconds it took. Of several processes, all go by what the first one sees."""
         kept = self._store.get("judgement", inputs)
         found = kept and (kept["kl"], self._store.seconds("judgement", inputs))
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if launched() == 1:
             return found
         from hgsp_core.sweep.parallel import of_first
 

@@ -8,7 +8,6 @@ torch is imported where a stage needs it: a recipe that cannot work is refused b
 
 from __future__ import annotations
 
-import os
 import platform
 import resource
 import shutil
@@ -27,6 +26,7 @@ from hgsp_core.errors import NumericError, PlanError, RecipeError
 from hgsp_core.evaluation import Evaluators, evaluate_one, evaluate_original, evaluate_pair, open_evaluators
 from hgsp_core.export import check_exportable, export, publish
 from hgsp_core.judgement import StoredJudge
+from hgsp_core.launched import launched
 from hgsp_core.layout import Layout
 from hgsp_core.measure import Reused, calibrate, gradient_scale, measure, open_weights, placed
 from hgsp_core.monitor import LogMonitor, Monitor, Progress, log
@@ -208,7 +208,7 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
             calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
     judge = None
     if held_out := getattr(methods.allocators[0], "held_out", None):
-        windows = max(held_out(source.layout, len(calibration.tokens)), int(os.environ.get("WORLD_SIZE", "1")))
+        windows = max(held_out(source.layout, len(calibration.tokens)), launched())
         judge = StoredJudge(recipe, source, calibration, windows, monitor, store)
     plan = None
     for allocator in methods.allocators:
@@ -363,7 +363,7 @@ def recovery_work(store: Store, use: Use, seed: int, checkpoint: Path) -> Path:
         "model": fingerprint(checkpoint),
         "recover": resolved_use("recoverer", use).model_dump(mode="json"),
         "seed": seed,
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": launched(),
     }
     return store.root / "recovery" / key_of(inputs)
 
@@ -423,7 +423,7 @@ def _build(kind: str, use: Use) -> Any:
 @contextmanager
 def group() -> Iterator[bool]:
     """Joins the processes that a launcher started, if one did; yields whether this is the first of them."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if launched() == 1:
         yield True
         return
     from hgsp_core.sweep.parallel import joined, rank
@@ -434,7 +434,7 @@ def group() -> Iterator[bool]:
 
 def wait_for_all() -> None:
     """Returns when every process of the group has come here; at once where there is one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched() > 1:
         from torch import distributed
 
         distributed.barrier()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from hgsp_core.errors import RecoverError
+from hgsp_core.launched import launched
 from hgsp_core.recover.records import Records, read_records
 
 
@@ -16,8 +16,8 @@ def prepare(params: Any) -> Records:
         RecoverError: a batch that is no whole number of micro-batches in every process, a record without its fields.
         DataError: a dataset that is not there or cannot be read.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if params.batch_size % (params.micro_batch_size * launched):
-        raise RecoverError.batch(params.batch_size, params.micro_batch_size, launched)
+    processes = launched()
+    if params.batch_size % (params.micro_batch_size * processes):
+        raise RecoverError.batch(params.batch_size, params.micro_batch_size, processes)
     given = params.records
     return read_records(params.dataset, given.options, given.format, params.samples, given.seq_len)

@@ -18,12 +18,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hgsp_core.errors import SweepError
+from hgsp_core.launched import launched
 
 
 @contextmanager
 def joined() -> Iterator[None]:
     """Within the context this process belongs to the group that its launcher announced; without one it is alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if launched() == 1 or dist.is_initialized():
         yield
         return
     if torch.cuda.is_available():
