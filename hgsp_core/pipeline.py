@@ -23,7 +23,14 @@ from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.read import tokenizer_digest, weight_bytes
 from hgsp_core.errors import NumericError, PlanError, RecipeError
-from hgsp_core.evaluation import Evaluators, evaluate_one, evaluate_original, evaluate_pair, open_evaluators
+from hgsp_core.evaluation import (
+    Evaluators,
+    check_evaluable,
+    evaluate_one,
+    evaluate_original,
+    evaluate_pair,
+    open_evaluators,
+)
 from hgsp_core.export import check_exportable, export, publish
 from hgsp_core.judgement import StoredJudge
 from hgsp_core.launched import launched
@@ -197,6 +204,7 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
     with monitor.stage("Read model"):
         source = open_model(recipe.model)
         check_exportable(recipe.export, source.directory, source.layout)
+        check_evaluable(recipe, source)
 
     methods = methods_of(recipe)
     scorer, prior, scale = methods.scorer, methods.prior, methods.scale

@@ -133,8 +133,9 @@ def test_a_run_measures_both_models_in_turns_and_its_directory_can_be_evaluated(
         assert again[side]["perplexity_protocol"] == report[side]["perplexity_protocol"]
 
 
-def test_a_run_that_streams_refuses_what_needs_a_whole_model_before_it_cuts(tmp_path, monkeypatch):
-    monkeypatch.setattr("hgsp_core.pipeline.cut", lambda *arguments: pytest.fail("it was cut"))
+@pytest.mark.parametrize("weights", ["streamed", "auto"])
+def test_a_run_that_streams_refuses_what_needs_a_whole_model_before_it_measures(tmp_path, small_memory, weights, monkeypatch):
+    monkeypatch.setattr("hgsp_core.pipeline.calibrate", lambda *arguments: pytest.fail("it was measured"))
     with pytest.raises(EvaluationError, match="'efficiency' needs the whole model in memory"):
-        run_recipe(tmp_path, "streamed")
+        run_recipe(tmp_path, weights)
     assert not (tmp_path / "out").exists()
