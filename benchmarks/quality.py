@@ -244,6 +244,10 @@ class Bench:
         if recipe.allocate.use == "search":  # what it judged is kept, too: each search starts from nothing
             statistics_of += [method, str(ratio)]
         root = self.text.folder / "-".join(["store", self.model.name, str(self.seed), *statistics_of])
+        if not root.exists():  # what is measured of the dense model is the same in all of them, and no method's cost
+            (self.text.folder / "evaluation").mkdir(exist_ok=True)
+            root.mkdir()
+            (root / "evaluation").symlink_to(self.text.folder / "evaluation")
         report = apart(recipe, Store(root))
         row = {"model": self.model.name, "method": method, "of": "layers", "ratio": ratio / 100, "seed": self.seed}
         if "why_not" in report:
