@@ -115,7 +115,7 @@ def hgsp_reconstructors() -> list[Method]:
 
     `targets` names the outputs that the moments are measured against ("own", "dense", "residual"; see
     `sweep/sequential.py`). Empty: nothing is measured and the class is not called. With `reads = True` its method `read` is
-    asked, too, what a block's readers (q, k, v; gate, up) absorb: `ReadJob -> matrix or None`.
+    asked, too, what a block's readers (q, k, v; gate, up) absorb, and the head: `ReadJob -> matrix or None`.
 
     Example:
         @hookimpl

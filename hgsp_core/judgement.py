@@ -35,7 +35,7 @@ class StoredJudge:
             "dtype": source.dtype,
             "tokens": calibration.sha256,
             "samples": samples,
-            "version": 3,
+            "version": 4,
         }
 
     def __call__(self, plan: Plan) -> float:

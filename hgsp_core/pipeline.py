@@ -315,7 +315,7 @@ def cut(decision: Decision, repaired: Any, destination: Path, progress: Progress
     def tensors() -> Iterator[tuple[str, Any]]:
         dtype, _ = placed(source.dtype, "cpu")
         for name, tensor in read_tensors(source.directory, layout.outside, dtype):
-            yield name, _finite(name, tensor)
+            yield name, _finite(name, repaired.get(name, tensor))
         for layer in layout.layers:
             names = [name for block in layer.blocks.values() for name in block.tensors()]
             for name, tensor in read_tensors(source.directory, names, dtype):

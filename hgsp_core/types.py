@@ -201,15 +201,16 @@ class BlockJob:
 
 @dataclass(frozen=True)
 class ReadJob:
-    """What a block's readers (its linears that do not write to the stream) read after the cuts below it.
+    """What a block's readers (its linears that do not write to the stream), or the head, read after the cuts below.
 
+    block          None: the head
     fit, held_out  moments of that input x with the one target "dense": what they read in the dense model
 
     The answer is a matrix M [in, in] that each of the readers absorbs, W ← W M, or None to leave them as they are. Only a
     reconstructor whose `reads` is true is asked, by its method `read`, before the same block's `BlockJob`.
     """
 
-    block: BlockLayout
+    block: BlockLayout | None
     fit: Moments
     held_out: Moments
 

@@ -201,7 +201,7 @@ def test_the_map_of_the_readers_is_the_ridge_solution_on_stacked_data(case):
 
     class Watching(LeastSquares):
         def read(self, job):
-            jobs[job.block.layer, job.block.axis.name] = job
+            jobs[job.block and (job.block.layer, job.block.axis.name)] = job
             return super().read(job)
 
     repaired = {}
@@ -210,7 +210,7 @@ def test_the_map_of_the_readers_is_the_ridge_solution_on_stacked_data(case):
     seen = {}
     handle = model.get_submodule(name).register_forward_pre_hook(lambda m, args: seen.setdefault("x", []).append(args[0].flatten(0, 1)))
     ids = torch.from_numpy(tokens[:-2])
-    below = {n: t for n, t in repaired.items() if int(n.split(".")[2]) < 2}
+    below = {n: t for n, t in repaired.items() if n.startswith(("model.layers.0.", "model.layers.1."))}
     with torch.no_grad():
         model(ids, use_cache=False)
         torch.func.functional_call(model, masked(model, layout, final, below), (ids,), {"use_cache": False}, tie_weights=False)
@@ -226,6 +226,34 @@ def test_the_map_of_the_readers_is_the_ridge_solution_on_stacked_data(case):
         weight = f"model.layers.2.self_attn.{linear}.weight"
         torch.testing.assert_close(repaired[weight].double(), model.state_dict()[weight].double() @ back, atol=2e-4, rtol=2e-3)
     assert (0, "attention") not in jobs, "nothing below the first block has changed"
+
+
+def test_the_head_reads_what_it_read_in_the_dense_model_where_it_is_a_tensor_of_its_own(case):
+    model, layout, plan, tokens = case
+    repaired = {}
+    final = repair(Resident(model, layout), plan, LeastSquares(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update)
+    head = repaired.pop("lm_head.weight")
+    ids, found = torch.from_numpy(tokens[:-2]), []
+    handle = model.lm_head.register_forward_pre_hook(lambda m, args: found.append(args[0].flatten(0, 1).double()))
+    with torch.no_grad():
+        for weights in (model.state_dict(), masked(model, layout, final, repaired)):
+            torch.func.functional_call(model, weights, (ids,), {"use_cache": False}, tie_weights=False)
+    handle.remove()
+    dense, x = found
+    ridge = 0.02 * (x.T @ x).diagonal().mean()
+    eye = torch.eye(x.shape[1], dtype=torch.double)
+    back = eye + torch.linalg.lstsq(torch.cat([x, ridge.sqrt() * eye]), torch.cat([dense - x, 0 * eye])).solution.T
+    torch.testing.assert_close(head.double(), model.lm_head.weight.double() @ back, atol=2e-4, rtol=2e-3)
+
+
+def test_a_head_that_is_the_embedding_stays_as_it_is():
+    model = tiny_model("llama-tied")
+    layout = layout_of(model)
+    plan = Plan.of(layout, {(b.layer, b.axis.name): range(0, b.units, 2) for b in layout.blocks()}, 0)
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (SAMPLES, SEQ_LEN))
+    repaired = {}
+    repair(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 8, repaired.update)
+    assert repaired and all(name.startswith("model.layers.") for name in repaired)
 
 
 def test_readers_that_meet_what_the_dense_model_gave_them_stay_as_they_are():

@@ -9,8 +9,9 @@ of it. With y = W x this is the Optimal Brain Surgeon update for that mask (Hass
 Which units K stays for is chosen anew by backward elimination from the fit of all columns (`sweep/elimination.py`): the
 scores saw the dense model and no repair.
 
-Readers (q, k, v; gate, up) meet an input x that the cuts below have changed from x° of the dense model. One linear map for
-all of them, fitted in the same way, leads back to it and is absorbed: W ← W M,  M = I + (C − G)(G + λI)⁻¹,  C = Σ x° xᵀ.
+Readers (q, k, v; gate, up; the head, where it is not the embedding as well) meet an input x that the cuts below have changed
+from x° of the dense model. One linear map for all of a block's, fitted in the same way, leads back to it and is absorbed:
+W ← W M,  M = I + (C − G)(G + λI)⁻¹,  C = Σ x° xᵀ.
 GPTAQ (Li et al. 2025, arXiv 2504.02692) corrects quantised weights for the same drift.
 """
 

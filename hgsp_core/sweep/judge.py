@@ -32,7 +32,7 @@ from hgsp_core.sweep.memory import SHARE, free_bytes
 from hgsp_core.sweep.parallel import add_up, of_all
 from hgsp_core.sweep.replaced import own_weights, run_layer
 from hgsp_core.sweep.ridge import ridge_fit
-from hgsp_core.sweep.sequential import repair
+from hgsp_core.sweep.sequential import head_of, repair
 from hgsp_core.types import LEAST_HALF
 
 
@@ -121,7 +121,9 @@ class Judge:
             batches, streams = embed(self.source, halves[half], self._batch_size)
             if half not in self._dense_of:
                 self._dense_of[half] = self._through(batches, streams, lambda own: own)
-            return self._divergence(self._dense_of[half], self._through(batches, streams, pruned))
+            return self._divergence(
+                self._dense_of[half], self._through(batches, streams, pruned), changed.get(head_of(self.source.layout))
+            )
 
     def _through(
         self, batches: Batches, streams: list[Tensor], weights: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -178,9 +180,10 @@ class Judge:
             found[writer.bias] = torch.zeros_like(own[writer.bias])
         return found
 
-    def _divergence(self, dense: Sequence[Tensor], streams: Sequence[Tensor]) -> np.ndarray:
-        """[windows]"""
+    def _divergence(self, dense: Sequence[Tensor], streams: Sequence[Tensor], head_weight: Tensor | None = None) -> np.ndarray:
+        """[windows]. head_weight: the head's for `streams`; None = its own."""
         architecture = self.source.layout.architecture
         with self.source.outside(architecture.norm, architecture.head) as (norm, head):
-            found = [divergence(norm, head, before, after) for before, after in zip(dense, streams)]
+            weight = None if head_weight is None else head_weight.to(self.source.device)
+            found = [divergence(norm, head, before, after, weight) for before, after in zip(dense, streams)]
         return of_all(torch.cat(found)).cpu().numpy()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 #: size of one chunk's logits in fp32, in bytes
@@ -47,16 +48,18 @@ def loss_gradient(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor,
     return total, gradient
 
 
-def divergence(norm: nn.Module, head: nn.Module, dense: Tensor, stream: Tensor) -> Tensor:
+def divergence(norm: nn.Module, head: nn.Module, dense: Tensor, stream: Tensor, weight: Tensor | None = None) -> Tensor:
     """[batch], fp64: the mean of KL(p ‖ q) over the positions that predict a token; p and q are what two streams predict.
 
     Args:
         dense, stream: [batch, seq_len, hidden], after the last layer; p is of `dense`, q of `stream`.
+        weight: the head's for `stream`; None = its own.
     """
-    found = []
+    found, other = [], {} if weight is None else {"weight": weight}
     with torch.no_grad():
         for a, b in _chunks(head, dense[:, :-1].flatten(0, 1), stream[:, :-1].flatten(0, 1)):
-            p, q = (log_softmax(head(norm(x)).float(), -1) for x in (a, b))
+            p, q = head(norm(a)), functional_call(head, other, (norm(b),))
+            p, q = (log_softmax(x.float(), -1) for x in (p, q))
             found.append(kl_div(q, p, log_target=True, reduction="none").sum(-1).double())
     return torch.cat(found).view(len(stream), -1).mean(1)
 

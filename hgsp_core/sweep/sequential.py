@@ -8,7 +8,7 @@ moments of its writer's input x (o_proj, down_proj) on the pruned stream are mea
     residual  the dense stream after the block minus the pruned stream before it: repairs what was lost below, too
 
 Before that, and also in a block that loses nothing, those of its readers' input against what they read in the dense model,
-if the reconstructor asks for it. The masked model stands for the pruned one, which it equals: weights keep their size, units
+if the reconstructor asks for it; last of all those of the head's, where it is not the embedding as well. The masked model stands for the pruned one, which it equals: weights keep their size, units
 that go are zero. A layer is run only as far as to the input that is looked at.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from hgsp_core.artifacts import BlockPlan, Plan
 from hgsp_core.errors import SweepError
-from hgsp_core.layout import BlockLayout, LayerLayout, SliceLayout
+from hgsp_core.layout import BlockLayout, LayerLayout, Layout, SliceLayout
 from hgsp_core.surgery import lines, mask_tensors
 from hgsp_core.sweep.batches import Batch, embed
 from hgsp_core.sweep.forward import watched
@@ -35,6 +35,8 @@ from hgsp_core.types import BlockJob, Moments, ReadJob
 OWN, DENSE, RESIDUAL = "own", "dense", "residual"
 #: of the samples, the part that no fit sees (at least one)
 HELD_OUT = 1 / 8
+#: rows of the head that are in memory as fp64 at a time
+ROWS = 4096
 
 Weights = Mapping[str, Tensor]
 
@@ -54,7 +56,7 @@ def repair(
         source: Resident or Streamed weights of the dense model.
         reconstructor: BlockJob -> Repair; its `targets` say what is measured, `reads` whether `read` is asked, too.
         tokens: [samples, seq_len] int64; the last eighth is held out.
-        keep: called once a layer with the tensors that changed, by full name, at their old size, on the host.
+        keep: called with the tensors that changed, by full name, at their old size, on the host: once a layer, and for the head.
     """
     if len(tokens) < 2:
         raise SweepError.nothing_to_hold_out(len(tokens))
@@ -100,7 +102,32 @@ def repair(
             if changed:
                 keep({name: tensor.cpu() for name, tensor in changed.items()})
             progress(index + 1, len(layers))
+        if reads and not as_dense and head_of(source.layout) in source.layout.outside:
+            if changed := _read_head(source, reconstructor, pruned, dense, split):
+                keep(changed)
     return replace(plan, notes=(*plan.notes, *notes))
+
+
+def head_of(layout: Layout) -> str:
+    """Full name of the head's weight. `layout.outside` has it only where it is a tensor of its own."""
+    return f"{layout.architecture.head}.weight"
+
+
+def _read_head(source, reconstructor, pruned: Sequence[Tensor], dense: Sequence[Tensor], split: Sequence[int]) -> Weights:
+    """Full name -> the head's weight, if it changes: it reads what leaves the final norm."""
+    architecture = source.layout.architecture
+    with source.outside(architecture.norm, architecture.head) as (norm, head):
+        hidden = head.weight.shape[1]
+
+        def observe(sums: _Sums, b: int) -> None:
+            sums.add(_flat(norm(pruned[b])), {DENSE: _flat(norm(dense[b]))})
+
+        fit, held_out = (sums.moments() for sums in _observed(hidden, {DENSE: hidden}, split, source.device, observe))
+        back = reconstructor.read(ReadJob(None, fit, held_out))
+        if back is None:
+            return {}
+        rows = head.weight.split(ROWS)
+        return {head_of(source.layout): torch.cat([(w.double() @ back).to(w.dtype).cpu() for w in rows])}
 
 
 class _Layer:
@@ -136,7 +163,7 @@ class _Layer:
             x = self.run(weights, b, pruned[b], until=first).inputs[first]
             sums.add(_flat(x), {DENSE: _flat(dense[b].inputs[first])})
 
-        fit, held_out = (sums.moments() for sums in self._sums(hidden, {DENSE: hidden}, pruned, observe))
+        fit, held_out = (sums.moments() for sums in _observed(hidden, {DENSE: hidden}, self.split, pruned[0].device, observe))
         back = reconstructor.read(ReadJob(block, fit, held_out))
         if back is None:
             return {}
@@ -156,20 +183,10 @@ class _Layer:
             sums.add(_flat(passage.inputs[self._local(writer)]), ys)
 
         measured = {t: out for t in targets if t != OWN}
-        parts = [sums.moments() for sums in self._sums(width, measured, pruned, observe)]
+        parts = [sums.moments() for sums in _observed(width, measured, self.split, pruned[0].device, observe)]
         if OWN in targets:
             parts = [_with_own(moments, weight, bias) for moments in parts]
         return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, *parts)
-
-    def _sums(self, width: int, outs: Mapping[str, int], pruned, observe: Callable[[_Sums, int], None]) -> list[_Sums]:
-        """Over the micro-batches to fit on, and over those held out."""
-        found = []
-        for first, last in zip([0, *self.split], self.split):
-            sums = _Sums(width, outs, pruned[0].device)
-            for b in range(first, last):
-                observe(sums, b)
-            found.append(sums)
-        return found
 
     def _local(self, linear: SliceLayout) -> str:
         return linear.module.removeprefix(f"{self.layout.module}.")
@@ -215,6 +232,19 @@ class _Sums:
         counts = self.total.new_tensor([self.tokens, *self.power.values()], dtype=torch.float64)
         add_up([self.total, self.gram, *self.cross.values(), counts])
         return Moments(int(counts[0]), self.total, self.gram, self.cross, dict(zip(self.power, counts[1:].tolist())))
+
+
+def _observed(
+    width: int, outs: Mapping[str, int], split: Sequence[int], device: torch.device, observe: Callable[[_Sums, int], None]
+) -> list[_Sums]:
+    """Over the micro-batches to fit on, and over those held out. observe: adds what micro-batch number so-and-so gives."""
+    found = []
+    for first, last in zip([0, *split], split):
+        sums = _Sums(width, outs, device)
+        for b in range(first, last):
+            observe(sums, b)
+        found.append(sums)
+    return found
 
 
 def _with_own(moments: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
