@@ -8,7 +8,8 @@ Ratios are percentages of the decoder layers' parameters. All methods see one to
 checked by its hash; none runs with calibration settings of its own, though its paper may have had others.
 
 Each run is a whole `hgsp run` without exports, in a process of its own that is forked after the imports. Its peak is the
-largest resident set of that process, imports and evaluation included. Its seconds are those of all stages but evaluation.
+largest resident set of that process, imports and evaluation included (that of the dense model in the first run of a model
+alone: the others find it). Its seconds are those of all stages but evaluation.
 Statistics that methods share are measured once; their seconds and peak count for each of these methods, at each ratio.
 
 Rows already in the JSON file are not run again, so an interrupted benchmark goes on where it was. Tables: `tables.py`, which
@@ -238,7 +239,7 @@ class Bench:
         self.peak: dict[Path, int] = {}  # store -> bytes
 
     def rows(self, method: str, stages: dict[str, Any], ratio: int) -> list[Row]:
-        """The row of a method, and the dense model's as that run saw it."""
+        """The row of a method, and that of the dense model."""
         recipe = recipe_of(stages, self.model, self.text, ratio, self.seed, self.windows)
         statistics_of = [recipe.score.use, recipe.prior.use if "prior" in stages else "none"]
         if recipe.allocate.use == "search":  # what it judged is kept, too: each search starts from nothing

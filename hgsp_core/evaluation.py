@@ -21,13 +21,13 @@ import numpy as np
 from hgsp_core import plugins
 from hgsp_core.checkpoint.read import read_config, stored_dtype, weight_bytes
 from hgsp_core.errors import EvaluationError, OutputError, RecipeError
-from hgsp_core.measure import placed, streamed
+from hgsp_core.measure import placed
 from hgsp_core.monitor import Monitor, Progress
-from hgsp_core.recipe import ModelPart, Recipe, Use
+from hgsp_core.recipe import ModelPart, Use
 from hgsp_core.report.cost import COSTS
 from hgsp_core.report.json_files import write_json
 from hgsp_core.report.tables import PROTOCOL
-from hgsp_core.source import BYTES, Source, checkpoint_layout, locate
+from hgsp_core.source import BYTES, checkpoint_layout, locate
 from hgsp_core.store import Store
 from hgsp_core.types import EvaluateJob
 from hgsp_core.versions import versions
@@ -68,15 +68,17 @@ def open_evaluators(uses: Sequence[Use]) -> Evaluators:
     return Evaluators(tuple(item for item in opened if item not in paired), paired)
 
 
-def check_evaluable(recipe: Recipe, source: Source) -> None:
-    """Evaluators that need the model whole refuse one that will be streamed: before anything is measured.
+def check_evaluable(evaluators: Evaluators, model: ModelPart) -> None:
+    """Evaluators that need the model whole, in a recipe that streams it: refused before anything is measured.
+
+    Weights that are streamed because they do not fit are found to be when they are opened.
 
     Raises:
         EvaluationError: names the first of them.
     """
-    found = [use.use for use in recipe.evaluate if _needs_whole(plugins.load_target(plugins.registry().find("evaluator", use.use)))]
-    if found and streamed(source.layout, source.dtype, recipe):
-        raise EvaluationError.streamed(found[0])
+    for name, evaluator in evaluators.all:
+        if model.weights == "streamed" and getattr(evaluator, "whole_model", False):
+            raise EvaluationError.streamed(name)
 
 
 def evaluate_one(evaluators: Evaluators, opener: Opener, stage: str, monitor: Monitor) -> dict[str, Any]:
@@ -159,12 +161,8 @@ def metrics(evaluators: Sequence[tuple[str, Any]], job: EvaluateJob) -> dict[str
 
 def _require(evaluators: Sequence[tuple[str, Any]], job: EvaluateJob) -> None:
     for name, evaluator in evaluators:
-        if job.model is None and _needs_whole(evaluator):
+        if job.model is None and getattr(evaluator, "whole_model", False):
             raise EvaluationError.streamed(name)
-
-
-def _needs_whole(evaluator: Any) -> bool:
-    return getattr(evaluator, "whole_model", False)
 
 
 def merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:

@@ -164,6 +164,12 @@ class Layout:
         """All parameters, tied ones once: the denominator of a ratio `of: total`."""
         return self.layer_parameters + sum(prod(shape) for shape in self.outside.values())
 
+    @property
+    def head(self) -> str | None:
+        """Full name of the head's weight; None where it is the embedding's."""
+        name = f"{self.architecture.head}.weight"
+        return name if name in self.outside else None
+
     def blocks(self) -> list[BlockLayout]:
         """Every block in order of layer and of axis."""
         return [block for layer in self.layers for block in layer.blocks.values()]

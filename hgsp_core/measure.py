@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,27 +117,22 @@ def gradient_scale(collectors: Iterable[Any]) -> Any | None:
 
 def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor) -> Any:
     """A checkpoint's weights as a sweep takes them: loaded whole, or streamed where that would not fit."""
-    from hgsp_core.checkpoint.load import load_model
-    from hgsp_core.sweep import Resident, Streamed
-
-    number_type, device = placed(dtype, recipe.device)
-    if streamed(layout, dtype, recipe, monitor.say):
-        return Streamed(directory, layout, number_type, device)
-    return Resident(load_model(directory, number_type, device)[0], layout)
-
-
-def streamed(layout: Layout, dtype: str, recipe: Recipe, say: Callable[[str], None] = lambda line: None) -> bool:
-    """Whether weights are read layer by layer: as the recipe says, or because they do not fit, which is said."""
-    if recipe.model.weights != "auto":
-        return recipe.model.weights == "streamed"
     import torch
 
+    from hgsp_core.checkpoint.load import load_model
+    from hgsp_core.sweep import Resident, Streamed
     from hgsp_core.sweep.memory import SHARE, free_bytes
 
-    needed, free = layout.parameters * BYTES[dtype], free_bytes(torch.device(placed(dtype, recipe.device)[1]))
-    if needed > SHARE * free:
-        say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
-    return needed > SHARE * free
+    number_type, device = placed(dtype, recipe.device)
+    choice = recipe.model.weights
+    if choice == "auto":
+        needed, free = layout.parameters * BYTES[dtype], free_bytes(torch.device(device))
+        choice = "resident" if needed <= SHARE * free else "streamed"
+        if choice == "streamed":
+            monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
+    if choice == "streamed":
+        return Streamed(directory, layout, number_type, device)
+    return Resident(load_model(directory, number_type, device)[0], layout)
 
 
 def placed(dtype: str, device: str) -> tuple[Any, str]:

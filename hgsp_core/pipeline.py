@@ -112,6 +112,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         log_settings(recipe)
         with monitor.stage("Evaluate (prepare)"):
             evaluators = open_evaluators(recipe.evaluate)
+            check_evaluable(evaluators, recipe.model)
         expected = forecast(recipe, monitor, store, first)
         decision, before, after = expected.decision, expected.before, expected.after
         source, dense = decision.source, decision.source.layout
@@ -204,7 +205,6 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
     with monitor.stage("Read model"):
         source = open_model(recipe.model)
         check_exportable(recipe.export, source.directory, source.layout)
-        check_evaluable(recipe, source)
 
     methods = methods_of(recipe)
     scorer, prior, scale = methods.scorer, methods.prior, methods.scale

@@ -203,7 +203,7 @@ class BlockJob:
 class ReadJob:
     """What a block's readers (its linears that do not write to the stream), or the head, read after the cuts below.
 
-    block          None: the head
+    block          None: the head (asked last, where it is a tensor of its own)
     fit, held_out  moments of that input x with the one target "dense": what they read in the dense model
 
     The answer is a matrix M [in, in] that each of the readers absorbs, W ← W M, or None to leave them as they are. Only a

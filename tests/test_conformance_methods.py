@@ -47,6 +47,8 @@ FAKES = {
     "weight of the new size": ("reconstructor", method("Narrow"), "repairs_fit_the_block", "must stay a tensor of shape (48, 24)"),
     "fewer units than planned": ("reconstructor", method("FewerUnits"), "repairs_fit_the_block", "12 different ones of 24"),
     "bias without a place": ("reconstructor", method("AlwaysBias"), "a_place_without_bias_gets_none", "must not bring one"),
+    "map of the wrong size": ("reconstructor", method("SmallMap"), "maps_of_readers_fit", "a finite tensor of shape"),
+    "no head": ("reconstructor", method("BlocksOnly"), "maps_of_readers_fit", "the head, where job.block is None"),
     "weight overwritten": ("reconstructor", method("Doubled"), "inputs_stay_untouched", "make a new array or tensor"),
     "no documents": ("dataset", method("NoText"), "documents_are_text", "no document"),
     "documents of bytes": ("dataset", method("Bytes"), "documents_are_text", "a bytes, not a str"),

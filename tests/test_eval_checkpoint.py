@@ -12,6 +12,8 @@ from hgsp_core.builtin.harness import LmEval
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.errors import CheckpointError, EvaluationError, OutputError
 from hgsp_core.evaluation import evaluate_checkpoint
+from hgsp_core.grid.cells import Cell
+from hgsp_core.grid.shared import check
 from hgsp_core.monitor import LogMonitor
 from hgsp_core.pipeline import run
 from hgsp_core.recipe import Use, parse_recipe
@@ -113,9 +115,12 @@ output: {output}
 """
 
 
+def recipe_of(folder, weights):
+    return parse_recipe(RECIPE.format(model=MODEL, weights=weights, output=folder / "out"), "recipe.yaml")
+
+
 def run_recipe(folder, weights):
-    recipe = parse_recipe(RECIPE.format(model=MODEL, weights=weights, output=folder / "out"), "recipe.yaml")
-    return run(recipe, LogMonitor(), Store(folder / "store"))
+    return run(recipe_of(folder, weights), LogMonitor(), Store(folder / "store"))
 
 
 def test_a_run_measures_both_models_in_turns_and_its_directory_can_be_evaluated(tmp_path):
@@ -133,9 +138,15 @@ def test_a_run_measures_both_models_in_turns_and_its_directory_can_be_evaluated(
         assert again[side]["perplexity_protocol"] == report[side]["perplexity_protocol"]
 
 
-@pytest.mark.parametrize("weights", ["streamed", "auto"])
-def test_a_run_that_streams_refuses_what_needs_a_whole_model_before_it_measures(tmp_path, small_memory, weights, monkeypatch):
-    monkeypatch.setattr("hgsp_core.pipeline.calibrate", lambda *arguments: pytest.fail("it was measured"))
+@pytest.mark.parametrize(("weights", "stage"), [("streamed", "calibrate"), ("auto", "cut")])
+def test_a_run_that_streams_refuses_what_needs_a_whole_model(tmp_path, small_memory, weights, stage, monkeypatch):
+    monkeypatch.setattr(f"hgsp_core.pipeline.{stage}", lambda *arguments: pytest.fail("it went on"))
     with pytest.raises(EvaluationError, match="'efficiency' needs the whole model in memory"):
         run_recipe(tmp_path, weights)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_grid_that_streams_refuses_what_needs_a_whole_model_before_it_starts(tmp_path):
+    cell = Cell("one", recipe_of(tmp_path, "streamed"))
+    with pytest.raises(EvaluationError, match="'efficiency' needs the whole model in memory"):
+        check([cell])

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +12,19 @@ import numpy as np
 import pytest
 import torch
 from reports import documented_files
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from hgsp_core.builtin.least_squares import LeastSquares
+from hgsp_core.builtin.least_squares_params import LeastSquaresParams
 from hgsp_core.checkpoint.load import load_model, load_tokenizer
-from hgsp_core.errors import HgspError
+from hgsp_core.errors import HgspError, NumericError
 from hgsp_core.monitor import LogMonitor
 from hgsp_core.pipeline import decide, forecast, run
 from hgsp_core.recipe import parse_recipe
 from hgsp_core.rundir import run_directory
 from hgsp_core.store import Store
+from hgsp_core.sweep import Resident
+from hgsp_core.sweep.sequential import repair
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "pydoc-llama"
@@ -57,6 +62,43 @@ def test_a_run_leaves_the_documented_files_and_nothing_else(first, folder):
     assert json.loads((folder / "first" / "report.json").read_text()) == json.loads(json.dumps(first))
     assert "Sweep: done" in (folder / "first" / "run.log").read_text()
     assert not [p for p in folder.iterdir() if p.name.endswith(".partial")]
+
+
+@pytest.fixture(scope="module")
+def untied(folder):
+    """The demo model with a head of its own, which starts as the embedding."""
+    shutil.copytree(MODEL, folder / "untied")
+    tensors = load_file(MODEL / "model.safetensors")
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, folder / "untied" / "model.safetensors")
+    config = json.loads((MODEL / "config.json").read_text())
+    (folder / "untied" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    return folder / "untied"
+
+
+@pytest.mark.parametrize("weights", ["resident", "streamed"])
+def test_a_head_of_its_own_is_repaired_in_the_checkpoint(untied, folder, store, weights):
+    settings = [f"model.path={untied}", f"model.weights={weights}", "reconstruct.use=least-squares", "allocate.with.ratio=0.3"]
+    report = run(recipe(folder / weights, *settings), LogMonitor(), store)
+    exported = load_file(folder / weights / "model" / "model.safetensors")
+    decision, repaired = decide(recipe(folder / "no", *settings), LogMonitor(), store), {}
+    source = Resident(load_model(untied, torch.float32, "cpu")[0], decision.source.layout)
+    repair(source, decision.plan, LeastSquares(LeastSquaresParams()), decision.calibration.tokens, 4, repaired.update)
+    head = repaired["lm_head.weight"]
+    torch.testing.assert_close(exported["lm_head.weight"], head)
+    assert not torch.equal(head, exported["model.embed_tokens.weight"])
+    fixed = run(recipe(folder / f"{weights}-fixed", *settings, "reconstruct.with.readers=false"), LogMonitor(), store)
+    assert report["after"]["perplexity"]["pydoc"] < fixed["after"]["perplexity"]["pydoc"]
+
+
+def test_a_final_norm_with_nan_is_named_also_where_the_repair_meets_it_first(untied, folder):
+    broken = shutil.copytree(untied, folder / "broken")
+    tensors = load_file(untied / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, broken / "model.safetensors")
+    settings = [f"model.path={broken}", "score.use=wanda", "reconstruct.use=least-squares", "evaluate=[]"]
+    with pytest.raises(NumericError, match="'model.norm.weight' holds NaN"):
+        run(recipe(folder / "no", *settings), LogMonitor(), Store(folder / "broken-store"))
+    assert not (folder / "no").exists()
 
 
 def test_the_report_holds_what_is_promised(first):

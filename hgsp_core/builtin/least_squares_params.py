@@ -27,5 +27,6 @@ class LeastSquaresParams(Params):
     )
     readers: bool = Field(
         True,
-        description="true = q, k, v, gate, up and a head that is not the embedding as well are fitted, too: to what they read in the dense model",
+        description="true = q, k, v, gate and up are fitted, too, and a head that is not the embedding: to what they read in the "
+        "dense model",
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hgsp_core import data
 from hgsp_core.artifacts import Calibration
-from hgsp_core.evaluation import open_evaluators
+from hgsp_core.evaluation import check_evaluable, open_evaluators
 from hgsp_core.grid.cells import Cell
 from hgsp_core.measure import calibrate, calibration_inputs, measure, statistics_inputs
 from hgsp_core.monitor import Monitor
@@ -56,7 +56,9 @@ def check(cells: Sequence[Cell]) -> None:
     for part in _distinct(recipe.calibrate for recipe in recipes):
         data.open_dataset(part.dataset, part.with_, "calibrate.dataset")
     for uses in _distinct(recipe.evaluate for recipe in recipes):
-        open_evaluators(uses)
+        evaluators = open_evaluators(uses)
+        for model in _distinct(recipe.model for recipe in recipes if recipe.evaluate == uses):
+            check_evaluable(evaluators, model)
     for uses in _distinct(recipe.export for recipe in recipes):
         check_exports(uses)
         for use in uses:

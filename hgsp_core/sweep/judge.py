@@ -32,7 +32,7 @@ from hgsp_core.sweep.memory import SHARE, free_bytes
 from hgsp_core.sweep.parallel import add_up, of_all
 from hgsp_core.sweep.replaced import own_weights, run_layer
 from hgsp_core.sweep.ridge import ridge_fit
-from hgsp_core.sweep.sequential import head_of, repair
+from hgsp_core.sweep.sequential import repair
 from hgsp_core.types import LEAST_HALF
 
 
@@ -121,9 +121,8 @@ class Judge:
             batches, streams = embed(self.source, halves[half], self._batch_size)
             if half not in self._dense_of:
                 self._dense_of[half] = self._through(batches, streams, lambda own: own)
-            return self._divergence(
-                self._dense_of[half], self._through(batches, streams, pruned), changed.get(head_of(self.source.layout))
-            )
+            head = self.source.layout.head
+            return self._divergence(self._dense_of[half], self._through(batches, streams, pruned), head and changed.get(head))
 
     def _through(
         self, batches: Batches, streams: list[Tensor], weights: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]

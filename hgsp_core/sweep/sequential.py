@@ -8,8 +8,9 @@ moments of its writer's input x (o_proj, down_proj) on the pruned stream are mea
     residual  the dense stream after the block minus the pruned stream before it: repairs what was lost below, too
 
 Before that, and also in a block that loses nothing, those of its readers' input against what they read in the dense model,
-if the reconstructor asks for it; last of all those of the head's, where it is not the embedding as well. The masked model stands for the pruned one, which it equals: weights keep their size, units
-that go are zero. A layer is run only as far as to the input that is looked at.
+if the reconstructor asks for it; last of all those of the head's, where it is not the embedding as well. The masked model
+stands for the pruned one, which it equals: weights keep their size, units that go are zero. A layer is run only as far as to
+the input that is looked at.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from hgsp_core.artifacts import BlockPlan, Plan
-from hgsp_core.errors import SweepError
-from hgsp_core.layout import BlockLayout, LayerLayout, Layout, SliceLayout
+from hgsp_core.errors import NumericError, SweepError
+from hgsp_core.layout import BlockLayout, LayerLayout, SliceLayout
 from hgsp_core.surgery import lines, mask_tensors
 from hgsp_core.sweep.batches import Batch, embed
+from hgsp_core.sweep.findings import is_finite
 from hgsp_core.sweep.forward import watched
 from hgsp_core.sweep.layer import Passage
 from hgsp_core.sweep.parallel import add_up
@@ -102,32 +104,35 @@ def repair(
             if changed:
                 keep({name: tensor.cpu() for name, tensor in changed.items()})
             progress(index + 1, len(layers))
-        if reads and not as_dense and head_of(source.layout) in source.layout.outside:
+        if reads and not as_dense and source.layout.head:
             if changed := _read_head(source, reconstructor, pruned, dense, split):
                 keep(changed)
     return replace(plan, notes=(*plan.notes, *notes))
 
 
-def head_of(layout: Layout) -> str:
-    """Full name of the head's weight. `layout.outside` has it only where it is a tensor of its own."""
-    return f"{layout.architecture.head}.weight"
-
-
 def _read_head(source, reconstructor, pruned: Sequence[Tensor], dense: Sequence[Tensor], split: Sequence[int]) -> Weights:
-    """Full name -> the head's weight, if it changes: it reads what leaves the final norm."""
+    """Full name -> the head's weight, if it changes: it reads what leaves the final norm.
+
+    Raises:
+        NumericError: the final norm is not finite.
+    """
     architecture = source.layout.architecture
     with source.outside(architecture.norm, architecture.head) as (norm, head):
+        if not is_finite(norm.weight):
+            raise NumericError.weight(f"{architecture.norm}.weight")
         hidden = head.weight.shape[1]
 
         def observe(sums: _Sums, b: int) -> None:
             sums.add(_flat(norm(pruned[b])), {DENSE: _flat(norm(dense[b]))})
 
-        fit, held_out = (sums.moments() for sums in _observed(hidden, {DENSE: hidden}, split, source.device, observe))
+        fit, held_out = (sums.moments() for sums in _observed(hidden, {DENSE: hidden}, split, pruned[0].device, observe))
         back = reconstructor.read(ReadJob(None, fit, held_out))
         if back is None:
             return {}
-        rows = head.weight.split(ROWS)
-        return {head_of(source.layout): torch.cat([(w.double() @ back).to(w.dtype).cpu() for w in rows])}
+        changed = torch.empty_like(head.weight, device="cpu")
+        for there, rows in zip(changed.split(ROWS), head.weight.split(ROWS)):
+            there.copy_(rows.double() @ back.double())
+        return {source.layout.head: changed}
 
 
 class _Layer:
@@ -167,7 +172,7 @@ class _Layer:
         back = reconstructor.read(ReadJob(block, fit, held_out))
         if back is None:
             return {}
-        return {s.weight: (weights[s.weight].double() @ back).to(weights[s.weight].dtype) for s in readers}
+        return {s.weight: (weights[s.weight].double() @ back.double()).to(weights[s.weight].dtype) for s in readers}
 
     def job(
         self, block: BlockLayout, plan: BlockPlan, weights: Weights, pruned, dense: Sequence[Passage], targets: Sequence[str]

@@ -16,7 +16,7 @@ from hgsp_core.surgery import positions
 from hgsp_core.sweep import Resident, run_sweep
 from hgsp_core.testing.check import require
 from hgsp_core.testing.model import VOCABULARY, sample_layout, sample_model
-from hgsp_core.types import AllocateJob, BlockJob, DatasetJob, Moments, NormalizeJob, PriorJob, ScoreJob
+from hgsp_core.types import AllocateJob, BlockJob, DatasetJob, Moments, NormalizeJob, PriorJob, ReadJob, ScoreJob
 
 SEED = 5
 #: samples and tokens of the calibration set
@@ -65,6 +65,20 @@ def block_job(reconstructor: Any) -> BlockJob:
     kept = tuple(range(0, block.units, 2))
     columns = positions(kept, writer.width)
     return BlockJob(block, kept, columns, writer, weight.clone(), bias.clone(), fit, held_out)
+
+
+def read_jobs() -> list[ReadJob]:
+    """Of a block's readers, and of the head: what they read is off by noise and a factor."""
+    block = sample_layout().layers[1].blocks["mlp"]
+    hidden = block.writer.shape[0]
+    return [ReadJob(place, _drifted(0, hidden), _drifted(1, hidden)) for place in (block, None)]
+
+
+def _drifted(seed: int, hidden: int) -> Moments:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randn(400, hidden, generator=generator)
+    x = 0.8 * y + 0.1 * torch.randn(400, hidden, generator=generator)
+    return Moments(400, x.sum(0), x.T @ x, {"dense": y.T @ x}, {"dense": float((y**2).sum())})
 
 
 def dataset_job(dataset: Any) -> DatasetJob:

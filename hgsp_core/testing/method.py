@@ -303,6 +303,7 @@ BEHAVIOUR: Mapping[str, Table] = {
     "reconstructor": {
         results.repairs_fit_the_block: (target_imports,),
         results.a_place_without_bias_gets_none: (target_imports, results.repairs_fit_the_block),
+        results.maps_of_readers_fit: (target_imports, results.repairs_fit_the_block),
         is_deterministic: (target_imports, results.repairs_fit_the_block),
         inputs_stay_untouched: (target_imports, results.repairs_fit_the_block),
     },

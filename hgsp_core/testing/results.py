@@ -204,6 +204,22 @@ def a_place_without_bias_gets_none(trial: Trial) -> None:
     require(repair.bias is None, "The job's bias is None, so the model cannot hold one; the repair must not bring one.")
 
 
+def maps_of_readers_fit(trial: Trial) -> None:
+    """With `reads`, `read` answers for a block and for the head (`job.block` is None) with a square matrix, or None."""
+    reconstructor = trial.build()
+    if not getattr(reconstructor, "reads", False):
+        return
+    for job in jobs.read_jobs():
+        place = "a block" if job.block else "the head, where job.block is None,"
+        try:
+            found = reconstructor.read(job)
+        except (AttributeError, TypeError) as error:
+            raise AssertionError(f"`read` fails for {place} with {type(error).__name__}: {error}.") from error
+        size = job.fit.gram.shape
+        fits = found is None or (torch.is_tensor(found) and found.shape == size and found.isfinite().all())
+        require(fits, f"`read` must give for {place} a finite tensor of shape {tuple(size)}, or None.")
+
+
 def documents_are_text(trial: Trial) -> None:
     """Both splits give at least one document, each a str that is not empty."""
     implementation = trial.build()
