@@ -1,7 +1,6 @@
 """`hgsp` from the outside: what it prints, how quickly, and where."""
 
 import json
-import resource
 import subprocess
 import sys
 
@@ -46,26 +45,18 @@ def ran(folder):
     return done
 
 
-def timed(code: str) -> tuple[str, float]:
-    """What a Python process with this code prints, and its processor time in seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["run", "--help"], ["plugins"], ["plugins", "show", "hgsp"], ["recipe", "schema"], ["--version"]]
     + [["prune", "--help"], ["prune", "--base_model", str(MODEL), "--head_dim", "16", "--print-recipe"]],
     ids=" ".join,
 )
-def test_what_only_informs_returns_within_a_second_and_imports_no_torch(arguments):
-    """A second where a quarter of one goes to the imports that nothing here can do without: on a busy machine, both take longer."""
-    code = "import sys; sys.argv[1:] = {!r}\ntry:\n import hgsp_core.__main__\nfinally:\n print(sorted(sys.modules))"
-    found, floor = zip(*((timed(code.format(arguments)), timed("import numpy, pydantic, typer, yaml")[1]) for _ in range(2)))
-    assert min(seconds for _, seconds in found) < 4 * min(floor)
-    modules = found[0][0].rpartition("[")[2]
+def test_what_only_informs_imports_little_and_no_torch(arguments):
+    """What it takes is the time of its imports: 500 modules at the most; torch and transformers alone bring 1,300."""
+    code = f"import sys; sys.argv[1:] = {arguments!r}\ntry:\n import hgsp_core.__main__\nfinally:\n print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    modules = done.stdout.rpartition("[")[2]
+    assert modules.count(",") < 700
     for heavy in ("torch", "transformers", "datasets", "matplotlib", "pandas"):
         assert f"'{heavy}'" not in modules
     if "--help" in arguments:
