@@ -106,6 +106,14 @@ def test_gram_matrices_for_which_the_host_has_no_room_wait_on_disk(monkeypatch):
     assert [judge(plan) for plan in PLANS.values()] == [resident(plan) for plan in PLANS.values()]
 
 
+def test_where_the_dense_predictions_have_no_room_they_are_made_for_each_plan_with_the_same_result(monkeypatch):
+    known = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)
+    monkeypatch.setattr("hgsp_core.sweep.judge.LOG_P_BYTES", 0)
+    again = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)
+    assert known._log_p[0] is not None and again._log_p[0] is None
+    assert [known(plan) for plan in PLANS.values()] == [again(plan) for plan in PLANS.values()]
+
+
 def test_a_judge_needs_windows_on_both_sides():
     with pytest.raises(SweepError, match="12 windows are to judge plans, and calibrate.samples is 12"):
         Judge(Resident(sample_model(), LAYOUT), TOKENS, 12, 2)

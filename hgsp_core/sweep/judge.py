@@ -27,13 +27,16 @@ from hgsp_core.layout import BlockLayout, LayerLayout
 from hgsp_core.surgery import lines, mask_tensors
 from hgsp_core.sweep.batches import Batches, embed
 from hgsp_core.sweep.forward import watched
-from hgsp_core.sweep.loss import divergence
+from hgsp_core.sweep.loss import divergence, predicted
 from hgsp_core.sweep.memory import SHARE, free_bytes
 from hgsp_core.sweep.parallel import add_up, of_all
 from hgsp_core.sweep.replaced import own_weights, run_layer
 from hgsp_core.sweep.ridge import ridge_fit
 from hgsp_core.sweep.sequential import repair
 from hgsp_core.types import LEAST_HALF
+
+#: the most that the dense model's predictions on the windows that judge may take: computed once, they need not be for each plan
+LOG_P_BYTES = 2**29
 
 
 class InMemory(dict[str, Tensor]):
@@ -82,6 +85,12 @@ class Judge:
             for index, module in source.layers(range(len(layers))):
                 streams = self._measure(layers[index], module, fit, streams)
                 self._trail.append([b.calls[index](module, x) for b, x in zip(self.batches, self._trail[-1])])
+            #: log p of the dense model, for each micro-batch that judges; None where it takes much room
+            self._log_p: list[Tensor | None] = [None] * len(judged)
+            architecture = source.layout.architecture
+            if 4 * tokens[-held_out:].size * source.layout.outside[f"{architecture.embed}.weight"][0] <= LOG_P_BYTES:
+                with source.outside(architecture.norm, architecture.head) as (norm, head):
+                    self._log_p = [predicted(norm, head, x) for x in self._trail[-1]]
 
     def __call__(self, plan: Plan) -> float:
         """KL of the plan. Units that go are masked, writers that lose columns fitted."""
@@ -96,7 +105,7 @@ class Judge:
                 streams = [
                     run_layer(layers[index], module, b.calls[index], weights, x) for b, x in zip(self.batches, streams)
                 ]
-            return float(self._divergence(self._trail[-1], streams).mean())
+            return float(self._divergence(self._trail[-1], streams, log_p=self._log_p).mean())
 
     def repaired(self, plan: Plan, half: int, reconstructor, changed) -> np.ndarray:
         """[windows]: KL of the plan as the reconstructor leaves it, on one half (0 or 1) of the windows not held out.
@@ -179,10 +188,17 @@ class Judge:
             found[writer.bias] = torch.zeros_like(own[writer.bias])
         return found
 
-    def _divergence(self, dense: Sequence[Tensor], streams: Sequence[Tensor], head_weight: Tensor | None = None) -> np.ndarray:
-        """[windows]. head_weight: the head's for `streams`; None = its own."""
+    def _divergence(
+        self,
+        dense: Sequence[Tensor],
+        streams: Sequence[Tensor],
+        head_weight: Tensor | None = None,
+        log_p: Sequence[Tensor | None] | None = None,
+    ) -> np.ndarray:
+        """[windows]. head_weight: the head's for `streams`; None = its own. log_p: of `dense`, where it is known."""
         architecture = self.source.layout.architecture
         with self.source.outside(architecture.norm, architecture.head) as (norm, head):
             weight = None if head_weight is None else head_weight.to(self.source.device)
-            found = [divergence(norm, head, before, after, weight) for before, after in zip(dense, streams)]
+            known = log_p or [None] * len(dense)
+            found = [divergence(norm, head, *pair, weight, p) for *pair, p in zip(dense, streams, known)]
         return of_all(torch.cat(found)).cpu().numpy()

@@ -48,20 +48,35 @@ def loss_gradient(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor,
     return total, gradient
 
 
-def divergence(norm: nn.Module, head: nn.Module, dense: Tensor, stream: Tensor, weight: Tensor | None = None) -> Tensor:
+def divergence(
+    norm: nn.Module, head: nn.Module, dense: Tensor, stream: Tensor, weight: Tensor | None = None, log_p: Tensor | None = None
+) -> Tensor:
     """[batch], fp64: the mean of KL(p ‖ q) over the positions that predict a token; p and q are what two streams predict.
 
     Args:
         dense, stream: [batch, seq_len, hidden], after the last layer; p is of `dense`, q of `stream`.
         weight: the head's for `stream`; None = its own.
+        log_p: what `predicted` makes of `dense`, where there is room for it.
     """
     found, other = [], {} if weight is None else {"weight": weight}
+    source = dense[:, :-1].flatten(0, 1) if log_p is None else log_p
     with torch.no_grad():
-        for a, b in _chunks(head, dense[:, :-1].flatten(0, 1), stream[:, :-1].flatten(0, 1)):
-            p, q = head(norm(a)), functional_call(head, other, (norm(b),))
-            p, q = (log_softmax(x.float(), -1) for x in (p, q))
+        for a, b in _chunks(head, source, stream[:, :-1].flatten(0, 1)):
+            p = _log_softmax(head(norm(a))) if log_p is None else a
+            q = _log_softmax(functional_call(head, other, (norm(b),)))
             found.append(kl_div(q, p, log_target=True, reduction="none").sum(-1).double())
     return torch.cat(found).view(len(stream), -1).mean(1)
+
+
+def predicted(norm: nn.Module, head: nn.Module, stream: Tensor) -> Tensor:
+    """log p [batch · (seq_len - 1), vocabulary] fp32, of a stream [batch, seq_len, hidden] after the last layer."""
+    x = stream[:, :-1].flatten(0, 1)
+    with torch.no_grad():
+        return torch.cat([_log_softmax(head(norm(part))) for part, _ in _chunks(head, x, x)])
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return log_softmax(logits.float(), -1)
 
 
 def _chunk_loss(norm: nn.Module, head: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
