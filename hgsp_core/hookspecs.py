@@ -156,7 +156,8 @@ def hgsp_evaluators() -> list[Method]:
     """Measurements of a loaded model: `EvaluateJob -> {metric: number or {name: number}}`, run before and after the cut.
 
     A class that reads `job.model` sets `whole_model = True`: where weights are streamed there is none, and the run says so
-    before it cuts, with `weights: streamed` before it measures. One with `compare(dense_job, pruned_job) -> (metrics, metrics)` gets both models at once instead.
+    before it cuts, with `weights: streamed` before it measures. One with
+    `compare(dense_job, pruned_job) -> (metrics, metrics)` gets both models at once instead.
     `measures` may list what it gives, so that two of the same are refused. A metric that ends in `_protocol` says how
     another one was measured; tables show numbers and {name: number}, and leave out what is nested deeper.
     With `inputs() -> mapping` of all that its result depends on beside the model, the original is measured once for many runs.
