@@ -37,7 +37,7 @@ from hgsp_core.types import LEAST_HALF, AllocateJob
 #: shares of a block's parameters that it is tried without
 TRIED = (0.15, 0.3, 0.5, 0.75, 1.0)
 #: forwards over the calibration set that trying every block may cost
-FORWARDS = 4
+FORWARDS = 2
 #: what a move adds to the logarithm of a price
 STEP = 0.5
 #: half-waves over the depth that a move of many blocks has, fewer than

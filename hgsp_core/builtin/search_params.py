@@ -20,7 +20,7 @@ class SearchParams(GateParams):
     samples: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
         description="windows of the calibration set, its last ones, that judge a plan, the others measure the model; auto = as "
-        "many as let the search of blocks cost about four forwards over the calibration set, 2 at the least; never fewer than "
+        "many as let the search of blocks cost about two forwards over the calibration set, 2 at the least; never fewer than "
         "processes",
     )
     moves: int = Field(
