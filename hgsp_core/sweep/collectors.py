@@ -58,6 +58,16 @@ class Sums(dict[str, Tensor]):
             self[name] = torch.zeros(x.shape[1], x.shape[1], device=x.device)
         self[name].addmm_(x.T, x)
 
+    def add_gram_blocks(self, name: str, x: Tensor, width: int) -> None:
+        """Add the blocks on the diagonal of xᵀx, [features / width, width, width], of activations x [tokens, features]."""
+        x = x.detach().float()
+        if width == 1:
+            blocks = x.square().sum(0).view(-1, 1, 1)
+        else:
+            parts = x.view(len(x), -1, width).transpose(0, 1)  # [parts, tokens, width]
+            blocks = parts.mT @ parts
+        self.add(name, blocks)
+
     def numpy(self, name: str) -> np.ndarray:
         return self[name].cpu().numpy()
 
@@ -297,18 +307,24 @@ class OutputError(Collector):
         ridge None   Σ |W_S (x_S − μ_S)|²: what stays is left as it is; a constant is not counted, as FLAP does
         ridge ρ      tr(W_S [(H + λI)⁻¹_SS]⁻¹ W_Sᵀ), λ = ρ · mean(diag H): what stays is refitted (Optimal Brain Surgeon)
 
-    `AXIS.heads` -> the same for single query heads. Memory as for `Gram`; nothing of it is kept.
+    `AXIS.heads` -> the same for single query heads. A ridge needs all of H, at the price of `Gram`; without one the blocks
+    H_SS of the units suffice, which cost next to nothing. Nothing of it is kept.
     """
 
     ridge: float | None = None
 
     depth = Depth.FORWARD
+    version = 2
 
     def observe(self, layer, passage, sums):
         for block in layer.layout.blocks.values():
             linear = block.writer.module.removeprefix(f"{layer.layout.module}.")
-            sums.add_gram(linear, passage.inputs[linear].flatten(0, -2))
-            sums.add(f"{linear} sum", passage.inputs[linear].flatten(0, -2).sum(0, dtype=torch.float32))
+            x = passage.inputs[linear].flatten(0, -2)
+            if self.ridge is None:
+                sums.add_gram_blocks(linear, x, block.writer.width)
+                sums.add(f"{linear} sum", x.sum(0, dtype=torch.float32))
+            else:
+                sums.add_gram(linear, x)
 
     def reduce(self, layer, sums):
         found = {}
@@ -317,11 +333,11 @@ class OutputError(Collector):
             linear = writer.module.removeprefix(f"{layer.layout.module}.")
             gram = sums[linear].double()
             if self.ridge is None:
-                total = sums[f"{linear} sum"]
-                gram.addr_(total.double(), total.double(), alpha=-1 / layer.tokens)
+                total = sums[f"{linear} sum"].view(block.units, -1)
+                gram -= total.unsqueeze(1) * total.unsqueeze(2) / layer.tokens
             else:
                 gram.diagonal().add_(self.ridge * gram.diagonal().mean() or 1.0)
-                gram = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+                gram = torch.cholesky_inverse(torch.linalg.cholesky(gram)).unsqueeze(0)
             weight = layer.weights[writer.weight].double()
             found[axis] = self._errors(weight, gram, writer.width)
             if block.heads > 1:
@@ -330,16 +346,23 @@ class OutputError(Collector):
         return found
 
     def _errors(self, weight: Tensor, gram: Tensor, width: int) -> np.ndarray:
-        """[columns / width] of a weight [out, columns]; gram is H, or its inverse where a ridge is given."""
-        parts = weight.shape[1] // width
-        blocks = gram.view(parts, width, parts, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [parts, width, width]
-        columns = weight.view(-1, parts, width).permute(1, 2, 0)  # [parts, width, out]
+        """[columns / width] of a weight [out, columns]; gram [n, columns / n, columns / n] are blocks of H, or its inverse
+        (n = 1) where a ridge is given."""
+        blocks = diagonal_blocks(gram, width)
+        columns = weight.view(len(weight), -1, width).permute(1, 2, 0)  # [parts, width, out]
         if self.ridge is None:
             errors = (columns * (blocks @ columns)).sum((1, 2))
         else:
             factor = torch.linalg.cholesky(blocks)
             errors = torch.linalg.solve_triangular(factor, columns, upper=False).square().sum((1, 2))
         return errors.cpu().numpy()
+
+
+def diagonal_blocks(matrices: Tensor, width: int) -> Tensor:
+    """[n · size / width, width, width]: the blocks on the diagonals of matrices [n, size, size]."""
+    parts = matrices.shape[1] // width
+    blocks = matrices.view(-1, parts, width, parts, width).diagonal(dim1=1, dim2=3)  # [n, width, width, parts]
+    return blocks.permute(0, 3, 1, 2).flatten(0, 1)
 
 
 @dataclass(frozen=True)
