@@ -285,3 +285,24 @@ def test_the_fewer_the_tokens_the_larger_the_ridge(tokens, expected):
     errors = {ridge: squared_error(repaired(ridge), None, job.held_out, "dense") for ridge in RIDGES}
     assert min(errors, key=errors.get) == expected
     assert torch.equal(repaired("auto"), repaired(expected))
+
+
+def test_each_block_runs_whole_once_for_the_dense_stream_and_once_for_the_pruned_one(case):
+    """What repaired attention gives does not change: the repair of its MLP does not run it again."""
+    model, layout, _, tokens = case
+    plan = Plan.of(layout, {(b.layer, b.axis.name): range(b.units)[1:] for b in layout.blocks()}, 0)
+    runs = dict.fromkeys((block.writer.module for block in layout.blocks()), 0)
+
+    def counted(name):
+        def hook(module, arguments, output):
+            runs[name] += 1
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(counted(name)) for name in runs]
+    try:
+        repair(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 1, lambda changed: None)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert set(runs.values()) == {2 * len(tokens)}

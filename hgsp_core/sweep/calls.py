@@ -51,7 +51,7 @@ def record_calls(model: nn.Module, layers: Sequence[nn.Module], ids: Tensor) -> 
             raise _AllRecorded
         return x
 
-    with _forwards_replaced(layers, recorder), torch.no_grad():
+    with forwards_replaced(layers, recorder), torch.no_grad():
         try:
             model(input_ids=ids, use_cache=False)
         except _AllRecorded:
@@ -60,7 +60,7 @@ def record_calls(model: nn.Module, layers: Sequence[nn.Module], ids: Tensor) -> 
 
 
 @contextmanager
-def _forwards_replaced(modules: Sequence[nn.Module], forward) -> Iterator[None]:
+def forwards_replaced(modules: Sequence[nn.Module], forward) -> Iterator[None]:
     own = [vars(module).get("forward") for module in modules]
     for module in modules:
         module.forward = forward

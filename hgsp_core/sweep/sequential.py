@@ -10,13 +10,15 @@ moments of its writer's input x (o_proj, down_proj) on the pruned stream are mea
 Before that, and also in a block that loses nothing, those of its readers' input against what they read in the dense model,
 if the reconstructor asks for it; last of all those of the head's, where it is not the embedding as well. The masked model
 stands for the pruned one, which it equals: weights keep their size, units that go are zero. A layer is run only as far as to
-the input that is looked at.
+the input that is looked at, and what its finished blocks give is kept: attention does not run again for the MLP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from hgsp_core.errors import NumericError, SweepError
 from hgsp_core.layout import BlockLayout, LayerLayout, SliceLayout
 from hgsp_core.surgery import lines, mask_tensors
 from hgsp_core.sweep.batches import Batch, embed
+from hgsp_core.sweep.calls import forwards_replaced
 from hgsp_core.sweep.findings import is_finite
 from hgsp_core.sweep.forward import watched
 from hgsp_core.sweep.layer import Passage
@@ -98,6 +101,7 @@ def repair(
                 weights |= changed
                 mine = [(name, weights[name]) for name in block.tensors()]
                 weights |= dict(mask_tensors(mine, source.layout, plan))
+                lower.finished(block)
                 as_dense = as_dense and not planned.loses
             pruned = [lower.run(weights, b, x).after for b, x in enumerate(pruned)]
             dense = [passage.after for passage in passages]
@@ -143,11 +147,18 @@ class _Layer:
 
     def __init__(self, layout: LayerLayout, module: nn.Module, batches: Sequence[Batch], split: Sequence[int], index: int):
         self.layout, self.module, self.batches, self.split, self.index = layout, module, batches, split, index
+        self._given: dict[nn.Module, dict[int, Any]] = {}  # finished block -> micro-batch -> what it gives
+
+    def finished(self, block: BlockLayout) -> None:
+        """From now on neither the block's weights nor what it reads change: on each micro-batch it runs once more."""
+        self._given[self.module.get_submodule(block.axis.block)] = {}
 
     def run(self, weights: Weights, batch: int, x: Tensor, until: str = "") -> Passage:
         """Micro-batch x [batch, seq_len, hidden] through the layer with `weights` (by full name) in place of its own."""
         call = self.batches[batch].calls[self.index]
-        with watched(self.layout, self.module, until) as run:
+        with watched(self.layout, self.module, until) as run, ExitStack() as stack:
+            for block, given in self._given.items():
+                stack.enter_context(forwards_replaced([block], once(block.forward, given, batch)))
             return run(lambda module, x: run_layer(self.layout, module, call, weights, x), x)
 
     def dense(self, own: Weights, batch: int, x: Tensor) -> Passage:
@@ -195,6 +206,19 @@ class _Layer:
 
     def _local(self, linear: SliceLayout) -> str:
         return linear.module.removeprefix(f"{self.layout.module}.")
+
+
+def once(forward: Callable[..., Any], given: dict[int, Any], batch: int) -> Callable[..., Any]:
+    """`forward`, which runs only if what it gives for the micro-batch is not known. Of a tuple the first is kept, the output:
+    attention's weights, which come second where it gives any, are large and nobody reads them."""
+
+    def known(*arguments, **keywords):
+        if batch not in given:
+            output = forward(*arguments, **keywords)
+            given[batch] = (output[0], *[None] * (len(output) - 1)) if isinstance(output, tuple) else output
+        return given[batch]
+
+    return known
 
 
 def _target(target: str, axis: str, passage: Passage, dense: Passage) -> Tensor:
