@@ -38,7 +38,7 @@ PARTS = {
     "searched rates, not one knapsack over Taylor scores": ("fast", "search, taylor + least-squares"),
     "scores by output error, not Taylor": ("search, taylor + least-squares", "balanced"),
     "query heads under a search": ("search, groups only + least-squares", "balanced"),
-    "24 moves": ("balanced", "best"),
+    "24 moves, blocks tried on twice the windows": ("balanced", "best"),
 }
 
 

@@ -86,7 +86,7 @@ QUALITY: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "fast": _BALANCED
     | {"score": {"use": "taylor"}, "allocate": {"use": "hgsp", "with": {"temperature": 0.0, "query_heads": True}}},
     "balanced": _BALANCED,
-    "best": _BALANCED | {"allocate": {"use": "search", "with": {"moves": 24}}},
+    "best": _BALANCED | {"allocate": {"use": "search", "with": {"moves": 24, "forwards": 4.0}}},
 }
 
 

@@ -256,6 +256,9 @@ def test_what_cannot_be_is_said_before_anything_is_judged():
     with pytest.raises(SweepError, match="Set calibrate.samples to 6 or more, or moves to 0"):
         Search(SearchParams(moves=1)).held_out(LAYOUT, 5)
     assert Search(SearchParams()).held_out(LAYOUT, 5) == Search(SearchParams(moves=1)).held_out(LAYOUT, 6) == 2
+    blocks = len(LAYOUT.blocks())
+    for forwards in (1, 2):  # five sizes a block, each of which runs half of the layers on the mean
+        assert Search(SearchParams(forwards=forwards)).held_out(LAYOUT, 100 * blocks) * blocks * 5 / 2 == forwards * 100 * blocks
 
 
 def test_scores_below_zero_are_moved_as_those_above():

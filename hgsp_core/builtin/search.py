@@ -36,8 +36,6 @@ from hgsp_core.types import LEAST_HALF, AllocateJob
 
 #: shares of a block's parameters that it is tried without
 TRIED = (0.15, 0.3, 0.5, 0.75, 1.0)
-#: forwards over the calibration set that trying every block may cost
-FORWARDS = 2
 #: what a move adds to the logarithm of a price
 STEP = 0.5
 #: half-waves over the depth that a move of many blocks has, fewer than
@@ -67,7 +65,7 @@ class Search:
             SweepError: too few windows are left for what else the search needs.
         """
         tries = len(layout.blocks()) * len(TRIED)
-        found = max(2, min(samples // 4, round(2 * FORWARDS * samples / tries)))
+        found = max(2, min(samples // 4, round(2 * self.params.forwards * samples / tries)))
         if self.params.samples != "auto":
             found = self.params.samples
         if found >= samples:

@@ -20,8 +20,10 @@ class SearchParams(GateParams):
     samples: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
         description="windows of the calibration set, its last ones, that judge a plan, the others measure the model; auto = as "
-        "many as let the search of blocks cost about two forwards over the calibration set, 2 at the least; never fewer than "
-        "processes",
+        "many as `forwards` allows, 2 at the least; never fewer than processes",
+    )
+    forwards: float = Field(
+        2.0, gt=0, le=100, description="what the search of blocks may cost, in forwards over the calibration set, where `samples` is auto"
     )
     moves: int = Field(
         0,
