@@ -97,6 +97,7 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
         "hgsp, removal + log": gated("removal", normalize=[{"use": "log"}]),
         "hgsp, removal + least-squares": gated("removal", reconstruct=squares),
         "hgsp, T = 0 + least-squares": recipe("taylor", plain, reconstruct=squares),
+        "hgsp, T = 0, query heads + least-squares": recipe("taylor", heads, reconstruct=squares),
         "uniform, wanda-sp + least-squares": recipe("wanda-sp", uniform, reconstruct=squares),
         "uniform, output + least-squares": recipe("output", uniform, reconstruct=squares),
         "uniform, obs + least-squares": recipe("obs", uniform, reconstruct=squares),

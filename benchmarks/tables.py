@@ -29,15 +29,19 @@ PARTS = {
     "H-GSP's gate, prior `similarity`": ("hgsp, T = 0", "hgsp, similarity"),
     "the `log` normalizer": ("hgsp, removal", "hgsp, removal + log"),
     "query heads, nothing repaired": ("hgsp, T = 0", "hgsp, T = 0, query heads"),
-    "least squares on one knapsack's plan": ("hgsp, T = 0, query heads", "fast"),
+    "least squares on one knapsack's plan": ("hgsp, T = 0, query heads", "hgsp, T = 0, query heads + least-squares"),
     "least squares on a searched plan": ("search", "balanced"),
     "… of readers, too": ("search + least-squares, readers as they are", "balanced"),
     "… with units chosen anew": ("search + least-squares, units as planned", "balanced"),
     "… with the ridge chosen, not 0.01": ("search + least-squares, ridge 0.01", "balanced"),
     "searched rates, not uniform ones": ("uniform, output + least-squares", "balanced"),
-    "searched rates, not one knapsack over Taylor scores": ("fast", "search, taylor + least-squares"),
+    "searched rates, not one knapsack over Taylor scores": (
+        "hgsp, T = 0, query heads + least-squares",
+        "search, taylor + least-squares",
+    ),
     "scores by output error, not Taylor": ("search, taylor + least-squares", "balanced"),
     "query heads under a search": ("search, groups only + least-squares", "balanced"),
+    "the repair and the tries that `fast` leaves out": ("fast", "balanced"),
     "24 moves, blocks tried on twice the windows": ("balanced", "best"),
 }
 

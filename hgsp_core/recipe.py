@@ -84,7 +84,10 @@ _BALANCED = {
 #: quality -> the stages that a recipe leaves out; what each costs and brings stands in docs/benchmarks.md
 QUALITY: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "fast": _BALANCED
-    | {"score": {"use": "taylor"}, "allocate": {"use": "hgsp", "with": {"temperature": 0.0, "query_heads": True}}},
+    | {
+        "allocate": {"use": "search", "with": {"forwards": 0.5}},
+        "reconstruct": {"use": "least-squares", "with": {"target": "own", "readers": False}},
+    },
     "balanced": _BALANCED,
     "best": _BALANCED | {"allocate": {"use": "search", "with": {"moves": 24, "forwards": 4.0}}},
 }
@@ -96,8 +99,8 @@ class Recipe(_Part):
     version: Literal[1] = Field(1, description="version of the recipe format")
     quality: Literal["fast", "balanced", "best"] = Field(
         "balanced",
-        description="what score, allocate and reconstruct are where they are left out: fast = one knapsack over Taylor scores, "
-        "balanced = rates by what each block's loss costs, best = a longer search",
+        description="what score, allocate and reconstruct are where they are left out: balanced = rates by what each "
+        "block's loss costs, all that stays refitted; fast = fewer tries, writers alone refitted; best = a longer search",
     )
     model: ModelPart = Field(description="which model is pruned")
     calibrate: CalibratePart = Field(CalibratePart(), description="the token set for everything that measures")

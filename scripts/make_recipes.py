@@ -44,7 +44,7 @@ METHODS = {
         "What hgsp does when it is left to itself: rates by what each block's loss costs, what stays refitted.",
         "allocate: {with: {ratio: 0.2}}\n",
     ),
-    "fast": ("One knapsack over Taylor scores, what stays refitted.", "quality: fast\nallocate: {with: {ratio: 0.2}}\n"),
+    "fast": ("The default with fewer tries and less repair.", "quality: fast\nallocate: {with: {ratio: 0.2}}\n"),
     "best": ("The default with a longer search.", "quality: best\nallocate: {with: {ratio: 0.2}}\n"),
     "obs": (
         "Optimal Brain Surgeon's error of whole units, the same rate in every layer, what stays refitted.",
