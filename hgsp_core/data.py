@@ -88,13 +88,23 @@ def calibration_text(dataset: Any, part: CalibratePart) -> str:
     )
 
 
-def draw(text: str, tokenizer: Any, part: CalibratePart) -> Calibration:
+def require_rows(ids: np.ndarray, rows: int | None, tokenizer: Any, name: str) -> None:
+    """Raises DataError, which names the token, where an id has no row in an embedding of `rows` rows (None: not known)."""
+    if rows is not None and ids.size and ids.max() >= rows:
+        index = int(ids[ids >= rows].flat[0])
+        raise DataError.no_row(name, tokenizer.decode([index]), index, rows)
+
+
+def draw(text: str, tokenizer: Any, part: CalibratePart, rows: int | None = None) -> Calibration:
     """`part.samples` different windows of the text, chosen by `part.seed`, in the order of the text.
 
+    Args:
+        rows: of the model's embedding.
     Raises:
-        DataError: the text has fewer windows than that.
+        DataError: the text has fewer windows than that, or a token that the embedding has no row for.
     """
     cut = windows(text, tokenizer, part.seq_len, part.stride or None)
+    require_rows(cut, rows, tokenizer, part.dataset)
     if len(cut) < part.samples:
         raise DataError.too_short(part.dataset, len(cut), part.samples, part.seq_len)
     chosen = np.sort(np.random.default_rng(part.seed).choice(len(cut), size=part.samples, replace=False))

@@ -255,6 +255,14 @@ class DataError(HgspError):
         )
 
     @classmethod
+    def no_row(cls, name: str, token: str, index: int, rows: int) -> DataError:
+        return cls(
+            f"The dataset '{name}' has the token {token!r}, whose id is {index}, but the model's embedding has {rows} rows (ids 0 to "
+            f"{rows - 1}). The tokenizer is of another model, or tokens were added to it and the embedding was not enlarged "
+            "(model.resize_token_embeddings). Use the model's own tokenizer, or a text without that token."
+        )
+
+    @classmethod
     def no_window(cls, name: str, seq_len: int) -> DataError:
         return cls(f"The dataset '{name}' has fewer than {seq_len} tokens: not one window to evaluate. Lower seq_len or use more text.")
 
@@ -447,6 +455,70 @@ class CheckpointError(HgspError):
         return cls(f"'{path}' is missing, but {index} lists it. Download that file, or the model again.")
 
     @classmethod
+    def in_two_shards(cls, name: str, one: Path, other: Path) -> CheckpointError:
+        return cls(f"The tensor '{name}' is in both '{one}' and '{other}', so which one counts is not defined. Download or save the model again.")
+
+    @classmethod
+    def gguf(cls, path: Path) -> CheckpointError:
+        return cls(
+            f"'{path}' is a GGUF model, which is made for llama.cpp and mostly quantised; it cannot be pruned. Give the Hugging Face "
+            "directory (config.json and safetensors) that it was made from, and export the result with: hgsp export RUN --to gguf"
+        )
+
+    @classmethod
+    def file(cls, path: Path) -> CheckpointError:
+        return cls(f"'{path}' is a file. Give the directory that holds config.json and the safetensors files.")
+
+    @classmethod
+    def adapter(cls, path: Path) -> CheckpointError:
+        return cls(
+            f"'{path}' holds an adapter (adapter_config.json), not a model. Merge it into its base model first: "
+            f"AutoPeftModelForCausalLM.from_pretrained('{path}').merge_and_unload().save_pretrained('NEW_DIRECTORY'), "
+            "and save the tokenizer there too."
+        )
+
+    @classmethod
+    def hub_cache(cls, path: Path, snapshots: Sequence[Path]) -> CheckpointError:
+        which = f"one of its snapshots: '{snapshots[-1]}'" if snapshots else "a snapshot; it has none, so download the model again"
+        return cls(f"'{path}' is a folder of the hub's cache, not a model directory. Give the hub id, or {which}.")
+
+    @classmethod
+    def other_task(cls, path: Path, name: str) -> CheckpointError:
+        return cls(
+            f"'{path}': architectures: {name} is not a language model: it has no head that predicts tokens. "
+            "Give the model that it was trained from, or another one whose class ends in ForCausalLM."
+        )
+
+    @classmethod
+    def wrapped(cls, path: Path, name: str, part: str, wrapper: str) -> CheckpointError:
+        return cls(
+            f"'{path}': the tensor '{name}' has '{part}' in its name: the checkpoint was saved from inside {wrapper}, and no "
+            f"program finds its weights. Save the model itself, or rename the tensors without '{part}'."
+        )
+
+    @classmethod
+    def no_prefix(cls, path: Path | str, prefix: str) -> CheckpointError:
+        return cls(
+            f"'{path}': the names of the tensors lack '{prefix}.' in front: this was saved from the base class, without a head. "
+            f"Save the language model: AutoModelForCausalLM.from_pretrained('{path}').save_pretrained('NEW_DIRECTORY'). "
+            "Check its answers first: a head that is not the embedding is missing."
+        )
+
+    @classmethod
+    def other_head(cls, path: Path | str, head: str, embed: str) -> CheckpointError:
+        return cls(
+            f"'{path}': config.json has tie_word_embeddings: true, but '{head}' is stored and differs from '{embed}'. transformers 5 "
+            "would use it, older versions would not. Set tie_word_embeddings to false to keep this head, or delete the tensor."
+        )
+
+    @classmethod
+    def token_id(cls, path: Path | str, key: str, value: object, rows: int) -> CheckpointError:
+        return cls(
+            f"'{path}': {key} is {value}, but the embedding has {rows} rows (ids 0 to {rows - 1}), so transformers cannot build "
+            f"the model. Set {key} to null or to an id below {rows}, or enlarge the embedding: model.resize_token_embeddings(N)."
+        )
+
+    @classmethod
     def not_in_shard(cls, name: str, path: Path, index: str) -> CheckpointError:
         return cls(f"'{path}' does not hold the tensor '{name}', but {index} says so. Download or save the model again.")
 
@@ -525,6 +597,13 @@ class CheckpointError(HgspError):
     @classmethod
     def quantised(cls, path, stored: str, known: Sequence[str]) -> CheckpointError:
         return cls(f"'{path}' stores {stored}, which cannot be pruned. Use the model in one of: {', '.join(known)}.")
+
+    @classmethod
+    def no_safetensors(cls, name: str) -> CheckpointError:
+        return cls(
+            f"model.path: the hub's '{name}' has no model.safetensors and no model.safetensors.index.json; pickles and GGUF files "
+            "are not read. Use a repository or a revision (model.revision) that has safetensors."
+        )
 
     @classmethod
     def hub(cls, name: str, error: Exception) -> CheckpointError:

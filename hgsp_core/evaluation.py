@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hgsp_core import plugins
-from hgsp_core.checkpoint.read import read_config, stored_dtype, weight_bytes
+from hgsp_core.checkpoint.read import largest_token, read_config, stored_dtype, weight_bytes
 from hgsp_core.errors import EvaluationError, OutputError, RecipeError
 from hgsp_core.measure import placed
 from hgsp_core.monitor import Monitor, Progress
@@ -71,14 +71,24 @@ def open_evaluators(uses: Sequence[Use]) -> Evaluators:
 def check_evaluable(evaluators: Evaluators, model: ModelPart) -> None:
     """Evaluators that need the model whole, in a recipe that streams it: refused before anything is measured.
 
-    Weights that are streamed because they do not fit are found to be when they are opened.
+    Weights that are streamed because they do not fit are found to be when they are opened. So are texts with tokens that
+    the model's embedding has no row for, where its tokenizer can give such tokens.
 
     Raises:
-        EvaluationError: names the first of them.
+        EvaluationError, DataError: names the first of them.
     """
     for name, evaluator in evaluators.all:
         if model.weights == "streamed" and getattr(evaluator, "whole_model", False):
             raise EvaluationError.streamed(name)
+    directory = locate(model)
+    rows = read_config(directory).get("vocab_size")
+    if isinstance(rows, int) and largest_token(directory) >= rows:
+        from hgsp_core.checkpoint.load import load_tokenizer
+
+        tokenizer = load_tokenizer(directory)
+        for _, evaluator in evaluators.all:
+            if hasattr(evaluator, "check_tokens"):
+                evaluator.check_tokens(tokenizer, rows)
 
 
 def evaluate_one(evaluators: Evaluators, opener: Opener, stage: str, monitor: Monitor) -> dict[str, Any]:
@@ -220,10 +230,10 @@ def evaluate_checkpoint(
     """
     if output is not None and output.exists():
         raise OutputError.exists(str(output))
+    directory, original = model_directory(model), None if dense is None else model_directory(dense)
     with monitor.stage("Evaluate (prepare)"):
         evaluators = open_evaluators(uses)
-    directory = model_directory(model)
-    original = None if dense is None else model_directory(dense)
+        check_evaluable(evaluators, ModelPart(path=str(directory)))
     dtype = stored_dtype(directory) if dtype == "auto" else dtype
     _, device = placed(dtype, device)
     pruned = partial(_open, directory, dtype, device, seed, monitor)
@@ -278,9 +288,10 @@ def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor,
     if needed > SHARE * free:
         monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
         weights = Streamed(directory, checkpoint_layout(directory), number_type, device)
-        return EvaluateJob(None, tokenizer, partial(total_loss, weights), seed, progress)
+        return EvaluateJob(None, tokenizer, partial(total_loss, weights), seed, progress, weights.layout.vocabulary)
     model, _ = load_model(directory, number_type, device)
-    return EvaluateJob(model, tokenizer, partial(model_loss, model), seed, progress)
+    rows = model.get_input_embeddings().weight.shape[0]
+    return EvaluateJob(model, tokenizer, partial(model_loss, model), seed, progress, rows)
 
 
 def _size(directory: Path) -> dict[str, int]:

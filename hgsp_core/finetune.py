@@ -9,7 +9,7 @@ from typing import Any
 from hgsp_core import plugins
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.fingerprint import fingerprint
-from hgsp_core.checkpoint.read import read_config, stored_dtype, weight_bytes
+from hgsp_core.checkpoint.read import read_config, require_model, stored_dtype, weight_bytes
 from hgsp_core.errors import CheckpointError, RecoverError
 from hgsp_core.export import PROBE
 from hgsp_core.measure import placed
@@ -86,11 +86,10 @@ def model_directory(checkpoint: Path) -> Path:
     """The model that a path means: itself, or the only one in a run directory.
 
     Raises:
-        CheckpointError: no directory.
+        CheckpointError: no directory, or one of something else.
         RecoverError: no model in it, or several.
     """
-    if not checkpoint.is_dir():
-        raise CheckpointError.no_directory(checkpoint)
+    require_model(checkpoint)
     if (checkpoint / "config.json").is_file():
         return checkpoint
     inside = sorted(path.parent for path in checkpoint.glob("*/config.json"))

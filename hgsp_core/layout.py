@@ -17,9 +17,6 @@ from hgsp_core.types import Architecture, Axis
 
 Shape = tuple[int, ...]
 
-#: buffers that old checkpoints stored and that every transformers version recomputes
-_IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
-
 
 @dataclass(frozen=True)
 class SliceLayout:
@@ -98,12 +95,18 @@ class BlockLayout:
         gone = 0 if heads is None else self.heads - heads
         return kept * (self.unit_cost - gone * self.head_cost) + self.fixed_cost if kept else 0
 
+    def shapes(self) -> dict[str, Shape]:
+        """Full name -> shape of every tensor that the block owns."""
+        shapes = dict(self.fixed)
+        for s in self.slices:
+            shapes[s.weight] = s.shape
+            if s.has_bias:
+                shapes[s.bias] = s.shape[:1]
+        return shapes
+
     def tensors(self) -> list[str]:
         """Full names of every tensor that the block owns."""
-        names = [name for name, _ in self.fixed]
-        for s in self.slices:
-            names += [s.weight, s.bias] if s.has_bias else [s.weight]
-        return names
+        return list(self.shapes())
 
     def resized(self, layer: int, module: str, old_module: str, units: int, heads: int) -> BlockLayout:
         """The same block in layer `layer`, whose name changes from `old_module` to `module`, with other units.
@@ -165,6 +168,11 @@ class Layout:
         return self.layer_parameters + sum(prod(shape) for shape in self.outside.values())
 
     @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding: ids of tokens are below this."""
+        return self.outside[f"{self.architecture.embed}.weight"][0]
+
+    @property
     def head(self) -> str | None:
         """Full name of the head's weight; None where it is the embedding's."""
         name = f"{self.architecture.head}.weight"
@@ -174,9 +182,16 @@ class Layout:
         """Every block in order of layer and of axis."""
         return [block for layer in self.layers for block in layer.blocks.values()]
 
+    def shapes(self) -> dict[str, Shape]:
+        """Full name -> shape of every tensor that a checkpoint of this model must hold."""
+        shapes = dict(self.outside)
+        for block in self.blocks():
+            shapes |= block.shapes()
+        return shapes
+
     def tensors(self) -> list[str]:
         """Full names of every tensor that a checkpoint of this model must hold."""
-        return [*self.outside, *(name for block in self.blocks() for name in block.tensors())]
+        return list(self.shapes())
 
 
 def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Layout:
@@ -189,7 +204,7 @@ def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: M
     Raises:
         LayoutError: a tensor is missing, is left over, or does not divide into units. Such a model is refused whole.
     """
-    left = {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(_IGNORED_SUFFIXES)}
+    left = {name: tuple(shape) for name, shape in shapes.items()}
 
     def take(name: str) -> Shape:
         if name not in left:

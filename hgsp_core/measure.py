@@ -37,7 +37,7 @@ def calibrate(part: CalibratePart, dataset: Any, source: Source, store: Store, r
         return Calibration(part.dataset, part.seed, kept["tokens"])
     from hgsp_core.checkpoint.load import load_tokenizer
 
-    calibration = data.draw(text, load_tokenizer(source.directory), part)
+    calibration = data.draw(text, load_tokenizer(source.directory), part, source.layout.vocabulary)
     store.put("calibration", inputs, {"tokens": calibration.tokens}, time.perf_counter() - start)
     return calibration
 

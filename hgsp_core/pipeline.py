@@ -393,7 +393,7 @@ def open_job(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monito
 
     weights = open_weights(directory, layout, dtype, recipe, monitor)
     model, loss = weights.model if weights.stays else None, partial(total_loss, weights)
-    return EvaluateJob(model, load_tokenizer(directory), loss, recipe.calibrate.seed, progress)
+    return EvaluateJob(model, load_tokenizer(directory), loss, recipe.calibrate.seed, progress, layout.vocabulary)
 
 
 def log_settings(recipe: Recipe) -> None:

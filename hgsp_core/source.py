@@ -10,15 +10,28 @@ from typing import Any
 from hgsp_core import plugins
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.fingerprint import fingerprint
-from hgsp_core.checkpoint.read import LICENCE_FILES, read_config, require_range, stored_dtype, tensor_shapes
+from hgsp_core.checkpoint.read import (
+    INDEX,
+    LICENCE_FILES,
+    WEIGHTS,
+    places,
+    read_config,
+    require_range,
+    same_bytes,
+    shard_names,
+    stored_dtype,
+)
 from hgsp_core.checkpoint.record import recorded_family
 from hgsp_core.errors import CheckpointError, PluginError
 from hgsp_core.layout import Layout, read_layout
 from hgsp_core.recipe import ModelPart
+from hgsp_core.types import Architecture
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: what a pruning run reads of a hub repository: no pickles, no code
-_PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja", "*.txt", "README.md", *LICENCE_FILES]
+_PATTERNS = ["*.json", WEIGHTS, "tokenizer*", "*.model", "*.jinja", "*.txt", "README.md", *LICENCE_FILES]
+#: copies of the weights for other programs lie in folders (original/, fp16/, onnx/)
+_IGNORED = ["*/*.json", "*/*.model", "*/*.txt", f"*/{WEIGHTS}", "*/tokenizer*"]
 
 #: of `auto_map`, what computes
 _MODEL_CLASSES = ("AutoModel", "AutoModelForCausalLM")
@@ -64,7 +77,7 @@ def open_model(part: ModelPart) -> Source:
     except PluginError as error:
         raise PluginError(f"{directory / 'config.json'}: model_type: {error}") from None
     stored = stored_dtype(directory)
-    layout = read_layout(architecture, config, tensor_shapes(directory))
+    layout = _layout(directory, architecture, config)
     _check_heads(directory, layout)
     dtype = stored if part.dtype == "auto" else part.dtype
     if dtype == "float16" != stored:
@@ -99,19 +112,44 @@ def checkpoint_layout(directory: Path, family: str | None = None) -> Layout:
     family = family or recorded_family(directory) or config.get("base_model_type") or config.get("model_type")
     if not family:
         raise CheckpointError.no_model_type(directory / "config.json")
-    return read_layout(plugins.architecture(str(family)), config, tensor_shapes(directory))
+    return _layout(directory, plugins.architecture(str(family)), config)
+
+
+def _layout(directory: Path, architecture: Architecture, config: Mapping[str, Any]) -> Layout:
+    """Config and tensors accounted for. A stored head is dropped as the embedding's only where it is that, byte for byte."""
+    stored = places(directory)
+    prefix, _, rest = architecture.layers.partition(".")
+    if rest and not any(name.startswith(f"{prefix}.") for name in stored) and any(n.startswith(f"{rest}.") for n in stored):
+        raise CheckpointError.no_prefix(directory, prefix)
+    head, embed = f"{architecture.head}.weight", f"{architecture.embed}.weight"
+    tied = bool(config.get("tie_word_embeddings")) and head in stored and embed in stored
+    if tied and not same_bytes(stored[head], stored[embed]):
+        raise CheckpointError.other_head(directory, head, embed)
+    return read_layout(architecture, config, {name: place.shape for name, place in stored.items()})
 
 
 def locate(part: ModelPart) -> Path:
-    """The local directory of a path or hub id; a hub id is downloaded (or found in the hub's cache) without pickles or code."""
+    """The local directory of a path or hub id; a hub id is downloaded (or found in the hub's cache) without pickles or code.
+
+    Of the weights one set is fetched: model.safetensors, or the files that its index names.
+    """
     directory = Path(part.path).expanduser()
-    if directory.is_dir():
+    if directory.exists() or part.path.count("/") != 1 or part.path.startswith((".", "/", "~")):
+        read_config(directory)
         return directory
-    if part.path.count("/") != 1 or part.path.startswith((".", "/", "~")):
-        raise CheckpointError.no_directory(part.path)
     from huggingface_hub import snapshot_download
 
+    def fetch(patterns: list[str]) -> Path:
+        return Path(snapshot_download(part.path, revision=part.revision, allow_patterns=patterns, ignore_patterns=_IGNORED))
+
     try:
-        return Path(snapshot_download(part.path, revision=part.revision, allow_patterns=_PATTERNS))
+        directory = fetch(_PATTERNS)
+        if not (directory / WEIGHTS).is_file() and (directory / INDEX).is_file():
+            directory = fetch([*_PATTERNS, *shard_names(directory)])
+    except CheckpointError:
+        raise
     except Exception as error:  # noqa: BLE001 - network, authorisation and cache faults have no common type
         raise CheckpointError.hub(part.path, error) from None
+    if not any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
+        raise CheckpointError.no_safetensors(part.path)
+    return directory

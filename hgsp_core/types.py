@@ -262,6 +262,7 @@ class EvaluateJob:
     total_loss  (windows [n, seq_len] int64, batch_size, progress, context [n] or None) -> Σ -log p over the tokens of each
                 window but its first `context` ones, which are only read (None: all but the first)
     progress    (done, total) may be called
+    rows        of the embedding: a token whose id is not below this has none (None: not known)
     """
 
     model: Any
@@ -269,6 +270,7 @@ class EvaluateJob:
     total_loss: Callable[..., float]
     seed: int
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
+    rows: int | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hgsp_core.checkpoint.fingerprint import TOLERANCE, file_sha256, sample_distance
-from hgsp_core.checkpoint.read import stored_dtype, tensor_shapes
+from hgsp_core.checkpoint.read import stored_dtype
 from hgsp_core.checkpoint.record import RECORD, read_record
 from hgsp_core.errors import GgufError, HgspError, VerifyError
 from hgsp_core.measure import open_weights
@@ -107,7 +107,7 @@ def _tensors(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     """config.json describes exactly the tensors that are there, with their shapes."""
     from hgsp_core.checkpoint.load import expected_shapes
 
-    there, expected = tensor_shapes(folder), expected_shapes(folder)
+    there, expected = checkpoint_layout(folder).shapes(), expected_shapes(folder)
     config = folder / "config.json"
     for name in sorted(expected.keys() - there.keys()):
         yield Finding(place, False, f"'{config}' asks for the tensor '{name}', which is in no file")

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on this machine: the few endpoints that an upload calls, over real HTTP."""
+"""A stand-in for the Hugging Face hub on this machine: the few endpoints that uploads and downloads call, over real HTTP."""
 
 import base64
 import hashlib
@@ -22,6 +22,7 @@ class Hub(ThreadingHTTPServer):
         self.may_write = True
         self.breaks_uploads = False
         self.commits = 0
+        self.downloads: list[str] = []
 
     @property
     def address(self) -> str:
@@ -78,8 +79,27 @@ class _Handler(BaseHTTPRequestHandler):
             return True
         return False
 
+    def do_HEAD(self):
+        self.resolved(body=False)
+
+    def resolved(self, body: bool) -> None:
+        """A file of a repository: /OWNER/NAME/resolve/REVISION/PATH."""
+        match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
+        content = self.server.repositories.get(match[1], {}).get(match[2])
+        self.send_response(404 if content is None else 200)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", f'"{hashlib.sha256(content or b"").hexdigest()}"')
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        if body and content is not None:
+            self.server.downloads.append(match[2])
+            self.wfile.write(content)
+
     def do_GET(self):
-        match = re.match(r"/api/models/([^/]+/[^/?]+)(/tree/main)?", self.path)
+        if "/resolve/" in self.path:
+            self.resolved(body=True)
+            return
+        match = re.match(r"/api/models/([^/]+/[^/?]+)(/tree/main|/tree/0+)?", self.path)
         files = self.server.repositories.get(match[1]) if match else None
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.answer({"error": "Invalid username or password."}, 401)
@@ -88,7 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif match[2]:
             self.answer([{"type": "file", "path": p, "size": len(b), "oid": "0" * 40} for p, b in files.items()])
         else:
-            self.answer({"_id": "0", "id": match[1], "sha": "0" * 40, "siblings": [], "private": match[1] in self.server.private})
+            siblings = [{"rfilename": path} for path in files]
+            private = match[1] in self.server.private
+            self.answer({"_id": "0", "id": match[1], "sha": "0" * 40, "siblings": siblings, "private": private})
 
     def do_PUT(self):
         content, oid = self.body(), self.path.rpartition("/")[2]

@@ -72,10 +72,14 @@ class LmEval:
         with _as_on_the_command_line():
             for task in _leaves(part for parts in self.tasks.values() for part in parts):
                 _set_examples(task, p.num_fewshot)
-            found = evaluate(
-                ShownHFLM(job, p.batch_size), self.loaded, limit=p.limit, bootstrap_iters=RESAMPLINGS, log_samples=False
-            )
-        return _result(found, [name for asked in self.tasks for name in _reported(asked, self.tasks[asked], found)])
+            model = ShownHFLM(job, p.batch_size)
+            found = evaluate(model, self.loaded, limit=p.limit, bootstrap_iters=RESAMPLINGS, log_samples=False)
+        names = [name for asked in self.tasks for name in _reported(asked, self.tasks[asked], found)]
+        result = _result(found, names)
+        if model.stand_in is not None:
+            for protocol in result["accuracy_protocol"].values():
+                protocol["first_token"] = model.stand_in
+        return result
 
 
 def _open_manager(params: LmEvalParams) -> Any:

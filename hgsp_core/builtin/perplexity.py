@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from hgsp_core.data import CHARACTERS_PER_TOKEN, open_dataset, read_text, windows
+from hgsp_core.data import CHARACTERS_PER_TOKEN, open_dataset, read_text, require_rows, windows
 from hgsp_core.errors import DataError
 from hgsp_core.recipe import Use, data_params
 from hgsp_core.types import DatasetJob, EvaluateJob, Params
@@ -76,6 +76,11 @@ class Perplexity:
         hashes = {label: hashlib.sha256(text.encode()).hexdigest() for label, text in texts.items()}
         return {**self.params.model_dump(mode="json", exclude={"batch_size"}), "texts": hashes}
 
+    def check_tokens(self, tokenizer: Any, rows: int) -> None:
+        """Raises DataError where a text has a token that an embedding of `rows` rows has no row for."""
+        for use, dataset in self.datasets:
+            self._windows(use, dataset, tokenizer, rows)
+
     def __call__(self, job: EvaluateJob) -> dict[str, dict[str, Any]]:
         numbers, protocols = {}, {}
         for use, dataset in self.datasets:
@@ -85,7 +90,7 @@ class Perplexity:
     def _of(self, use: TextUse, dataset: Any, job: EvaluateJob) -> tuple[float, dict[str, Any]]:
         p = self.params
         stride = p.stride or p.seq_len
-        cut = windows(self._text(use, dataset), job.tokenizer, p.seq_len, stride)[: p.max_windows]
+        cut = self._windows(use, dataset, job.tokenizer, job.rows)
         if not len(cut):
             raise DataError.no_window(use.use, p.seq_len)
         context = np.full(len(cut), max(1, p.seq_len - stride))
@@ -103,6 +108,12 @@ class Perplexity:
             "predicted_tokens": predicted,
             "tokens_sha256": hashlib.sha256(np.ascontiguousarray(cut, dtype="<i8").tobytes()).hexdigest(),
         }
+
+    def _windows(self, use: TextUse, dataset: Any, tokenizer: Any, rows: int | None) -> np.ndarray:
+        p = self.params
+        cut = windows(self._text(use, dataset), tokenizer, p.seq_len, p.stride or p.seq_len)[: p.max_windows]
+        require_rows(cut, rows, tokenizer, use.use)
+        return cut
 
     def _text(self, use: TextUse, dataset: Any) -> str:
         """As much of the text as the windows may need."""

@@ -83,6 +83,7 @@ def _reduced_config(layout: Layout, plan: Plan) -> dict[str, Any]:
     """
     kept = plan.kept_layers()
     config = deepcopy(dict(layout.config))
+    config.pop("auto_map", None)  # code of the original, which is neither run nor copied
     config["num_hidden_layers"] = len(kept)
     for key, value in vars(original_config(layout)).items():
         if "layer" in key and isinstance(value, (list, tuple)) and len(value) == len(layout.layers):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,9 +18,9 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from hgsp_core.checkpoint.read import read_config, tensor_files
+from hgsp_core.checkpoint.read import read_config, tensor_shapes
 from hgsp_core.checkpoint.register import register
-from hgsp_core.errors import CheckpointError
+from hgsp_core.errors import CheckpointError, HgspError
 
 
 def load_model(
@@ -37,10 +38,9 @@ def load_model(
         CheckpointError: whatever `read` finds, a model that transformers cannot build, or weights it does not find
             (transformers itself would fill those with random numbers and only warn).
     """
-    config = read_config(directory)
-    tensor_files(directory)
+    config, stored = read_config(directory), tensor_shapes(directory)
     register()
-    try:
+    with _told_by_transformers(directory):
         model, info = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype="auto" if dtype is None else dtype,
@@ -48,12 +48,16 @@ def load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # named below
         )
-    except (ImportError, KeyError, OSError, RuntimeError, ValueError, StrictDataclassError) as error:
-        raise CheckpointError.not_loaded(directory, error) from error
-    for name, stored, expected in sorted(info["mismatched_keys"]):
-        raise CheckpointError.other_shape(directory, name, stored, expected)
+    if not stored.keys() & model.state_dict().keys():
+        raise CheckpointError.no_prefix(directory, model.base_model_prefix)
+    for name, shape, expected in sorted(info["mismatched_keys"]):
+        raise CheckpointError.other_shape(directory, name, shape, expected)
     if info["missing_keys"]:
         raise CheckpointError.missing_keys(directory, sorted(info["missing_keys"]))
+    parameters = dict(model.named_parameters())  # tied ones once
+    for head, embed in (model._tied_weights_keys or {}).items() if model.config.tie_word_embeddings else ():
+        if head in parameters and embed in parameters:
+            raise CheckpointError.other_head(directory, head, embed)
     return model.to(device).eval(), config
 
 
@@ -61,25 +65,33 @@ def load_config(directory: Path | str) -> PreTrainedConfig:
     """config.json as its class reads it: with defaults and derived values. Raises CheckpointError."""
     read_config(directory)
     register()
-    try:
-        return AutoConfig.from_pretrained(directory)
-    except (KeyError, OSError, ValueError, StrictDataclassError) as error:
-        raise CheckpointError.not_loaded(directory, error) from error
+    with _told_by_transformers(directory):
+        return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+
+
+def skeleton(directory: Path | str, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The model that config.json asks for, on the meta device: no memory is taken for its weights. Raises CheckpointError."""
+    config = load_config(directory)
+    with _told_by_transformers(directory), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def expected_shapes(directory: Path | str) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape of what config.json asks for, tied ones once; the model is built without memory for its weights.
+    """Tensor name -> shape of what config.json asks for, tied ones once. Raises CheckpointError."""
+    return {name: tuple(parameter.shape) for name, parameter in skeleton(directory).named_parameters()}
 
-    Raises:
-        CheckpointError: transformers cannot build a model from it.
-    """
-    config = load_config(directory)
+
+@contextmanager
+def _told_by_transformers(directory: Path | str) -> Iterator[None]:
+    """What transformers raises about a model, of whatever type, as CheckpointError; memory that ran out stays what it is."""
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (ImportError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        yield
+    except HgspError:
+        raise
+    except Exception as error:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+            raise
         raise CheckpointError.not_loaded(directory, error) from error
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def load_tokenizer(directory: Path | str) -> PreTrainedTokenizerBase:

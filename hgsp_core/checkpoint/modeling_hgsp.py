@@ -14,7 +14,15 @@ config.json is the family's own, plus
 from importlib import import_module
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import nn
+
+if Version(transformers.__version__) < Version("5.20.dev0"):
+    raise ImportError(
+        f"This checkpoint needs transformers 5.20 or later, this is {transformers.__version__}: pip install -U transformers"
+    )
+
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -42,6 +50,8 @@ class HgspConfig(PreTrainedConfig):
         if self.base_model_type is not None:  # transformers also builds a config without arguments, for comparison
             family = CONFIG_MAPPING[self.base_model_type](**kwargs)
             own = set(PreTrainedConfig().__dict__) | set(self.__dict__)
+            for old in ("rope_scaling", "rope_theta", "partial_rotary_factor"):  # the family has made rope_parameters of them
+                kwargs.pop(old, None)
             kwargs.update({key: value for key, value in family.__dict__.items() if key not in own})
         super().__post_init__(**kwargs, per_layer_config=per_layer_config)
         # tools that know one size for all layers get the original model's (and a warning) instead of an exception

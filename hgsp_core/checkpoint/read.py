@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,37 +38,120 @@ TOKENIZER_FILES = (
 )
 #: under what terms a model may be used
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-_PICKLES = ("*.bin", "*.pt", "*.pth")
+_PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth")
+_CHUNK = 1 << 24  # bytes
+_ADAPTER = "adapter_config.json"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+#: buffers that old checkpoints store and that every transformers version computes anew
+_IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
+#: what a wrapper adds to the names of tensors -> the wrapper
+_WRAPPERS = {
+    "_orig_mod": "torch.compile",
+    "_fsdp_wrapped_module": "FSDP",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+    "module": "DataParallel or DDP",
+    "base_model.model": "peft",
+}
+#: the task in the name of a transformers class: LlamaForSequenceClassification
+_TASK = re.compile(r"(?<=[a-z\d])For([A-Z]\w*)$")
+_GENERATES = ("CausalLM", "ConditionalGeneration")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies: `offset` bytes into the file. `dtype` is the format's own name, such as BF16."""
+
+    file: Path
+    offset: int
+    size: int
+    shape: tuple[int, ...]
+    dtype: str
 
 
 def read_config(directory: Path | str) -> dict[str, Any]:
-    """config.json.
+    """config.json of a language model.
 
     Raises:
-        CheckpointError: no directory, no config.json, or one that is not a JSON object.
+        CheckpointError: no directory of a language model: something else of the kind is named for what it is; no
+            config.json, or one that is not a JSON object.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise CheckpointError.no_directory(directory)
+    require_model(directory)
     path = directory / "config.json"
     if not path.is_file():
         raise CheckpointError.no_config(directory)
-    return _read_json(path)
+    config = _read_json(path)
+    classes = config.get("architectures")
+    for name in classes if isinstance(classes, list) else ():
+        task = _TASK.search(str(name))
+        if task and task[1] not in _GENERATES:
+            raise CheckpointError.other_task(path, str(name))
+    rows, pad = config.get("vocab_size"), config.get("pad_token_id")
+    if isinstance(rows, int) and isinstance(pad, int) and not -rows <= pad < rows:
+        raise CheckpointError.token_id(path, "pad_token_id", pad, rows)
+    return config
+
+
+def require_model(path: Path) -> None:
+    """Raises CheckpointError, which names what the path is, where it is not a directory that may hold a model."""
+    if (path.is_file() and path.suffix == ".gguf") or (path.is_dir() and any(path.glob("*.gguf")) and not any(path.glob("*.safetensors"))):
+        raise CheckpointError.gguf(path)
+    if path.is_file():
+        raise CheckpointError.file(path)
+    if not path.is_dir():
+        raise CheckpointError.no_directory(path)
+    if (path / _ADAPTER).is_file():
+        raise CheckpointError.adapter(path)
+    if (path / "snapshots").is_dir() and not (path / "config.json").is_file():
+        raise CheckpointError.hub_cache(path, sorted(p for p in (path / "snapshots").iterdir() if p.is_dir()))
+
+
+def places(directory: Path | str) -> Mapping[str, Place]:
+    """Tensor name -> where it lies. As transformers has it, a single file goes before an index, and buffers that it ignores are left out.
+
+    Raises:
+        CheckpointError: no safetensors, a file that is damaged or missing, a tensor that its shard does not hold or that
+            two shards hold, names with the prefix of a wrapper.
+    """
+    directory = Path(directory)
+    require_model(directory)
+    if (directory / WEIGHTS).is_file():
+        found = _header(directory / WEIGHTS)
+    elif (directory / INDEX).is_file():
+        found = _sharded(directory)
+    else:
+        pickles = sorted({path.name for pattern in _PICKLES for path in directory.glob(pattern)})
+        raise CheckpointError.pickles(directory, pickles) if pickles else CheckpointError.no_weights(directory)
+    for part, wrapper in _WRAPPERS.items():
+        if wrapped := next((n for n in found if n.startswith(f"{part}.") or (part[0] == "_" and f".{part}." in n)), None):
+            raise CheckpointError.wrapped(directory, wrapped, f"{part}.", wrapper)
+    return {name: place for name, place in found.items() if not name.endswith(_IGNORED_SUFFIXES)}
 
 
 def tensor_files(directory: Path | str) -> dict[str, Path]:
-    """Tensor name -> the file that holds it, checked against the headers of all files.
-
-    Raises:
-        CheckpointError: no safetensors, a file that is damaged or missing, a tensor that its shard does not hold.
-    """
-    return {name: file for name, (file, _) in _headers(Path(directory)).items()}
+    """Tensor name -> the file that holds it. Raises as `places`."""
+    return {name: place.file for name, place in places(directory).items()}
 
 
 def tensor_shapes(directory: Path | str) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape. Raises as `tensor_files`."""
-    return {name: shape for name, (_, shape) in _headers(Path(directory)).items()}
+    """Tensor name -> shape. Raises as `places`."""
+    return {name: place.shape for name, place in places(directory).items()}
+
+
+def same_bytes(one: Place, other: Place) -> bool:
+    """Whether two tensors are stored alike: shape, number type and every byte."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    with one.file.open("rb") as first, other.file.open("rb") as second:
+        first.seek(one.offset)
+        second.seek(other.offset)
+        left = one.size
+        while left:
+            size = min(left, _CHUNK)
+            if first.read(size) != second.read(size):
+                return False
+            left -= size
+    return True
 
 
 def iter_tensors(directory: Path | str, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
@@ -86,13 +172,10 @@ def stored_dtype(directory: Path | str) -> str:
         CheckpointError: a type that cannot be pruned (quantised weights).
     """
     sizes: Counter[str] = Counter()
-    for path in set(tensor_files(directory).values()):
-        with safe_open(path, framework="numpy") as file:
-            for name in file.keys():
-                part = file.get_slice(name)
-                if part.get_dtype() not in _DTYPES:
-                    raise CheckpointError.quantised(path, f"'{name}' as {part.get_dtype()}", list(_DTYPES.values()))
-                sizes[part.get_dtype()] += prod(part.get_shape())
+    for name, place in places(directory).items():
+        if place.dtype not in _DTYPES:
+            raise CheckpointError.quantised(place.file, f"'{name}' as {place.dtype}", list(_DTYPES.values()))
+        sizes[place.dtype] += prod(place.shape)
     return _DTYPES[sizes.most_common(1)[0][0]]
 
 
@@ -121,43 +204,67 @@ def tokenizer_digest(directory: Path | str) -> str:
     return digest.hexdigest()
 
 
-def _headers(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    if not directory.is_dir():
-        raise CheckpointError.no_directory(directory)
-    if (directory / INDEX).is_file():
-        return _sharded_headers(directory)
-    if (directory / WEIGHTS).is_file():
-        return {name: (directory / WEIGHTS, shape) for name, shape in _file_header(directory / WEIGHTS).items()}
-    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
-    raise CheckpointError.pickles(directory, pickles) if pickles else CheckpointError.no_weights(directory)
+def largest_token(directory: Path | str) -> float:
+    """The largest id that the tokenizer can give; infinity where only the tokenizer's own class can tell."""
+    path = Path(directory) / "tokenizer.json"
+    if not path.is_file():
+        return math.inf
+    content = _read_json(path)
+    try:
+        vocabulary = content["model"]["vocab"]
+        ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else range(len(vocabulary))
+        return max((*ids, *(token["id"] for token in content.get("added_tokens") or ())), default=-1)
+    except (KeyError, TypeError):
+        return math.inf
 
 
-def _sharded_headers(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+def shard_names(directory: Path) -> list[str]:
+    """The weight files that the index names. Raises CheckpointError where the index cannot be read."""
+    return sorted(set(_weight_map(directory).values()))
+
+
+def _weight_map(directory: Path) -> dict[str, str]:
     weight_map = _read_json(directory / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict):
+    if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError.bad_json(directory / INDEX, "no 'weight_map'")
     for shard in weight_map.values():
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise CheckpointError.bad_json(directory / INDEX, f"'weight_map' names {shard!r}, which is no file beside it")
-    shards = {}
+    return weight_map
+
+
+def _sharded(directory: Path) -> dict[str, Place]:
+    weight_map = _weight_map(directory)
+    found: dict[str, Place] = {}
     for name in sorted(set(weight_map.values())):
         if not (directory / name).is_file():
             raise CheckpointError.no_shard(directory / name, INDEX)
-        shards[name] = _file_header(directory / name)
-    headers = {}
+        shard = _header(directory / name)
+        if twice := sorted(shard.keys() & found.keys()):
+            raise CheckpointError.in_two_shards(twice[0], found[twice[0]].file, directory / name)
+        found |= shard
     for name, shard in weight_map.items():
-        if name not in shards[shard]:
+        if name not in found or found[name].file.name != shard:
             raise CheckpointError.not_in_shard(name, directory / shard, INDEX)
-        headers[name] = (directory / shard, shards[shard][name])
-    return headers
+    return found
 
 
-def _file_header(path: Path) -> dict[str, tuple[int, ...]]:
+def _header(path: Path) -> dict[str, Place]:
+    """The tensors of one file. The library checks the header; only it does not tell where a tensor begins."""
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
+            names = list(file.keys())
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        return {name: _place(path, 8 + length, header[name]) for name in names}
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError.damaged(path, error) from error
+
+
+def _place(path: Path, start: int, entry: Mapping[str, Any]) -> Place:
+    begin, end = entry["data_offsets"]
+    return Place(path, start + begin, end - begin, tuple(entry["shape"]), entry["dtype"])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,36 +7,29 @@ Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hgsp_core.checkpoint.read import INDEX, WEIGHTS
+from hgsp_core.checkpoint.read import places
 from hgsp_core.errors import CheckpointError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = [str(dtype).removeprefix("torch.") for dtype in _DTYPES.values()]
 
 
-@dataclass(frozen=True)
-class _Place:
-    file: Path
-    offset: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
 class Shards:
     """The tensors of a checkpoint directory by name. `bytes_read` counts what has come from its files."""
 
     def __init__(self, directory: Path | str):
-        self._places = _places(Path(directory))
+        """Raises CheckpointError as `places`, and for a number type that cannot be pruned."""
+        self._places = places(directory)
+        for name, place in self._places.items():
+            if place.dtype not in _DTYPES:
+                raise CheckpointError.quantised(place.file, f"'{name}' as {place.dtype}", _NAMES)
         self.bytes_read = 0
 
     def __contains__(self, name: str) -> bool:
@@ -47,7 +40,7 @@ class Shards:
 
     def dtype(self, name: str) -> torch.dtype:
         """As stored."""
-        return self._places[name].dtype
+        return _DTYPES[self._places[name].dtype]
 
     def read_into(self, name: str, target: Tensor) -> None:
         """Fill `target` (contiguous, on the CPU) with a tensor, converted to the target's dtype.
@@ -58,7 +51,8 @@ class Shards:
         place = self._places[name]
         if place.shape != tuple(target.shape):
             raise CheckpointError.other_shape(place.file, name, place.shape, target.shape)
-        stored = target if target.dtype == place.dtype else torch.empty(place.shape, dtype=place.dtype)
+        dtype = self.dtype(name)
+        stored = target if target.dtype == dtype else torch.empty(place.shape, dtype=dtype)
         raw = memoryview(stored.view(-1).view(torch.uint8).numpy())
         with open(place.file, "rb", buffering=0) as file:
             done = 0
@@ -81,30 +75,3 @@ def read_tensors(
         target = torch.empty(shards.shape(name), dtype=dtype or shards.dtype(name))
         shards.read_into(name, target)
         yield name, target
-
-
-def _places(directory: Path) -> Mapping[str, _Place]:
-    files = [directory / WEIGHTS]
-    if (directory / INDEX).is_file():
-        names = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        files = [directory / name for name in sorted(set(names))]
-    return {name: place for file in files for name, place in _header(file).items()}
-
-
-def _header(path: Path) -> dict[str, _Place]:
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-            places = {}
-            for name, entry in header.items():
-                if name != "__metadata__":
-                    begin, end = entry["data_offsets"]
-                    if entry["dtype"] not in _DTYPES:
-                        raise CheckpointError.quantised(path, f"'{name}' as {entry['dtype']}", _NAMES)
-                    place = _Place(path, 8 + length + begin, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
-                    assert end - begin == prod(place.shape) * place.dtype.itemsize
-                    places[name] = place
-            return places
-    except (OSError, ValueError, KeyError, AssertionError) as error:
-        raise CheckpointError.damaged(path, error) from error

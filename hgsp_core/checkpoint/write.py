@@ -106,9 +106,9 @@ def _write_tensors(tensors: Iterable[tuple[str, torch.Tensor]], directory: Path,
 
 
 def _with_dtype(config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The config naming the dtype that is stored, under the key it uses (`torch_dtype` before transformers 5)."""
-    key = "torch_dtype" if "torch_dtype" in config else "dtype"
-    return {**config, key: str(dtype).removeprefix("torch.")}
+    """The config naming the dtype that is stored, under each key it uses (`torch_dtype` before transformers 5)."""
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
+    return {**config, **dict.fromkeys(keys, str(dtype).removeprefix("torch."))}
 
 
 def _copy_kept_files(source: Path, destination: Path) -> None:

@@ -129,7 +129,7 @@ def network(layout: Layout, config: PreTrainedConfig) -> Network:
     Raises:
         GgufError: llama.cpp has no architecture that computes the same; says which setting, and the way round.
     """
-    family, shapes = layout.architecture.model_type, _shapes(layout)
+    family, shapes = layout.architecture.model_type, layout.shapes()
     if family not in UNIFORM:
         raise GgufError.family(family, list(UNIFORM))
     if config.hidden_act != "silu":
@@ -161,18 +161,6 @@ def network(layout: Layout, config: PreTrainedConfig) -> Network:
         notes += (f"GGUF: llama.cpp wants an attention where {stubs} layer(s) have none: a head of zeros is written there.",)
     pieces = tuple(_pieces(arch, layout, shapes, sizes, written, head_dim, rope))
     return Network(arch, config, written, head_dim, context, pieces, notes)
-
-
-def _shapes(layout: Layout) -> dict[str, Shape]:
-    """Every tensor of the model: name -> shape."""
-    shapes = dict(layout.outside)
-    for block in layout.blocks():
-        shapes.update(block.fixed)
-        for s in block.slices:
-            shapes[s.weight] = s.shape
-            if s.has_bias:
-                shapes[s.bias] = s.shape[:1]
-    return shapes
 
 
 def _head_dim(layout: Layout, config: PreTrainedConfig) -> int:

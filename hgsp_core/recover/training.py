@@ -23,6 +23,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import distributed
 from torch.utils.data import DataLoader, Sampler
@@ -33,6 +34,7 @@ from hgsp_core.checkpoint.load import load_model, load_tokenizer
 from hgsp_core.checkpoint.read import stored_dtype, tensor_files, tensor_shapes
 from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.checkpoint.write import write_checkpoint
+from hgsp_core.data import require_rows
 from hgsp_core.errors import RecoverError
 from hgsp_core.recover.losses import divergence, held_out_loss
 from hgsp_core.recover.records import Records
@@ -82,6 +84,8 @@ def train(job: RecoverJob, params: Any, records: Records, way: Way) -> dict[str,
 
     set_seed(job.seed)
     model, config = load_model(job.checkpoint, device=job.device)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    require_rows(np.array([i for row in made for i in row.ids]), vocabulary, tokenizer, records.name)
     teacher = _teacher(job, config) if params.distill else None
     before = held_out_loss(model, held_out, params.micro_batch_size)
     if not math.isfinite(before):
@@ -273,8 +277,8 @@ def _teacher(job: RecoverJob, config: dict[str, Any]) -> Any:
 
 def _write(model: Any, config: dict[str, Any], job: RecoverJob) -> None:
     """The checkpoint with the same tensors in the same types as before, and the model's values."""
-    stored, values = Shards(job.checkpoint), model.state_dict()
-    names = [name for name in tensor_shapes(job.checkpoint) if name in values]  # others are buffers that nobody reads
+    stored, values = Shards(job.checkpoint), dict(model.named_parameters())
+    names = [name for name in tensor_shapes(job.checkpoint) if name in values]  # a head that is the embedding is not
     write_checkpoint(((n, values[n].to(stored.dtype(n))) for n in names), config, job.checkpoint, job.destination)
 
 
