@@ -67,7 +67,7 @@ def chat(*said):
 
 def learned(record, tokenizer):
     """The texts that are learned, one for each run of tokens."""
-    ids, labels, _ = chat_tokens(ChatTemplate(tokenizer, "x").read(record), tokenizer)
+    ids, labels, _ = chat_tokens(ChatTemplate(tokenizer, "x").read(record), tokenizer, 10_000)
     assert all(label in (token, IGNORED) for token, label in zip(ids, labels)) and len(ids) == len(labels)
     runs, last = [], None
     for at, label in enumerate(labels):
@@ -122,6 +122,10 @@ CASES = [
     *(("phi3", record, closed(YES_NO, "<|end|>\n")) for record in (PLAIN_CHAT, SYSTEM_CHAT, QUOTES)),
     *(("vicuna", record, [" Yes, it is.\n", " No.\n"]) for record in (PLAIN_CHAT, SYSTEM_CHAT, QUOTES)),
     ("qwen3", PLAIN_CHAT, ["Yes, it is.<|im_end|>\n", "<think>\n\n</think>\n\nNo.<|im_end|>\n"]),
+    (
+        "qwen3", chat("user: 1?", "assistant: <think>A</think>B", "user: <tool_response>\nC\n</tool_response>", "assistant: D"),
+        ["<think>\nA\n</think>\n\nB<|im_end|>\n", "<think>\n\n</think>\n\nD<|im_end|>\n"],
+    ),
     ("qwen3", SYSTEM_CHAT, closed(YES_NO, "<|im_end|>\n")),
     ("qwen3", THOUGHTS, ["Two.<|im_end|>\n", "<think>\nTwo and one.\n</think>\n\nThree.<|im_end|>\n"]),
     ("qwen3-thinking", THOUGHTS, ["Two.<|im_end|>\n", "Two and one.\n</think>\n\nThree.<|im_end|>\n"]),
@@ -354,7 +358,7 @@ def test_a_token_is_learned_if_any_of_its_text_is_the_assistants(kind, family):
     for record in (PLAIN_CHAT, SPACES, chat("user: 日本", "assistant:  👩\n\n  é 👩", "user: x", "assistant: ")):
         spoken = ChatTemplate(tokenizer, "x").read(record)
         parts = [[len(spoken.text[:at].encode()) for at in part] for part in spoken.parts]
-        ids, labels, _ = chat_tokens(spoken, tokenizer)
+        ids, labels, _ = chat_tokens(spoken, tokenizer, 10_000)
         at = 0
         for token, label in zip(ids, labels):
             letters = tokenizer.convert_ids_to_tokens(token)
@@ -366,7 +370,7 @@ def test_a_token_is_learned_if_any_of_its_text_is_the_assistants(kind, family):
 
 def test_the_space_that_sentencepiece_puts_before_an_answer_is_learned():
     tokenizer = dressed(KINDS["default"](), "mistral")
-    ids, labels, _ = chat_tokens(ChatTemplate(tokenizer, "x").read(PLAIN_CHAT), tokenizer)
+    ids, labels, _ = chat_tokens(ChatTemplate(tokenizer, "x").read(PLAIN_CHAT), tokenizer, 10_000)
     tokens, speaks = tokenizer.convert_ids_to_tokens(ids), False
     for token, label in zip(tokens, labels):
         assert (label != IGNORED) == speaks
@@ -374,12 +378,33 @@ def test_the_space_that_sentencepiece_puts_before_an_answer_is_learned():
     assert not speaks and tokens.count("[/INST]") == 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_tokens_of_a_long_chat_are_those_of_all_of_it(kind):
+    tokenizer = dressed(KINDS[kind](), "chatml")
+    record = chat("user: Is it?", "assistant: " + "Yes, it is. 👩 <|im_end|> No!" * 40)
+    spoken = ChatTemplate(tokenizer, "x").read(record)
+    for count in (1, 5, 60):
+        ids, labels, end = chat_tokens(spoken, tokenizer, count)
+        assert ids == tokenizer(spoken.text, add_special_tokens=False)["input_ids"][:count] and len(labels) == count
+        assert labels == chat_tokens(spoken, tokenizer, 10_000)[1][:count] and end <= len(spoken.text)
+
+
+def test_a_template_is_given_the_tools_of_a_record_and_thoughts_of_their_own():
+    tokenizer = bytes_tokenizer("qwen3")
+    record = {"messages": [THOUGHTS["messages"][0], {"role": "assistant", "content": "Two.", "reasoning_content": "One more."}]}
+    assert learned(record, tokenizer) == ["<think>\nOne more.\n</think>\n\nTwo.<|im_end|>\n"]
+    tokenizer.chat_template = "{% for t in tools %}{{ t.name }}{% endfor %}" + TEMPLATES["qwen3"]
+    record["tools"] = [{"name": "look"}, {"name": "find"}]
+    assert ChatTemplate(tokenizer, "x").read(record).text.startswith("lookfind<|im_start|>user")
+    assert learned(record, tokenizer) == ["<think>\nOne more.\n</think>\n\nTwo.<|im_end|>\n"]
+
+
 def test_marks_of_the_template_give_what_transformers_itself_reads_from_them():
     for kind in ("qwen2", "llama-bpe"):
         tokenizer = dressed(KINDS[kind](), "generation")
         for record in (PLAIN_CHAT, SYSTEM_CHAT, QUOTES, SPACES, FIRST, TWICE):
             theirs = tokenizer.apply_chat_template(record["messages"], return_dict=True, return_assistant_tokens_mask=True)
-            ids, labels, _ = chat_tokens(ChatTemplate(tokenizer, "x").read(record), tokenizer)
+            ids, labels, _ = chat_tokens(ChatTemplate(tokenizer, "x").read(record), tokenizer, 10_000)
             assert ids == theirs["input_ids"]
             assert [int(label != IGNORED) for label in labels] == theirs["assistant_masks"]
 

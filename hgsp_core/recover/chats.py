@@ -1,9 +1,9 @@
-"""Which part of a chat's text the assistant says, for any chat template.
+"""Which part of a chat's text the assistant says, under any chat template.
 
-A template that marks it ({% generation %}) is taken at its word. For any other one the whole chat is rendered again with a
-mark in every message: characters of no meaning, which travel with the text. That rendering counts only if it is the true one
-once the marks are taken out, whatever the template trims, drops or adds; so nothing is assumed about how it writes a part of
-the chat. A turn begins behind the template's generation prompt and ends behind what the template closes a turn with.
+A template that marks it ({% generation %}) is taken at its word. Under any other the whole chat is rendered a second time, with
+a character of no meaning in each message that shows where the message comes to lie. This counts only if the text without these
+characters is the true one, so whatever the template trims, drops or adds is allowed for. A turn begins behind the template's
+generation prompt and ends behind what the template writes to close it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ NOT_CERTAIN = "their place in the chat template's text is not certain"
 NOT_MARKED = "the {% generation %} marks of the chat template leave them out"
 
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
-#: a plane of Unicode that is set aside for private use, so no text means anything by it
-_PRIVATE = range(0xF0000, 0xFFFFE)
+#: Unicode sets it aside for private use, so no text means anything by it
+_PRIVATE = range(0xF0000, 0x110000)
 
 Message = Mapping[str, Any]
 
@@ -60,8 +60,9 @@ class ChatTemplate:
         if not tokenizer.is_fast:
             raise RecoverError.slow_tokenizer(name, type(tokenizer).__name__)
         self.tokenizer = tokenizer
-        special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | set(tokenizer.all_special_tokens)
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         one = "|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)"
+        #: what ends a turn, where nothing else tells
         self.closes = re.compile(rf"(?:{one})+\s*")
 
     def check(self, records: Records) -> None:
@@ -114,7 +115,8 @@ class _Chat:
             **self.tokenizer.special_tokens_map,
         )
         parts = sorted((start, end) for start, end in found if start < end)
-        turns = {i: start for start, end in parts for place, i in self.places if start <= place <= end}
+        owned = self.places or [(start, i) for i, (start, _) in zip(self.assistant, parts) if len(parts) == len(self.assistant)]
+        turns = {i: start for start, end in parts for place, i in owned if start <= place <= end}
         return Spoken(self.text, tuple(parts), turns, {i: NOT_MARKED for i in self.assistant if i not in turns})
 
     def as_found(self) -> Spoken:
@@ -142,26 +144,31 @@ class _Chat:
     @cached_property
     def _found(self) -> tuple[list[Message], list[tuple[int, int]]]:
         number = {mark: i for i, mark in enumerate(self.marks)}
-        for marked in self._markings():
+        for marked in self._markings() if number else ():
             rendered = self.try_render(marked)
-            if rendered is not None and rendered.translate(dict.fromkeys(map(ord, number))) == self.text:
-                found = [at for at, character in enumerate(rendered) if character in number]
-                return marked, [(at - before, number[rendered[at]]) for before, at in enumerate(found)]
+            if rendered is not None and self.any_mark.sub("", rendered) == self.text:
+                found = self.any_mark.finditer(rendered)
+                return marked, [(at.start() - before, number[at[0]]) for before, at in enumerate(found)]
         return self.messages, []
 
     @cached_property
-    def marks(self) -> list[str]:
-        """A character for each message and one more that the text does not have."""
-        unused = (chr(code) for code in _PRIVATE if chr(code) not in self.text)
-        return [next(unused) for _ in range(len(self.messages) + 1)]
+    def marks(self) -> Sequence[str]:
+        """A character for each message, in a row, and one more that the text does not have; empty where there are none."""
+        there, wanted = set(self.text), len(self.messages) + 1
+        rows = (list(map(chr, range(at, at + wanted))) for at in range(_PRIVATE.start, _PRIVATE.stop - wanted, wanted))
+        return next((row for row in rows if there.isdisjoint(row)), ())
+
+    @cached_property
+    def any_mark(self) -> re.Pattern[str]:
+        return re.compile(f"[{self.marks[0]}-{self.marks[-1]}]")
 
     def _markings(self) -> Iterator[list[Message]]:
         """The messages with their marks: of the assistant at the end of what it says, of others at both ends.
 
-        Behind the spaces at the ends or, as many templates trim them, before; in the midst, as some look how a text begins
-        and ends; and an empty turn is left as it is where the template asks whether there is a text.
+        A template may trim spaces (then the marks must be inside of them), look at the tags that a question begins and ends with
+        (inside of those), or leave out an empty turn (which must stay empty).
         """
-        for empty, ours, theirs in product((True, False), ("outer", "inner"), ("outer", "inner", "middle")):
+        for empty, ours, theirs in product((True, False), ("outer", "inner"), ("outer", "inner", "within")):
             yield [
                 _marked(message, mark, ours if message["role"] == "assistant" else theirs, empty)
                 for message, mark in zip(self.messages, self.marks)
@@ -175,17 +182,33 @@ class _Chat:
         return None if start is None or end is None else (start, end)
 
     def _start(self, i: int, before: int, place: int) -> int | None:
-        """Behind the generation prompt; where there is none behind what the template writes before any answer here."""
-        if self.prompt and (at := self.text.find(self.prompt, before, place)) >= 0:
+        """Behind the generation prompt; where there is none, behind what the template writes before another answer here."""
+        if self.prompt.strip() and (at := self.text.find(self.prompt, before, place)) >= 0:
             return at + len(self.prompt)
-        answer = {"role": "assistant", "content": self.marks[i]}
-        for chat in ([*self.marked[:i], answer, *self.marked[i + 1 :]], [*self.marked[:i], answer]):
-            head, mark, _ = (self.try_render(chat) or "").partition(self.marks[i])
-            # a space before the answer is the model's to write, as one token with its first word
-            head = re.split(f"[{''.join(self.marks)}]", head)[-1].rstrip(" ")
-            if mark and self.text.startswith(head, before, place):
-                return before + len(head)
-        return None
+        calls = self.messages[i].get("tool_calls")
+        heads = self._heads([*self.marked[:i], self._answer(i)]) if calls else self.heads
+        head = heads.get(self.marks[i])
+        return before + len(head) if head is not None and self.text.startswith(head, before, place) else None
+
+    @cached_property
+    def heads(self) -> Mapping[str, str]:
+        """`_heads` of the whole chat with other answers in place of its own; those that call tools must stay, for what follows."""
+        chat = list(self.marked)
+        for i in self.assistant:
+            if not self.messages[i].get("tool_calls"):
+                chat[i] = self._answer(i)
+        return self._heads(chat)
+
+    def _heads(self, chat: Sequence[Message]) -> Mapping[str, str]:
+        """Mark -> what the template writes between the mark before and this one.
+
+        A space at its end is left out: it is the model's to write, often as one token with the first word.
+        """
+        rendered = self.try_render(chat) or ""
+        return {mark: head.rstrip(" ") for head, mark in zip(self.any_mark.split(rendered), self.any_mark.findall(rendered))}
+
+    def _answer(self, i: int) -> Message:
+        return {"role": "assistant", "content": self.marks[i]}
 
     def _end(self, i: int, place: int, after: int) -> int | None:
         """Behind what closes the turn; tool calls are written between the mark and that."""
@@ -201,12 +224,13 @@ class _Chat:
     def prompt(self) -> str:
         """What the template writes to ask for an answer, perhaps nothing."""
         asking = self.try_render(self.messages, asks=True) or self.text
-        return asking[len(commonprefix([asking, self.text])) :] or self.prompt_always
+        known = len(self.text) if asking.startswith(self.text) else len(commonprefix([asking, self.text]))
+        return asking[known:] or self.prompt_always
 
     @cached_property
     def prompt_always(self) -> str:
         """The same of a template that writes it at the end of every chat, asked or not: it begins an answer there too."""
-        head, mark, _ = (self.try_render([{"role": "assistant", "content": self.marks[-1]}]) or "").partition(self.marks[-1])
+        head, mark, _ = (self.try_render([self._answer(-1)]) or "").partition(self.marks[-1])
         head = head.removeprefix(self.tokenizer.bos_token or "")
         return head if mark and head.strip() and self.text.endswith(head) else ""
 
@@ -217,8 +241,7 @@ class _Chat:
         if self.places[-1][1] == len(self.messages) - 1 and last["role"] == "assistant" and not last.get("tool_calls"):
             tail = self.text[self.places[-1][0] :]
         else:
-            chat = [*self.marked, {"role": "assistant", "content": self.marks[-1]}]
-            _, mark, tail = (self.try_render(chat) or "").partition(self.marks[-1])
+            _, mark, tail = (self.try_render([*self.marked, self._answer(-1)]) or "").partition(self.marks[-1])
             if not mark:
                 return None
         tail = tail.removesuffix(self.prompt_always)
@@ -228,11 +251,11 @@ class _Chat:
 
 def _marked(message: Message, mark: str, where: str, empty: bool) -> Message:
     content, calls = message.get("content"), message.get("tool_calls")
-    marked = dict(message)
     if message["role"] != "assistant":
-        if isinstance(content, str) and content.strip():
-            marked["content"] = _enclosed(content, mark, where)
-    elif (content or "").strip() or (empty and not calls):
+        there = isinstance(content, str) and content.strip()
+        return {**message, "content": _enclosed(content, mark, where)} if there else message
+    marked = dict(message)
+    if (content or "").strip() or (empty and not calls):
         at = len(content if where == "outer" else content.rstrip())
         marked["content"] = content[:at] + mark + content[at:]
     if calls:
@@ -245,9 +268,9 @@ def _enclosed(content: str, mark: str, where: str) -> str:
         return mark + content + mark
     core = content.strip()
     start = content.index(core)
-    if where == "middle":
-        middle = start + len(core) // 2
-        return content[:middle] + mark + content[middle:]
+    if where == "within":
+        at = start + max(core.rfind("<"), len(core) // 2)
+        return content[:at] + mark + content[at:]
     return content[:start] + mark + core + mark + content[start + len(core) :]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hgsp_core.data import windows
+from hgsp_core.data import CHARACTERS_PER_TOKEN, windows
 from hgsp_core.recover.chats import ChatTemplate, Spoken
 from hgsp_core.recover.records import Records
 
@@ -95,10 +95,10 @@ def _chat_rows(records: Records, tokenizer: Any, seq_len: int) -> Made:
     rows, turns, left = [], 0, {}
     for number, record in enumerate(records.records, start=1):
         said = template.read(record)
-        ids, labels, ends = chat_tokens(said, tokenizer)
-        rows.append(_row(ids[:seq_len], labels[:seq_len]))
-        end = ends[seq_len - 1] if len(ids) > seq_len else len(said.text) + 1
-        missing = {**said.missing, **{i: BEYOND for i, start in said.turns.items() if start >= end}}
+        ids, labels, end = chat_tokens(said, tokenizer, seq_len)
+        rows.append(_row(ids, labels))
+        cut = {i: BEYOND for i, start in said.turns.items() if end <= start < len(said.text)}
+        missing = {**said.missing, **cut}
         turns += len({*said.turns, *missing})
         for i, why in sorted(missing.items()):
             left.setdefault(why, []).append((number, i + 1))
@@ -124,23 +124,30 @@ def alpaca_tokens(record: Mapping[str, Any], tokenizer: Any) -> tuple[list[int],
     return ids, [IGNORED] * start + ids[start:]
 
 
-def chat_tokens(said: Spoken, tokenizer: Any) -> tuple[list[int], list[int], list[int]]:
-    """ids and labels of a chat, and the character where each token ends [tokens].
+def chat_tokens(said: Spoken, tokenizer: Any, seq_len: int) -> tuple[list[int], list[int], int]:
+    """ids and labels [tokens] of the first `seq_len` tokens of a chat, and the character where they end.
 
     A token that a border runs through is learned: the model must write it whole to write its part of it. The characters of a
     token are counted from the end of the one before, as offsets leave out spaces that belong to it.
     """
-    encoded = tokenizer(said.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, ends, labels = encoded["input_ids"], [], []
+    ids, offsets = _first_tokens(said.text, tokenizer, seq_len)
     parts = iter([*said.parts, (len(said.text) + 1, len(said.text) + 1)])
-    part, end = next(parts), 0
-    for token, (start, stop) in zip(ids, encoded["offset_mapping"]):
+    part, end, labels = next(parts), 0, []
+    for token, (start, stop) in zip(ids, offsets):
         start, end = min(start, end), max(stop, end)
         while part[1] <= start:
             part = next(parts)
         labels.append(token if part[0] < max(end, start + 1) else IGNORED)
-        ends.append(end)
-    return ids, labels, ends
+    return ids, labels, end
+
+
+def _first_tokens(text: str, tokenizer: Any, count: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """ids and offsets; of a long text no more is split into tokens than is enough."""
+    for part in (text[: 2 * count * CHARACTERS_PER_TOKEN], text):
+        encoded = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        if len(part) == len(text) or len(encoded["input_ids"]) >= 2 * count:
+            break  # the last tokens of a part may be others than in the text
+    return encoded["input_ids"][:count], encoded["offset_mapping"][:count]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
