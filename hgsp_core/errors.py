@@ -925,8 +925,20 @@ class RecoverError(HgspError):
         )
 
     @classmethod
-    def bad_template(cls, number: int, error: Exception) -> RecoverError:
-        return cls(f"recover: the tokenizer's chat template refuses record {number}: {error}. Mend the record or the template.")
+    def slow_tokenizer(cls, name: str, kind: str) -> RecoverError:
+        return cls(
+            f"recover: '{name}' holds chats, and the model's tokenizer ({kind}) cannot tell which text a token stands for, so not what "
+            "the assistant says. Save it with a tokenizer.json (a fast tokenizer), or use records in instruction/input/output form."
+        )
+
+    @classmethod
+    def refused(cls, name: str, records: int, refused: Sequence[int], error: Exception) -> RecoverError:
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        which = f"record {refused[0]}" if len(refused) == 1 else f"records {', '.join(map(str, refused[:5]))}{more}"
+        return cls(
+            f"recover: the tokenizer's chat template refuses {len(refused)} of {records} record(s) of '{name}', {which}: "
+            f"{' '.join(str(error).split())[:300]}. Leave them out or mend them, or give the model a template that takes them."
+        )
 
     @classmethod
     def batch(cls, batch: int, micro: int, processes: int) -> RecoverError:

@@ -135,8 +135,9 @@ def hgsp_reconstructors() -> list[Method]:
 def hgsp_recoverers() -> list[Method]:
     """Training after the cut: `RecoverJob -> dict of what happened`; writes a new checkpoint to `job.destination`.
 
-    The class is built before any work starts: data that cannot be used should be found there. With `parallel = True` it is
-    called in all processes of a run, else in the first only.
+    The class is built before any work starts: data that cannot be used should be found there, and in `check(directory)`, which
+    it may have, what cannot be used with the model in that directory. With `parallel = True` it is called in all processes of
+    a run, else in the first only.
 
     Example:
         @hookimpl

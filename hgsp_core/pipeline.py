@@ -37,14 +37,14 @@ from hgsp_core.launched import launched
 from hgsp_core.layout import Layout
 from hgsp_core.measure import Reused, calibrate, gradient_scale, measure, open_weights, placed
 from hgsp_core.monitor import LogMonitor, Monitor, Progress, log
-from hgsp_core.recipe import Recipe, Use, resolved, resolved_use
+from hgsp_core.recipe import ModelPart, Recipe, Use, resolved, resolved_use
 from hgsp_core.report.cost import costs
 from hgsp_core.report.diagnosis import Replan, Scales, diagnose
 from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.files import write_reports
 from hgsp_core.report.json_files import write_json
 from hgsp_core.rundir import run_directory
-from hgsp_core.source import Source, open_model
+from hgsp_core.source import Source, locate, open_model
 from hgsp_core.store import Store, key_of
 from hgsp_core.types import AllocateJob, EvaluateJob, NormalizeJob, PriorJob, RecoverJob, ScoreJob
 from hgsp_core.versions import versions
@@ -113,6 +113,9 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         with monitor.stage("Evaluate (prepare)"):
             evaluators = open_evaluators(recipe.evaluate)
             check_evaluable(evaluators, recipe.model)
+        if recoverer:
+            with monitor.stage("Recover (prepare)"):
+                check_recoverable(recoverer, recipe.model)
         expected = forecast(recipe, monitor, store, first)
         decision, before, after = expected.decision, expected.before, expected.after
         source, dense = decision.source, decision.source.layout
@@ -184,6 +187,12 @@ def check_exports(uses: Sequence[Use]) -> None:
         if target in seen:
             raise RecipeError(f"export.{index}: '{use.use}' is to write to the same folder twice; leave one out.")
         seen.add(target)
+
+
+def check_recoverable(recoverer: Any, model: ModelPart) -> None:
+    """A recoverer that can tell beforehand refuses a model that it cannot train. Raises HgspError, the recoverer's."""
+    if hasattr(recoverer, "check"):
+        recoverer.check(locate(model))
 
 
 def forecast(recipe: Recipe, monitor: Monitor, store: Store, first: bool = True) -> Forecast:

@@ -37,7 +37,7 @@ def test_the_prompt_of_an_instruction_is_masked_and_its_answer_and_end_are_learn
         "Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nAdd the numbers.\n\n### Input:\n1 and 2\n\n### Response:\n"
     )
-    (row,) = make_rows(Records("x", "alpaca", (ALPACA,)), tokenizer, None, 512)
+    (row,) = make_rows(Records("x", "alpaca", (ALPACA,)), tokenizer, None, 512).rows
     asked, answer = tokenizer(prompt)["input_ids"], tokenizer("It is 3.")["input_ids"]
     assert row.ids == [*asked, *answer, tokenizer.eos_token_id]
     assert row.labels == [-100] * len(asked) + answer + [tokenizer.eos_token_id]
@@ -49,7 +49,7 @@ def test_an_instruction_without_input_says_nothing_of_one(tokenizer):
         "### Instruction:\nSay hello.\n\n### Response:\n"
     )
     record = {"instruction": "Say hello.", "input": None, "output": "Hello!"}
-    (row,) = make_rows(Records("x", "alpaca", (record,)), tokenizer, None, 512)
+    (row,) = make_rows(Records("x", "alpaca", (record,)), tokenizer, None, 512).rows
     assert tokenizer.decode(row.ids) == prompt + "Hello!<|endoftext|>"
     assert tokenizer.decode([i for i in row.labels if i != IGNORED]) == "Hello!<|endoftext|>"
 
@@ -59,7 +59,7 @@ def test_of_a_chat_only_what_the_assistant_says_is_learned(tokenizer):
     record = {"messages": [{"role": role, "content": content} for role, content in said]}
     tokenizer.chat_template = TEMPLATE
     try:
-        (row,) = make_rows(Records("x", "chat", (record,)), tokenizer, None, 512)
+        (row,) = make_rows(Records("x", "chat", (record,)), tokenizer, None, 512).rows
     finally:
         tokenizer.chat_template = None
     assert tokenizer.decode(row.ids) == "".join(f"[{role}]\n{content}\n" for role, content in said)
@@ -70,7 +70,7 @@ def test_of_a_chat_only_what_the_assistant_says_is_learned(tokenizer):
 
 def test_text_is_cut_into_windows_of_which_all_but_the_first_token_is_learned(tokenizer):
     text = "The quick brown fox jumps over the lazy dog, again and again. " * 9
-    rows = make_rows(Records("x", "text", text=text), tokenizer, 3, 16)
+    rows = make_rows(Records("x", "text", text=text), tokenizer, 3, 16).rows
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert [row.ids for row in rows] == [ids[i * 16 : i * 16 + 16] for i in range(3)]
     assert all(row.labels == [-100, *row.ids[1:]] for row in rows)
@@ -78,7 +78,7 @@ def test_text_is_cut_into_windows_of_which_all_but_the_first_token_is_learned(to
 
 def test_long_records_are_cut_and_those_whose_answer_is_cut_off_are_left_out(tokenizer):
     long = {"instruction": "word " * 400, "output": "never seen"}
-    rows = make_rows(Records("x", "alpaca", (ALPACA, long)), tokenizer, None, 100)
+    rows = make_rows(Records("x", "alpaca", (ALPACA, long)), tokenizer, None, 100).rows
     assert len(rows) == 1 and len(rows[0].ids) <= 100
 
 
@@ -133,6 +133,10 @@ USER = {"role": "user", "content": "?"}
         ([{"messages": [USER]}], "record 1 of .* has no message with the role 'assistant'"),
         ([{"messages": [USER, {"role": "assistant"}]}], "record 1 of .* has no 'content' in message 2"),
         ([{"messages": []}], "record 1 of .* has no 'messages'"),
+        ([{"messages": [USER, ["assistant", "x"]]}], "record 1 of .* has no 'role' in message 2"),
+        ([{"messages": [USER, {"role": "assistant", "content": ["x"]}]}], "record 1 of .* has no 'content' in message 2"),
+        ([{"messages": [USER, {"role": "assistant", "tool_calls": [{"id": 1}]}]}], "has 'tool_calls' that are no list of .* in message 2"),
+        ([{"messages": [USER, {"role": "assistant", "content": "x"}], "tools": "look"}], "has 'tools' that are str, not a list"),
         ([{"body": "x"}], "fields body.*column: NAME"),
     ],
 )

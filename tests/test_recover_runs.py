@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,10 +85,48 @@ def test_finetuning_what_is_no_model_is_refused(recovered, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+CHAT = {
+    "messages": [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": "<think>\nOne more.\n</think>\n\nTwo."},
+        {"role": "user", "content": "2+1?"},
+        {"role": "assistant", "content": "<think>\nTwo and one.\n</think>\n\nThree."},
+    ]
+}
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_model_is_trained_on_chats_and_turns_that_are_not_learned_are_told(hidden, tmp_path):
+    template = (ROOT / "tests" / "chat_templates" / "qwen3.jinja").read_text()
+    if hidden:  # only the last answer is shown
+        template = template.replace("{%- for message in messages %}", "{%- for message in messages %}{%- if loop.index0 != 1 %}")
+        template = "{%- endif %}{%- endfor %}".join(template.rsplit("{%- endfor %}", 1))
+    shutil.copytree(MODEL, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(template)
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(CHAT) + "\n" for _ in range(12)))
+    settings = ["--num_epochs", "4", "--batch_size", "4", "--learning_rate", "0.01", "--set", "records.packing=true"]
+    done = hgsp("finetune", "model", "--data_path", "chats.jsonl", "--output_dir", "out", "--json", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)["recovery"]
+    assert told["held_out_perplexity"]["after"] < 0.5 * told["held_out_perplexity"]["before"]
+    note = "12 of 24 turns of the assistant are not learned: the chat template does not show them (record 1, message 2; "
+    assert (note in done.stderr) == hidden == ("notes" in told and told["notes"][0].startswith(note))
+    from hgsp_core.checkpoint.load import load_tokenizer
+
+    said = ["Two.<|im_end|>\n"] * (not hidden) + ["<think>\nTwo and one.\n</think>\n\nThree.<|im_end|>\n"]
+    tokens = [len(load_tokenizer(tmp_path / "model")(text)["input_ids"]) for text in said]
+    assert abs(told["learned_tokens"] - 11 * sum(tokens)) <= 22 * len(said)  # borders inside of tokens
+
+
 def test_wrong_data_is_found_before_any_work_starts(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "bad.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instruction": "c"}\n')
-    for dataset, message in {"none.jsonl": "There is no file 'none.jsonl'", "bad.jsonl": "record 2 of 'bad.jsonl' has no 'output'"}.items():
+    (tmp_path / "chat.jsonl").write_text(json.dumps(CHAT))
+    for dataset, message in {
+        "none.jsonl": "There is no file 'none.jsonl'",
+        "bad.jsonl": "record 2 of 'bad.jsonl' has no 'output'",
+        "chat.jsonl": "the model's tokenizer has no chat template",
+    }.items():
         done = hgsp("run", "recipe.yaml", "--set", f"recover.with.dataset={dataset}", cwd=tmp_path)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
         assert not (tmp_path / "out").exists() and not (tmp_path.parent / f"{tmp_path.name}-store").exists()

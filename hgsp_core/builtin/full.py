@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hgsp_core.builtin.training_params import FullParams
-from hgsp_core.recover.prepare import prepare
+from hgsp_core.recover.prepare import check_chats, prepare
 from hgsp_core.types import RecoverJob
 
 
@@ -14,6 +15,9 @@ class Full:
 
     def __init__(self, params: FullParams):
         self.params, self.records = params, prepare(params)
+
+    def check(self, directory: Path) -> None:
+        check_chats(self.records, directory)
 
     def __call__(self, job: RecoverJob) -> dict[str, Any]:
         from hgsp_core.recover.training import train

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from hgsp_core.builtin.training_params import LoRAParams
 from hgsp_core.errors import RecoverError
-from hgsp_core.recover.prepare import prepare
+from hgsp_core.recover.prepare import check_chats, prepare
 from hgsp_core.source import BYTES
 from hgsp_core.types import Architecture, RecoverJob
 
@@ -29,6 +29,9 @@ class LoRA:
         self.params = params
         self.adapter = _adapter(params.adapter) if params.adapter else None
         self.records = prepare(params)
+
+    def check(self, directory: Path) -> None:
+        check_chats(self.records, directory)
 
     def __call__(self, job: RecoverJob) -> dict[str, Any]:
         from hgsp_core.recover.training import train

@@ -16,7 +16,7 @@ from hgsp_core.evaluation import check_evaluable, open_evaluators
 from hgsp_core.grid.cells import Cell
 from hgsp_core.measure import calibrate, calibration_inputs, measure, statistics_inputs
 from hgsp_core.monitor import Monitor
-from hgsp_core.pipeline import check_exports, evaluate_source, methods_of
+from hgsp_core.pipeline import check_exports, check_recoverable, evaluate_source, methods_of
 from hgsp_core.plugins import build
 from hgsp_core.recipe import Recipe
 from hgsp_core.source import open_model
@@ -66,7 +66,7 @@ def check(cells: Sequence[Cell]) -> None:
     for recipe in _distinct(recipe.model_copy(update={"output": "", "evaluate": (), "export": ()}) for recipe in recipes):
         methods_of(recipe)
         if recipe.recover:
-            build("recoverer", recipe.recover.use, recipe.recover.with_)
+            check_recoverable(build("recoverer", recipe.recover.use, recipe.recover.with_), recipe.model)
 
 
 def _distinct(values: Iterable) -> list:

@@ -1,7 +1,8 @@
-"""What can be known to be wrong with a training before anything is loaded; torch is not imported for it."""
+"""What can be known to be wrong with a training before anything is loaded or measured."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hgsp_core.errors import RecoverError
@@ -21,3 +22,17 @@ def prepare(params: Any) -> Records:
         raise RecoverError.batch(params.batch_size, params.micro_batch_size, processes)
     given = params.records
     return read_records(params.dataset, given.options, given.format, params.samples, given.seq_len)
+
+
+def check_chats(records: Records, directory: Path) -> None:
+    """The chat template of the model in `directory` takes every record, where they are chats.
+
+    Raises:
+        RecoverError: it does not, or there is none.
+        CheckpointError: no tokenizer.
+    """
+    if records.format == "chat":
+        from hgsp_core.checkpoint.load import load_tokenizer
+        from hgsp_core.recover.chats import ChatTemplate
+
+        ChatTemplate(load_tokenizer(directory), records.name).check(records)

@@ -12,7 +12,10 @@ from hgsp_core.errors import DataError, RecoverError
 from hgsp_core.types import DatasetJob
 
 _ALPACA = "An instruction record has the texts 'instruction' and 'output', and may have 'input'."
-_CHAT = "A chat record has 'messages', a list of {role, content}, at least one of them with the role 'assistant'."
+_CHAT = (
+    "A chat record has 'messages', a list of {role, content}, at least one of them with the role 'assistant'; "
+    "an assistant's message may have 'tool_calls', a list of {name, arguments}, instead of content."
+)
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,30 @@ def _chat_fault(record: Mapping[str, Any]) -> tuple[str, str] | None:
     if not isinstance(messages, list) or not messages:
         return "has no 'messages'", _CHAT
     for position, message in enumerate(messages, start=1):
-        for key in ("role", "content"):
-            if not isinstance(message, Mapping) or not isinstance(message.get(key), str):
-                return f"has no '{key}' in message {position}", _CHAT
+        if fault := _message_fault(message):
+            return f"{fault} in message {position}", _CHAT
+    if not isinstance(record.get("tools") or [], list):
+        return f"has 'tools' that are {type(record['tools']).__name__}, not a list", _CHAT
     if not any(message["role"] == "assistant" for message in messages):
         return "has no message with the role 'assistant'", _CHAT
     return None
+
+
+def _message_fault(message: Any) -> str | None:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        return "has no 'role'"
+    calls = message.get("tool_calls") if message["role"] == "assistant" else None
+    if calls and not (isinstance(calls, list) and all(map(_is_call, calls))):
+        return "has 'tool_calls' that are no list of {name, arguments}"
+    if not isinstance(message.get("content"), str) and not (calls and message.get("content") is None):
+        return "has no 'content'"
+    return None
+
+
+def _is_call(call: Any) -> bool:
+    """Whether it is {name, ...} or {function: {name, ...}}."""
+    called = (call.get("function") or call) if isinstance(call, Mapping) else None
+    return isinstance(called, Mapping) and isinstance(called.get("name"), str)
 
 
 CHECKS = {"alpaca": _alpaca_fault, "chat": _chat_fault}

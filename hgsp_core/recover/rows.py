@@ -7,15 +7,15 @@ nothing stands before it that could tell it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hgsp_core.data import windows
-from hgsp_core.errors import RecoverError
+from hgsp_core.data import CHARACTERS_PER_TOKEN, windows
+from hgsp_core.recover.chats import ChatTemplate, Spoken
 from hgsp_core.recover.records import Records
 
 IGNORED = -100
@@ -44,30 +44,65 @@ class Row:
 BLANK = Row([0], [IGNORED], [0])
 
 
-def make_rows(records: Records, tokenizer: Any, samples: int | None, seq_len: int) -> list[Row]:
+#: why a turn is not learned, beside the reasons of `Spoken.missing`
+BEYOND = "they lie beyond records.seq_len"
+
+
+@dataclass(frozen=True)
+class Made:
+    """Rows, and of chats what is not learned.
+
+    turns  turns of the assistant that the records have
+    left   why some of them are not learned -> (record, message), counted from 1
+    """
+
+    rows: list[Row]
+    turns: int = 0
+    left: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """For the user: how many turns are not learned, why, and which, the first few of them by name."""
+        return [
+            f"{len(places)} of {self.turns} turns of the assistant are not learned: {why} ("
+            + "; ".join(f"record {record}, message {message}" for record, message in places[:3])
+            + (f" and {len(places) - 3} more)." if len(places) > 3 else ").")
+            for why, places in self.left.items()
+        ]
+
+
+def make_rows(records: Records, tokenizer: Any, samples: int | None, seq_len: int) -> Made:
     """A row for each record (of text: for each window) in order, at most `seq_len` tokens long.
 
     A record whose answer is cut off whole is left out.
 
     Raises:
-        RecoverError: chats, and the tokenizer has no chat template or its template refuses one.
+        RecoverError: chats, and the tokenizer has no chat template or its template refuses some.
     """
     if records.format == "text":
         cut = windows(records.text, tokenizer, seq_len)[:samples]
-        return [_row(ids, ids) for ids in cut.tolist()]
-    if records.format == "chat" and not tokenizer.chat_template:
-        raise RecoverError.no_template(records.name)
-    read = {"alpaca": alpaca_tokens, "chat": chat_tokens}[records.format]
-    rows = []
+        return Made([_row(ids, ids) for ids in cut.tolist()])
+    if records.format == "chat":
+        return _chat_rows(records, tokenizer, seq_len)
+    read = [alpaca_tokens(record, tokenizer) for record in records.records]
+    rows = [_row(ids[:seq_len], labels[:seq_len]) for ids, labels in read]
+    return Made([row for row in rows if row.learned])
+
+
+def _chat_rows(records: Records, tokenizer: Any, seq_len: int) -> Made:
+    template = ChatTemplate(tokenizer, records.name)
+    template.check(records)
+    rows, turns, left = [], 0, {}
     for number, record in enumerate(records.records, start=1):
-        try:
-            ids, labels = read(record, tokenizer)
-        except Exception as error:  # noqa: BLE001 - a template is a program and may raise anything
-            if records.format != "chat":
-                raise
-            raise RecoverError.bad_template(number, error) from None
-        rows.append(_row(ids[:seq_len], labels[:seq_len]))
-    return [row for row in rows if row.learned]
+        said = template.read(record)
+        ids, labels, end = chat_tokens(said, tokenizer, seq_len)
+        rows.append(_row(ids, labels))
+        cut = {i: BEYOND for i, start in said.turns.items() if end <= start < len(said.text)}
+        missing = {**said.missing, **cut}
+        turns += len({*said.turns, *missing})
+        for i, why in sorted(missing.items()):
+            left.setdefault(why, []).append((number, i + 1))
+    return Made([row for row in rows if row.learned], turns, left)
 
 
 def _row(ids: Sequence[int], labels: Sequence[int]) -> Row:
@@ -89,22 +124,30 @@ def alpaca_tokens(record: Mapping[str, Any], tokenizer: Any) -> tuple[list[int],
     return ids, [IGNORED] * start + ids[start:]
 
 
-def chat_tokens(record: Mapping[str, Any], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """ids and labels [tokens] of a conversation; what the assistant says, and how the template ends it, is learned."""
+def chat_tokens(said: Spoken, tokenizer: Any, seq_len: int) -> tuple[list[int], list[int], int]:
+    """ids and labels [tokens] of the first `seq_len` tokens of a chat, and the character where they end.
 
-    def tokens(messages: Sequence[Mapping[str, str]], asks: bool = False) -> list[int]:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    A token that a border runs through is learned: the model must write it whole to write its part of it. The characters of a
+    token are counted from the end of the one before, as offsets leave out spaces that belong to it.
+    """
+    ids, offsets = _first_tokens(said.text, tokenizer, seq_len)
+    parts = iter([*said.parts, (len(said.text) + 1, len(said.text) + 1)])
+    part, end, labels = next(parts), 0, []
+    for token, (start, stop) in zip(ids, offsets):
+        start, end = min(start, end), max(stop, end)
+        while part[1] <= start:
+            part = next(parts)
+        labels.append(token if part[0] < max(end, start + 1) else IGNORED)
+    return ids, labels, end
 
-    messages = record["messages"]
-    ids = tokens(messages)
-    labels = [IGNORED] * len(ids)
-    for turn, message in enumerate(messages):
-        if message["role"] == "assistant":
-            start = _common(tokens(messages[:turn], asks=True), ids) if turn else 0
-            end = _common(tokens(messages[: turn + 1]), ids)
-            labels[start:end] = ids[start:end]
-    return ids, labels
+
+def _first_tokens(text: str, tokenizer: Any, count: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """ids and offsets; of a long text no more is split into tokens than is enough."""
+    for part in (text[: 2 * count * CHARACTERS_PER_TOKEN], text):
+        encoded = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        if len(part) == len(text) or len(encoded["input_ids"]) >= 2 * count:
+            break  # the last tokens of a part may be others than in the text
+    return encoded["input_ids"][:count], encoded["offset_mapping"][:count]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

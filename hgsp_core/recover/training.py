@@ -76,9 +76,11 @@ def train(job: RecoverJob, params: Any, records: Records, way: Way) -> dict[str,
     _check_room(job, params, way)
     tokenizer, given = load_tokenizer(job.checkpoint), params.records
     made = make_rows(records, tokenizer, params.samples, given.seq_len)
-    if len(made) < 2:
-        raise RecoverError.too_few(records.name, len(made))
-    rows, held_out = hold_out(made, given.held_out, job.seed)
+    for note in made.notes if rank() == 0 else ():
+        log.warning("Recovery: %s", note)
+    if len(made.rows) < 2:
+        raise RecoverError.too_few(records.name, len(made.rows))
+    rows, held_out = hold_out(made.rows, given.held_out, job.seed)
     if given.packing:
         rows = pack(rows, given.seq_len)
 
@@ -99,13 +101,14 @@ def train(job: RecoverJob, params: Any, records: Records, way: Way) -> dict[str,
     if rank() == 0:
         _write(model, config, job)
     told = {
-        "records": len(records.records) or len(made),
+        "records": len(records.records) or len(made.rows),
         "rows": len(rows),
         "held_out_rows": len(held_out),
         "learned_tokens": sum(row.learned for row in rows),
         "trainable_parameters": trainable,
         "processes": processes(),
         **trainer.told(),
+        **({"notes": made.notes} if made.notes else {}),
     }
     del model, teacher, trainer
     gc.collect()  # the Trainer and its callbacks hold each other
