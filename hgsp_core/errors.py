@@ -477,6 +477,23 @@ class CheckpointError(HgspError):
         )
 
     @classmethod
+    def own_kernel(cls, path: Path | str, key: str, name: str) -> CheckpointError:
+        return cls(
+            f"'{path}': {key}: '{name}' is a kernel of the hub: code, which is not fetched and not run. Take {key} out of config.json."
+        )
+
+    @classmethod
+    def own_tokenizer(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
+        return cls(
+            f"'{path}': auto_map: the tokenizer is code of the model's own ({', '.join(names)}), which is not run, and there is no "
+            "tokenizer.json, which would do without. Put a tokenizer.json (a fast tokenizer's save_pretrained writes it) beside it."
+        )
+
+    @classmethod
+    def other_code(cls, fault: str) -> CheckpointError:
+        return cls(f"{fault}. It is not run: write the model again (hgsp export DIR --to huggingface), which ships hgsp-core's own.")
+
+    @classmethod
     def no_tokenizer(cls, path: Path, error: Exception) -> CheckpointError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return cls(f"'{path}' has no tokenizer that can be read: {reason} Copy the original model's tokenizer files into it.")

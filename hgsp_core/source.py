@@ -20,9 +20,6 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: what a pruning run reads of a hub repository: no pickles, no code
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja", "*.txt", "README.md", *LICENCE_FILES]
 
-#: of `auto_map`, what computes
-_MODEL_CLASSES = ("AutoModel", "AutoModelForCausalLM")
-
 
 @dataclass(frozen=True)
 class Source:
@@ -55,8 +52,6 @@ def open_model(part: ModelPart) -> Source:
         raise CheckpointError.no_model_type(directory / "config.json")
     if model_type == MODEL_TYPE:
         raise CheckpointError.pruned_already(directory)
-    if own := [name for auto, name in (config.get("auto_map") or {}).items() if auto in _MODEL_CLASSES]:
-        raise CheckpointError.own_code(directory / "config.json", list(map(str, own)))
     if quantised := config.get("quantization_config"):
         raise CheckpointError.quantised(directory, f"quantised weights ({quantised.get('quant_method', 'quantization_config')})", list(BYTES))
     try:

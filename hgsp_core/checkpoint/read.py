@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from hgsp_core.checkpoint.trust import without_code
 from hgsp_core.errors import CheckpointError, NumericError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     """config.json.
 
     Raises:
-        CheckpointError: no directory, no config.json, or one that is not a JSON object.
+        CheckpointError: no directory, no config.json, one that is not a JSON object, or a model that brings code (`trust`).
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -51,7 +52,9 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
         raise CheckpointError.no_config(directory)
-    return _read_json(path)
+    config = _read_json(path)
+    without_code(path, config)
+    return config
 
 
 def tensor_files(directory: Path | str) -> dict[str, Path]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from hgsp_core.artifacts import Plan
-from hgsp_core.checkpoint.register import register
 from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.layout import Layout
 from hgsp_core.surgery import mask_tensors
@@ -135,11 +134,13 @@ def _skeleton(directory: Path | str, dtype: torch.dtype, device: torch.device) -
 
     transformers itself makes the buffers of a loaded model so: built on meta, filled by the model's `_init_weights`.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    register()
+    from hgsp_core.checkpoint.load import load_config
+
+    config = load_config(directory)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     for module in model.modules():
         buffers = dict(module.named_buffers(recurse=False))
         for name, buffer in buffers.items():
