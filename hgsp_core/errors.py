@@ -9,9 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from hgsp_core.outside import message
+
 
 class HgspError(Exception):
-    """A fault that the user can mend. `str(error)` is the whole message: place, fault, fix."""
+    """A fault that the user can mend. `str(error)` is the whole message: place, fault, fix. It may quote anything from outside."""
+
+    def __init__(self, text: str):
+        super().__init__(message(text))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -661,6 +666,17 @@ class EvaluationError(HgspError):
     @classmethod
     def no_task_folder(cls, path: str) -> EvaluationError:
         return cls(f"evaluate: lm_eval: include_path: there is no directory '{path}'. Give the one that holds the tasks' YAML files.")
+
+    @classmethod
+    def task_code(cls, path: Path, code: str) -> EvaluationError:
+        return cls(
+            f"evaluate: lm_eval: include_path: '{path}' names code: {code}. It is not run. If you have read it and trust it, set "
+            "trust_task_code: true beside include_path; else take it out of that file, or the file out of the directory."
+        )
+
+    @classmethod
+    def template(cls, error: Exception) -> EvaluationError:
+        return cls(f"evaluate: lm_eval: a template of a task fails: {error}. Mend the task's YAML file, or leave the task out.")
 
     @classmethod
     def task(cls, name: str, error: Exception) -> EvaluationError:
