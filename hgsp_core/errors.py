@@ -9,9 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from hgsp_core.outside import message
+
 
 class HgspError(Exception):
-    """A fault that the user can mend. `str(error)` is the whole message: place, fault, fix."""
+    """A fault that the user can mend. `str(error)` is the whole message: place, fault, fix. It may quote anything from outside."""
+
+    def __init__(self, text: str):
+        super().__init__(message(text))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -549,6 +554,23 @@ class CheckpointError(HgspError):
         )
 
     @classmethod
+    def own_kernel(cls, path: Path | str, key: str, name: str) -> CheckpointError:
+        return cls(
+            f"'{path}': {key}: '{name}' is a kernel of the hub: code, which is not fetched and not run. Take {key} out of config.json."
+        )
+
+    @classmethod
+    def own_tokenizer(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
+        return cls(
+            f"'{path}': auto_map: the tokenizer is code of the model's own ({', '.join(names)}), which is not run, and there is no "
+            "tokenizer.json, which would do without. Put a tokenizer.json (a fast tokenizer's save_pretrained writes it) beside it."
+        )
+
+    @classmethod
+    def other_code(cls, fault: str) -> CheckpointError:
+        return cls(f"{fault}. It is not run: write the model again (hgsp export DIR --to huggingface), which ships hgsp-core's own.")
+
+    @classmethod
     def no_tokenizer(cls, path: Path, error: Exception) -> CheckpointError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return cls(f"'{path}' has no tokenizer that can be read: {reason} Copy the original model's tokenizer files into it.")
@@ -723,6 +745,17 @@ class EvaluationError(HgspError):
     @classmethod
     def no_task_folder(cls, path: str) -> EvaluationError:
         return cls(f"evaluate: lm_eval: include_path: there is no directory '{path}'. Give the one that holds the tasks' YAML files.")
+
+    @classmethod
+    def task_code(cls, path: Path, code: str) -> EvaluationError:
+        return cls(
+            f"evaluate: lm_eval: include_path: '{path}' names code: {code}. It is not run. If you have read it and trust it, set "
+            "trust_task_code: true beside include_path; else take it out of that file, or the file out of the directory."
+        )
+
+    @classmethod
+    def template(cls, error: Exception) -> EvaluationError:
+        return cls(f"evaluate: lm_eval: a template of a task fails: {error}. Mend the task's YAML file, or leave the task out.")
 
     @classmethod
     def task(cls, name: str, error: Exception) -> EvaluationError:

@@ -50,6 +50,8 @@ def finetune(
     use = resolved_use("recoverer", use)
     recoverer = plugins.build("recoverer", use.use, use.with_)
     architecture = architecture_of(model)
+    if dense:
+        read_config(dense)
     with group() as first, run_directory(output, first) as directory:
         work = recovery_work(store or Store(default_root()), use, seed, model)
         _, device = placed(stored_dtype(model), device)

@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+from hgsp_core.outside import without_credentials
+
 log = logging.getLogger("hgsp")
+
+
+def _without_credentials(record: logging.LogRecord) -> bool:
+    record.msg, record.args = without_credentials(record.getMessage()), ()
+    return True
+
+
+log.addFilter(_without_credentials)  # whichever handler the line goes to: run.log, the terminal, a program's own
 
 #: told how many of how many steps of the present stage are done
 Progress = Callable[[int, int], None]

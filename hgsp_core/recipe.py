@@ -16,6 +16,7 @@ from hgsp_core import plugins
 from hgsp_core.deprecations import current_keys
 from hgsp_core.errors import PluginError, RecipeError, did_you_mean
 from hgsp_core.monitor import log
+from hgsp_core.outside import holds_credentials
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,6 +33,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value of a recipe; parts are asked themselves."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in value.items() for text in _texts(item))
+    elif isinstance(value, (list, tuple)):
+        yield from (text for item in value for text in _texts(item))
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, ser_json_inf_nan="constants")
 
@@ -41,6 +52,14 @@ class _Part(BaseModel):
         """No key of a recipe is a switch; YAML reads yes, no, on and off as booleans, which would pass as 1 and 0."""
         if isinstance(value, bool):
             raise ValueError("true and false mean nothing here")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_credentials(cls, value: Any) -> Any:
+        """A recipe is written into the run's files. What logs somebody in is the business of huggingface_hub."""
+        if any(map(holds_credentials, _texts(value))):
+            raise ValueError("it holds a password or a token, which the run's files would tell: use HF_TOKEN, or `hf auth login`")
         return value
 
 

@@ -33,9 +33,6 @@ _PATTERNS = ["*.json", WEIGHTS, "tokenizer*", "*.model", "*.jinja", "*.txt", "RE
 #: copies of the weights for other programs lie in folders (original/, fp16/, onnx/)
 _IGNORED = ["*/*.json", "*/*.model", "*/*.txt", f"*/{WEIGHTS}", "*/tokenizer*"]
 
-#: of `auto_map`, what computes
-_MODEL_CLASSES = ("AutoModel", "AutoModelForCausalLM")
-
 
 @dataclass(frozen=True)
 class Source:
@@ -68,8 +65,6 @@ def open_model(part: ModelPart) -> Source:
         raise CheckpointError.no_model_type(directory / "config.json")
     if model_type == MODEL_TYPE:
         raise CheckpointError.pruned_already(directory)
-    if own := [name for auto, name in (config.get("auto_map") or {}).items() if auto in _MODEL_CLASSES]:
-        raise CheckpointError.own_code(directory / "config.json", list(map(str, own)))
     if quantised := config.get("quantization_config"):
         raise CheckpointError.quantised(directory, f"quantised weights ({quantised.get('quant_method', 'quantization_config')})", list(BYTES))
     try:

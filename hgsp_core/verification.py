@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.fingerprint import TOLERANCE, file_sha256, sample_distance
-from hgsp_core.checkpoint.read import stored_dtype
+from hgsp_core.checkpoint.read import read_config, stored_dtype
 from hgsp_core.checkpoint.record import RECORD, read_record
+from hgsp_core.checkpoint.trust import MODELING_FILE, code_fault
 from hgsp_core.errors import GgufError, HgspError, VerifyError
 from hgsp_core.measure import open_weights
 from hgsp_core.monitor import Monitor
@@ -61,7 +63,7 @@ def _folder(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     """The checks of one folder; the first one that fails is the last one made there."""
     checks = {"files": _files}
     if (folder / "config.json").is_file():
-        checks |= {"tensors": _tensors, "logits": _logits}
+        checks |= {"code": _code, "tensors": _tensors, "logits": _logits}
     elif any(folder.glob("*.gguf")):
         checks |= {"GGUF": _gguf}
     for what, check in checks.items():
@@ -101,6 +103,20 @@ def _file_fault(path: Path, entry: Mapping[str, Any]) -> str | None:
     if file_sha256(path) != entry["sha256"]:
         return f"'{path}' was changed after it was written: its checksum differs"
     return None
+
+
+def _code(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
+    """What `trust_remote_code=True` would run elsewhere is this package's own file. A checksum beside it would prove nothing."""
+    config = read_config(folder)
+    if fault := code_fault(folder, config):
+        yield Finding(
+            place,
+            False,
+            f"{fault}: another version wrote it, or somebody changed it. Do not load it with trust_remote_code=True before you have "
+            "read it, or write the model again with this version's (hgsp export DIR --to huggingface)",
+        )
+    elif config.get("model_type") == MODEL_TYPE:
+        yield Finding(place, True, f"{MODELING_FILE} is hgsp-core's own")
 
 
 def _tensors(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:

@@ -23,6 +23,6 @@ def test_verification_catches_one_changed_weight(tmp_path):
 def test_verification_says_why_a_checkpoint_does_not_load(tmp_path):
     directory = prune(tmp_path, "llama", PLANS["sizes differ"]).directory
     reference = logits(load_model(directory)[0])
-    (directory / "modeling_hgsp.py").unlink()
-    with pytest.raises(CheckpointError, match="(?s)a fresh process cannot load it:.*modeling_hgsp.py"):
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="(?s)a fresh process cannot load it:.*model.safetensors"):
         verify_reload(directory, tokens(), reference)

@@ -12,14 +12,15 @@ import json
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from hgsp_core.builtin.harness_files import require_plain, sandboxed
 from hgsp_core.errors import EvaluationError
 from hgsp_core.types import EvaluateJob, Params
 
@@ -41,6 +42,13 @@ class LmEvalParams(Params):
     limit: int | None = Field(None, ge=1, description="only the first so many documents of each task; none = all")
     batch_size: int = Field(8, ge=1, description="requests at a time; changes cost, not the result")
     include_path: str | None = Field(None, description="directory with YAML files of your own tasks")
+    trust_task_code: bool = Field(False, description="true = run the Python that those files name (!function, class, own metrics)")
+
+    @model_validator(mode="after")
+    def _trust_what(self) -> LmEvalParams:
+        if self.trust_task_code and self.include_path is None:
+            raise ValueError("trust_task_code is about the files in include_path, and none is given")
+        return self
 
 
 class LmEval:
@@ -48,7 +56,8 @@ class LmEval:
 
     def __init__(self, params: LmEvalParams):
         self.params = params
-        with _as_on_the_command_line():
+        _find_library()
+        with _as_on_the_command_line(params):
             manager = _open_manager(params)
             self.tasks = {name: _load_task(manager, name) for name in params.tasks}
             self.loaded = _together(manager, self.tasks)
@@ -59,21 +68,25 @@ class LmEval:
 
     def inputs(self) -> dict[str, Any]:
         """What the result depends on beside the model: settings, the library's version, and what each task is and asks."""
-        params = self.params.model_dump(mode="json", exclude={"batch_size", "include_path"})
+        params = self.params.model_dump(mode="json", exclude={"batch_size", "include_path", "trust_task_code"})
         tasks = {task.task_name: _digest(task) for parts in self.tasks.values() for task in _leaves(parts)}
         return {**params, "lm_eval": version("lm_eval"), "tasks": tasks}
 
     def __call__(self, job: EvaluateJob) -> dict[str, dict[str, Any]]:
+        from jinja2 import TemplateError
         from lm_eval.evaluator import evaluate
 
         from hgsp_core.builtin.harness_model import ShownHFLM
 
         p = self.params
-        with _as_on_the_command_line():
+        with _as_on_the_command_line(p):
             for task in _leaves(part for parts in self.tasks.values() for part in parts):
                 _set_examples(task, p.num_fewshot)
             model = ShownHFLM(job, p.batch_size)
-            found = evaluate(model, self.loaded, limit=p.limit, bootstrap_iters=RESAMPLINGS, log_samples=False)
+            try:
+                found = evaluate(model, self.loaded, limit=p.limit, bootstrap_iters=RESAMPLINGS, log_samples=False)
+            except TemplateError as error:
+                raise EvaluationError.template(error) from error
         names = [name for asked in self.tasks for name in _reported(asked, self.tasks[asked], found)]
         result = _result(found, names)
         if model.stand_in is not None:
@@ -82,16 +95,22 @@ class LmEval:
         return result
 
 
-def _open_manager(params: LmEvalParams) -> Any:
-    """lm-eval's list of tasks, with all that are asked for in it. Raises EvaluationError."""
+def _find_library() -> None:
     try:
-        from lm_eval.tasks import TaskManager
+        import lm_eval.tasks  # noqa: F401
     except ImportError:
         raise EvaluationError.no_library("lm_eval", "lm-eval", "eval") from None
+
+
+def _open_manager(params: LmEvalParams) -> Any:
+    """lm-eval's list of tasks, with all that are asked for in it. Raises EvaluationError."""
+    from lm_eval.tasks import TaskManager
 
     if params.include_path is not None and not Path(params.include_path).expanduser().is_dir():
         raise EvaluationError.no_task_folder(params.include_path)
     own = params.include_path and Path(params.include_path).expanduser()
+    if own and not params.trust_task_code:
+        require_plain(own)
     manager = TaskManager(include_path=own, include_defaults=False) if own else None
     if manager is None or not set(params.tasks) <= set(manager.all_subtasks):
         manager = TaskManager(include_path=own)  # reads its thousands of task files: seconds
@@ -183,9 +202,9 @@ def _result(found: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, A
 
 
 @contextmanager
-def _as_on_the_command_line() -> Iterator[None]:
+def _as_on_the_command_line(params: LmEvalParams) -> Iterator[None]:
     """The seeds of lm-eval's command line, for tasks that draw numbers while they make their questions; without its
-    warnings: what a user must know is in the result. Afterwards all is as it was.
+    warnings: what a user must know is in the result. Templates of task files are in a sandbox. Afterwards all is as it was.
     """
     logger = logging.getLogger("lm_eval")
     level, states = logger.level, (random.getstate(), np.random.get_state())
@@ -193,7 +212,8 @@ def _as_on_the_command_line() -> Iterator[None]:
     random.seed(RANDOM_SEED)
     np.random.seed(SEED)
     try:
-        yield
+        with sandboxed() if params.include_path and not params.trust_task_code else nullcontext():
+            yield
     finally:
         logger.setLevel(level)
         random.setstate(states[0])

@@ -54,25 +54,24 @@ class HuggingFace:
 
         from hgsp_core.checkpoint.card import CARD, model_card
         from hgsp_core.checkpoint.read import iter_tensors, read_config, tensor_files, weight_bytes
-        from hgsp_core.checkpoint.record import RECORD, write_record
-        from hgsp_core.checkpoint.room import given_up
+        from hgsp_core.checkpoint.record import write_record
         from hgsp_core.checkpoint.verify import verify_reload, verify_streamed
-        from hgsp_core.checkpoint.write import write_checkpoint
+        from hgsp_core.checkpoint.write import copy_checkpoint, write_checkpoint
 
         source, destination, limit = job.checkpoint, job.destination / self.params.directory, self.params.max_shard_size
         config, size = read_config(source), weight_bytes(source)
         if all(file.stat().st_size <= limit for file in set(tensor_files(source).values())):
             # a run deletes its checkpoint afterwards; what `hgsp export` was given stays, and must share nothing
-            copy = _link_or_copy if source.parent == job.destination else shutil.copy2
-            try:
-                shutil.copytree(source, destination, copy_function=copy, ignore=shutil.ignore_patterns(RECORD, ".*"))
-            except OSError as error:
-                raise given_up(destination, error, size) from error
+            linked = source.parent == job.destination
+            copy_checkpoint(source, config, destination, _link_or_copy if linked else shutil.copy2, 0 if linked else size)
         else:
             write_checkpoint(iter_tensors(source), config, source, destination, limit, size)
+        config = read_config(destination)
         if job.report:
             card = model_card(destination, config, job.layout, job.plan, job.report, job.original, _fits_gguf(job))
             (destination / CARD).write_text(card, encoding="utf-8")
+        elif (source / CARD).is_file():
+            shutil.copyfile(source / CARD, destination / CARD)
         tokens = torch.from_numpy(job.tokens)
         if job.resident:
             verify_reload(destination, tokens, job.logits)
@@ -105,7 +104,7 @@ def _fits_gguf(job: ExportJob) -> bool:
     return True
 
 
-def _link_or_copy(source: str, destination: str) -> None:
+def _link_or_copy(source: Path, destination: Path) -> None:
     """A second name for the same file where the file system has those: the checkpoint itself is deleted afterwards."""
     try:
         os.link(source, destination)

@@ -49,7 +49,7 @@ class LoRA:
             model = model.float()
         if self.adapter:
             _check_adapter(self.adapter, model)
-            return PeftModel.from_pretrained(model, self.adapter, is_trainable=True)
+            return PeftModel.from_pretrained(model, self.adapter, is_trainable=True, use_safetensors=True)
         p = self.params
         config = LoraConfig(
             task_type="CAUSAL_LM", r=p.r, lora_alpha=p.alpha, lora_dropout=p.dropout, target_modules=targets(job.architecture)
@@ -76,6 +76,8 @@ def _adapter(name: str) -> Path:
         raise RecoverError.no_adapter(path, str(error)) from None
     if config.get("peft_type") != "LORA":
         raise RecoverError.no_adapter(path, f"its peft_type is {config.get('peft_type')!r}")
+    if config.get("megatron_config"):  # peft would import the module that megatron_core names
+        raise RecoverError.no_adapter(path, "it was made with Megatron (megatron_config)")
     return path
 
 

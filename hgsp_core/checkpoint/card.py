@@ -6,6 +6,7 @@ the licence from the original's card. Format: https://huggingface.co/docs/hub/mo
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -17,11 +18,14 @@ import yaml
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.read import LICENCE_FILES
 from hgsp_core.layout import LayerLayout, Layout
+from hgsp_core.report import markdown as md
 from hgsp_core.report.tables import HEADER, headline
 
 CARD = "README.md"
 #: what of the original's front matter is as true of the pruned model
 _CARRIED = ("license", "license_name", "license_link", "language")
+#: endings of files of text, which no hub id has
+_TEXTS = (".txt", ".json", ".jsonl", ".parquet")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -48,11 +52,11 @@ def model_card(
     name = base_name(recipe, base)
     paragraphs = [
         "---\n" + yaml.safe_dump(_front_matter(directory, config, recipe, base), sort_keys=False, allow_unicode=True) + "---",
-        f"# {name}, pruned" if name else "# A pruned model",
+        f"# {md.text(name)}, pruned" if name else "# A pruned model",
         _opening(name, report),
         *(_results(report) if report else []),
         *_method(recipe, report),
-        *([_bullets(plan.notes)] if plan.notes else []),
+        *([md.bullets(plan.notes)] if plan.notes else []),
         "## Sizes",
         *_sizes(layout, plan),
         "## Use",
@@ -66,24 +70,22 @@ def model_card(
 def base_name(recipe: Mapping[str, Any], base: Path | None) -> str:
     """What the original is called: its hub id, or the name of its directory without the path to it; "" = not known."""
     path = recipe.get("model", {}).get("path", "")
-    if _is_hub_id(path):
-        return path
-    return Path(path).name or (base.resolve().name if base else "")
+    return path if _is_hub_id(path) else Path(path).name or (base.resolve().name if base else "")
 
 
 def original_card(base: Path | None) -> Mapping[str, Any]:
     """The front matter of the original's README.md; empty where there is none that can be read."""
     try:
-        text = (base / CARD).read_text(encoding="utf-8") if base else ""
-        parts = re.split(r"^---\s*$", text, maxsplit=2, flags=re.MULTILINE)
+        card = (base / CARD).read_text(encoding="utf-8") if base else ""
+        parts = re.split(r"^---\s*$", card, maxsplit=2, flags=re.MULTILINE)
         content = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _is_hub_id(path: str) -> bool:
-    return bool(_HUB_ID.fullmatch(path)) and not Path(path).is_dir()
+    return bool(_HUB_ID.fullmatch(path)) and Path(path).suffix not in _TEXTS and not os.path.exists(path)
 
 
 def _front_matter(
@@ -104,8 +106,8 @@ def _front_matter(
 
 
 def _opening(name: str, report: Mapping[str, Any]) -> str:
-    of = f" of {name}" if name else ""
-    text = (
+    of = f" of {md.text(name)}" if name else ""
+    said = (
         f"Whole attention heads, MLP channels, blocks or layers{of} were removed by "
         "[hgsp](https://pypi.org/project/hgsp-core/) (structured pruning). What is left is an ordinary dense model."
     )
@@ -113,12 +115,16 @@ def _opening(name: str, report: Mapping[str, Any]) -> str:
         before, after = report["before"], report["after"]
         share = 1 - after["parameters"] / before["parameters"]
         of_layers = 1 - after["layer_parameters"] / before["layer_parameters"]
-        text += f" It has {after['parameters']:,} parameters, {share:.1%} fewer ({of_layers:.1%} fewer in the decoder layers)."
-    return text
+        said += f" It has {after['parameters']:,} parameters, {share:.1%} fewer ({of_layers:.1%} fewer in the decoder layers)."
+    return said
 
 
 def _results(report: Mapping[str, Any]) -> list[str]:
-    return ["## Before and after", table(HEADER, (row.cells() for row in headline(report)))]
+    rows = []
+    for measure, *numbers in (row.cells() for row in headline(report)):
+        metric, comma, name = measure.partition(", ")
+        rows.append((md.text(f"{metric}{comma}{_without_folder(name)}"), *map(md.text, numbers)))
+    return ["## Before and after", _table(HEADER, rows)]
 
 
 def _method(recipe: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[str]:
@@ -127,35 +133,33 @@ def _method(recipe: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[st
     yield "## How it was made"
     steps = {key: recipe[key]["use"] for key in ("score", "prior", "allocate", "reconstruct") if recipe.get(key)}
     steps = {key: use for key, use in steps.items() if use != "none"}
-    line = ", ".join(f"{key} `{use}`" for key, use in steps.items())
+    line = ", ".join(f"{key} {md.code(use)}" for key, use in steps.items())
     recovery = recipe.get("recover")
-    trained = f" Afterwards it was trained (`{recovery['use']}`)." if recovery else " It was not trained afterwards."
+    trained = f" Afterwards it was trained ({md.code(recovery['use'])})." if recovery else " It was not trained afterwards."
     yield f"{line[:1].upper()}{line[1:]}.{trained}"
     if calibration := report.get("calibration"):
         yield (
             f"Calibrated on {calibration['samples']} windows of {calibration['seq_len']} tokens of "
-            f"`{_without_folder(calibration['dataset'])}` (seed {calibration['seed']})."
+            f"{md.code(_without_folder(calibration['dataset']))} (seed {calibration['seed']})."
         )
     yield "The recipe, for `hgsp run`:"
-    yield f"```yaml\n{yaml.safe_dump(_shown(recipe), sort_keys=False, allow_unicode=True)}```"
-
-
-def _bullets(notes: Iterable[str]) -> str:
-    return "\n".join(f"- {note}" for note in notes)
-
-
-def _shown(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe without paths of the machine that it ran on."""
     shown = {key: value for key, value in recipe.items() if key not in ("output", "device", "memory", "export") and value}
-    if (path := recipe["model"]["path"]) and not _is_hub_id(path):
-        shown["model"] = {**recipe["model"], "path": Path(path).name}
-    if "calibrate" in recipe:
-        shown["calibrate"] = {**recipe["calibrate"], "dataset": _without_folder(recipe["calibrate"]["dataset"])}
-    return shown
+    yield md.block(yaml.safe_dump(_without_folders(shown), sort_keys=False, allow_unicode=True), "yaml")
 
 
-def _without_folder(dataset: str) -> str:
-    return Path(dataset).name if Path(dataset).suffix or Path(dataset).is_absolute() else dataset
+def _without_folders(value: Any) -> Any:
+    """A part of the recipe without paths of the machine that it ran on."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_folders(item) for item in value]
+    return _without_folder(value) if isinstance(value, str) else value
+
+
+def _without_folder(name: str) -> str:
+    """The last part of a local path; hub ids, methods of a distribution and what is no path stay."""
+    words = any(map(str.isspace, name)) and not name.startswith(("/", "~", "."))
+    return name if "/" not in name or _is_hub_id(name) or (words and not os.path.exists(name)) else Path(name).name
 
 
 def _sizes(layout: Layout, plan: Plan) -> Iterator[str]:
@@ -171,7 +175,7 @@ def _sizes(layout: Layout, plan: Plan) -> Iterator[str]:
     for size, group in groupby(range(len(sizes)), key=lambda i: tuple(sizes[i].get(key, "removed") for key in keys)):
         indices = list(group)
         rows.append((_span(indices), _span([kept[i] for i in indices]), *map(str, size)))
-    yield table(("layers", "of the original", *(f"`{key}`" for key in keys)), rows)
+    yield _table(("layers", "of the original", *map(md.code, keys)), rows)
 
 
 def _layer_sizes(layout: Layout, layer: LayerLayout) -> dict[str, int]:
@@ -196,7 +200,7 @@ def _use(config: Mapping[str, Any], layout: Layout, gguf: bool) -> Iterator[str]
             "directory. With `import hgsp_core` (`pip install hgsp-core`) the flag is not needed."
         )
     else:
-        yield f"It is a stock `{config['model_type']}` model: no code comes with it, and none is needed."
+        yield f"It is a stock {md.code(config['model_type'])} model: no code comes with it, and none is needed."
     yield (
         "transformers" + (" (5.20 or later)" if own_code else "") + ":\n\n```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -224,16 +228,14 @@ def _licence_files(directory: Path) -> list[str]:
 def _licence(directory: Path, base: Path | None) -> str:
     files = _licence_files(directory)
     licence = original_card(base).get("license_name") or original_card(base).get("license")
-    parts = [f"That of the original: {licence}." if licence else "The original's licence holds for this model too."]
+    parts = [f"That of the original: {md.text(str(licence))}." if licence else "The original's licence holds for this model too."]
     if files:
-        parts.append(f"Carried over from it: {', '.join(files)}.")
+        parts.append(f"Carried over from it: {', '.join(map(md.text, files))}.")
     elif not licence:
         parts.append("Its directory did not say which one that is.")
     return " ".join(parts)
 
 
-def table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
-    header = list(header)
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(cell.strip().replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The first column names the rows; the others are numbers."""
+    return md.table(header, rows, [bool(i) for i in range(len(header))])

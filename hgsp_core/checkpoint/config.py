@@ -13,15 +13,10 @@ from typing import Any
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.rehouse import housed_config, original_config
+from hgsp_core.checkpoint.trust import AUTO_MAP
 from hgsp_core.layout import BlockLayout, Layout
 from hgsp_core.types import Axis
 
-MODELING_FILE = "modeling_hgsp.py"
-_AUTO_MAP = {
-    "AutoConfig": "modeling_hgsp.HgspConfig",
-    "AutoModel": "modeling_hgsp.HgspModel",
-    "AutoModelForCausalLM": "modeling_hgsp.HgspForCausalLM",
-}
 #: transformers' word for a layer that has no attention and so no KV cache
 _NO_ATTENTION = "moe"
 
@@ -68,7 +63,7 @@ def _layered_config(layout: Layout, plan: Plan) -> dict[str, Any]:
         "model_type": MODEL_TYPE,
         "base_model_type": layout.architecture.model_type,
         "architectures": ["HgspForCausalLM"],
-        "auto_map": dict(_AUTO_MAP),
+        "auto_map": dict(AUTO_MAP),
         "blocks": {axis.name: [axis.block, *_outside(axis)] for axis in layout.architecture.axes},
         "layer_types": layer_types,
         "per_layer_config": per_layer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hgsp_core.errors import HubError
+from hgsp_core.outside import without_credentials
 
 #: what the hub itself puts into a new repository
 _OF_THE_HUB = {".gitattributes"}
@@ -47,4 +48,4 @@ def push(directory: Path, repo: str, private: bool) -> str:
         raise
     except Exception as error:  # noqa: BLE001 - faults of the network have no common type below huggingface_hub
         raise HubError.failed(repo, error, directory) from error
-    return str(url)
+    return without_credentials(str(url))

@@ -20,6 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hgsp_core.checkpoint.read import read_config, tensor_shapes
 from hgsp_core.checkpoint.register import register
+from hgsp_core.checkpoint.trust import require_stock_tokenizer
 from hgsp_core.errors import CheckpointError, HgspError
 
 
@@ -27,13 +28,11 @@ def load_model(
     directory: Path | str,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
-    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model in eval mode and the content of its config.json.
 
     Args:
         dtype: None = as stored.
-        trust_remote_code: run code that the directory brings; never needed for models pruned by this package.
     Raises:
         CheckpointError: whatever `read` finds, a model that transformers cannot build, or weights it does not find
             (transformers itself would fill those with random numbers and only warn).
@@ -44,7 +43,8 @@ def load_model(
         model, info = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype="auto" if dtype is None else dtype,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=False,
+            use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # named below
         )
@@ -101,14 +101,17 @@ def load_tokenizer(directory: Path | str) -> PreTrainedTokenizerBase:
     which changes the token ids of a model that was trained with another one.
 
     Raises:
-        CheckpointError: no directory, or no tokenizer in it.
+        CheckpointError: no directory, no tokenizer in it, or one that needs code of its own.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise CheckpointError.no_directory(directory)
     try:
         if (directory / "tokenizer.json").is_file():
-            return PreTrainedTokenizerFast.from_pretrained(directory)
-        return AutoTokenizer.from_pretrained(directory)
+            return PreTrainedTokenizerFast.from_pretrained(directory, trust_remote_code=False)
+        require_stock_tokenizer(directory)
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except CheckpointError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         raise CheckpointError.no_tokenizer(directory, error) from error

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from hgsp_core.checkpoint.trust import without_code
 from hgsp_core.errors import CheckpointError, NumericError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def read_config(directory: Path | str) -> dict[str, Any]:
 
     Raises:
         CheckpointError: no directory of a language model: something else of the kind is named for what it is; no
-            config.json, or one that is not a JSON object.
+            config.json, one that is not a JSON object, or a model that brings code (`trust`).
     """
     directory = Path(directory)
     require_model(directory)
@@ -81,6 +82,7 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError.no_config(directory)
     config = _read_json(path)
+    without_code(path, config)
     classes = config.get("architectures")
     for name in classes if isinstance(classes, list) else ():
         task = _TASK.search(str(name))

@@ -6,8 +6,6 @@ is computed layer by layer instead, which takes this package.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +14,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from hgsp_core.checkpoint.read import read_config
+from hgsp_core.checkpoint.trust import code_fault
 from hgsp_core.errors import CheckpointError, HgspError
+from hgsp_core.fresh import run_fresh
 
 #: what any user of transformers would write; it must not import hgsp_core
 _SCRIPT = """
@@ -24,10 +25,10 @@ import sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-directory, inputs, outputs, device, threads = sys.argv[1:]
+directory, inputs, outputs, device, threads, model_type = sys.argv[1:]
 torch.set_num_threads(int(threads))
 model, info = AutoModelForCausalLM.from_pretrained(
-    directory, dtype="auto", trust_remote_code=True, output_loading_info=True
+    directory, dtype="auto", trust_remote_code=model_type == "hgsp", use_safetensors=True, output_loading_info=True
 )
 if info["missing_keys"]:
     sys.exit(f"no weights for {sorted(info['missing_keys'])}")
@@ -41,17 +42,19 @@ def verify_reload(directory: Path | str, token_ids: torch.Tensor, reference_logi
     """Reload a checkpoint in a new process and compare its logits with the reference.
 
     Args:
-        directory: the checkpoint; code that it ships is run.
+        directory: the checkpoint; of code in it, only this package's own modeling file is run.
         token_ids: [batch, tokens].
         reference_logits: [batch, tokens, vocabulary] of the model that was written, in the dtype that was written.
             The new process computes on their device, with as many threads as this one.
     Returns:
         The largest absolute difference: 0.0, for anything else is an error.
     Raises:
-        CheckpointError: it does not load, weights are missing, or the logits differ.
+        CheckpointError: it does not load, weights are missing, the logits differ, or it brings other code.
     """
-    script = ["-c", _SCRIPT]
-    return _verify(script, directory, token_ids, reference_logits, [])
+    config = read_config(directory)
+    if fault := code_fault(Path(directory), config):
+        raise CheckpointError.other_code(fault)
+    return _verify(["-c", _SCRIPT], directory, token_ids, reference_logits, [config.get("model_type")])
 
 
 def verify_streamed(
@@ -73,14 +76,8 @@ def _verify(
         inputs, outputs = Path(work, "inputs.safetensors"), Path(work, "outputs.safetensors")
         save_file({"ids": token_ids.cpu().contiguous()}, inputs)
         arguments = [directory, inputs, outputs, reference.device, torch.get_num_threads(), *more]
-        result = subprocess.run(
-            [sys.executable, *script, *map(str, arguments)],
-            cwd=work,
-            # a cache of its own, so that the modeling file that runs is this directory's and no older one
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(work, "modules"))},
-            capture_output=True,
-            text=True,
-        )
+        # a cache of its own, so that the modeling file that runs is this directory's and no older one
+        result = run_fresh(*script, *arguments, HF_HUB_OFFLINE="1", HF_MODULES_CACHE=str(Path(work, "modules")))
         if result.returncode:
             raise CheckpointError.not_reloaded(directory, result.stderr)
         logits = load_file(outputs)["logits"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hgsp_core.checkpoint import MODEL_TYPE
-from hgsp_core.checkpoint.config import MODELING_FILE
-from hgsp_core.checkpoint.read import INDEX, LICENCE_FILES, TOKENIZER_FILES, WEIGHTS
+from hgsp_core.checkpoint.read import INDEX, LICENCE_FILES, TOKENIZER_FILES, WEIGHTS, tensor_files
 from hgsp_core.checkpoint.room import given_up, require_room
+from hgsp_core.checkpoint.trust import AUTO_MAP, MODELING_FILE, RUNNABLE, own_file
 from hgsp_core.errors import CheckpointError
 
 #: what a pruned model takes over from the original: its tokenizer, its generation settings, its licence
 _KEPT_FILES = (
     *TOKENIZER_FILES,
     "chat_template*",
-    "additional_chat_templates",
+    "additional_chat_templates/*.jinja",
     "generation_config.json",
     *LICENCE_FILES,
 )
@@ -48,19 +49,42 @@ def write_checkpoint(
     Raises:
         CheckpointError: the directory exists or cannot be written (no space, no permission).
     """
-    destination = Path(destination)
+    with _directory(Path(destination), config, Path(source), size) as directory:
+        dtype = _write_tensors(tensors, directory, max_shard_size)
+        _write_config(directory, _with_dtype(config, dtype))
+        for shard in directory.glob("*.safetensors"):
+            shutil.copymode(directory / "config.json", shard)  # safetensors makes files that only their owner can read
+
+
+def copy_checkpoint(
+    source: Path, config: dict[str, Any], destination: Path, copy: Callable[[Path, Path], object], size: int = 0
+) -> None:
+    """The same directory from weight files that are there: of a checkpoint nothing else is taken over than by `write_checkpoint`.
+
+    Args:
+        config: the content of the source's config.json.
+        copy: makes the second path of the first.
+        size: as of `write_checkpoint`, which it raises as.
+    """
+    with _directory(destination, config, source, size) as directory:
+        names = {file.name for file in tensor_files(source).values()}
+        for name in sorted(names if names == {WEIGHTS} else {*names, INDEX}):
+            copy(source / name, directory / name)
+        _write_config(directory, config)
+
+
+@contextmanager
+def _directory(destination: Path, config: dict[str, Any], source: Path, size: int) -> Iterator[Path]:
+    """The directory to write weights and config.json into; all that goes with them is added at the end."""
     if destination.exists():
         raise CheckpointError.exists(destination)
     require_room(destination, size)
     try:
         destination.mkdir(parents=True)
-        dtype = _write_tensors(tensors, destination, max_shard_size)
-        _write_json(destination / "config.json", _with_dtype(config, dtype))
-        for shard in destination.glob("*.safetensors"):
-            shutil.copymode(destination / "config.json", shard)  # safetensors makes files that only their owner can read
+        yield destination
         if config["model_type"] == MODEL_TYPE:
-            shutil.copyfile(Path(__file__).with_name(MODELING_FILE), destination / MODELING_FILE)
-        _copy_kept_files(Path(source), destination)
+            shutil.copyfile(own_file(), destination / MODELING_FILE)
+        _copy_kept_files(source, destination)
     except (OSError, SafetensorError) as error:
         raise given_up(destination, error, size) from error
     except BaseException:
@@ -114,10 +138,28 @@ def _with_dtype(config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 def _copy_kept_files(source: Path, destination: Path) -> None:
     for pattern in _KEPT_FILES:
         for path in sorted(source.glob(pattern)):
-            if path.is_dir():
-                shutil.copytree(path, destination / path.name)
-            elif path.suffix != ".py":
-                shutil.copyfile(path, destination / path.name)
+            if path.is_file() and path.suffix.lower() not in RUNNABLE:
+                kept = destination / path.relative_to(source)
+                kept.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, kept)
+    _forget_tokenizer_class(destination / "tokenizer_config.json")
+
+
+def _forget_tokenizer_class(path: Path) -> None:
+    """Its `auto_map` names a file that is not copied; where there is a tokenizer.json, the tokenizer works by that alone."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # not there, or not to be read: whoever needs it says so
+    if isinstance(settings, dict) and settings.pop("auto_map", None):
+        stock = {"tokenizer_class": "PreTrainedTokenizerFast"} if path.with_name("tokenizer.json").is_file() else {}
+        _write_json(path, settings | stock)
+
+
+def _write_config(directory: Path, config: dict[str, Any]) -> None:
+    """config.json. Of code it names this package's, where a model needs it, and no other."""
+    named = {"auto_map": dict(AUTO_MAP)} if config["model_type"] == MODEL_TYPE else {}
+    _write_json(directory / "config.json", {key: value for key, value in config.items() if key != "auto_map"} | named)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

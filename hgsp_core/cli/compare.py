@@ -107,7 +107,7 @@ def show(found: Comparison, table: RunTable) -> None:
     console = stdout()
     console.print(rich_table(table))
     for line in (*table.footnotes(), *legend(found)):
-        console.print(line, style="dim", markup=False)
+        console.print(line, style="dim")
     show_best(console, found)
     print_lines(console, "Warning", found.warnings)
 

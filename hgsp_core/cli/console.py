@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hgsp_core import monitor
+from hgsp_core.cli.show import plain_console
 
 #: seconds that a stage takes before it gets a bar
 PATIENCE = 2.0
@@ -35,7 +36,7 @@ class TerminalMonitor:
         self._console = console
         self._quiet = quiet
         self._bars = _Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -50,7 +51,7 @@ class TerminalMonitor:
     def say(self, text: str) -> None:
         monitor.log.info("%s", text)
         if not self._quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(text, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[monitor.Progress]:
@@ -66,7 +67,7 @@ class TerminalMonitor:
             if not self._bars.tasks:
                 self._bars.stop()
         if not self._quiet:
-            self._console.print(f"{name:<28}{self.timings[name] - before:8.1f} s", style="dim", markup=False)
+            self._console.print(f"{name:<28}{self.timings[name] - before:8.1f} s", style="dim")
 
 
 class _Warnings(logging.Handler):
@@ -77,7 +78,7 @@ class _Warnings(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(f"Warning: {record.getMessage()}", style="yellow", markup=False, soft_wrap=True)
+        self._console.print(f"Warning: {record.getMessage()}", style="yellow", soft_wrap=True)
 
 
 @contextmanager
@@ -86,7 +87,7 @@ def terminal(quiet: bool) -> Iterator[TerminalMonitor]:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # two kinds of bars on one terminal overwrite each other
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    console = Console(stderr=True, highlight=False)
+    console = plain_console(stderr=True)
     handler, level = _Warnings(console), monitor.log.level
     monitor.log.addHandler(handler)
     monitor.log.setLevel(logging.INFO)

@@ -40,16 +40,16 @@ def show(found: Mapping[str, Any], run: Path) -> None:
 
     console, shown = stdout(), None
     for finding in found["findings"]:
-        console.print(f"{finding['severity'].upper()}: {finding['title']}", markup=False, style="bold")
-        console.print(f"  {finding['text']}", markup=False)
+        console.print(f"{finding['severity'].upper()}: {finding['title']}", style="bold")
+        console.print(f"  {finding['text']}")
         if (repair := finding["repair"]) and repair == shown:
-            console.print("  The same recipe lines repair it.", markup=False)
+            console.print("  The same recipe lines repair it.")
         elif repair:
             shown = repair
-            console.print(f"  {repair_text(repair)}", markup=False)
+            console.print(f"  {repair_text(repair)}")
             for line in repair["recipe"].rstrip().splitlines():
-                console.print(f"      {line}", markup=False)
-            console.print(f"  As a command: hgsp run {run / 'recipe.yaml'} {repair_options(repair)} --output NEW", markup=False)
+                console.print(f"      {line}")
+            console.print(f"  As a command: hgsp run {run / 'recipe.yaml'} {repair_options(repair)} --output NEW")
         console.print()
     if not found["findings"]:
         console.print("No findings: no layer lost so much that other settings are called for.")

@@ -157,4 +157,4 @@ def show(result: dict[str, Any], output: Path | None, as_json: bool) -> None:
     console = stdout()
     console.print(table)
     if output is not None:
-        console.print(f"Result: {output}", markup=False)
+        console.print(f"Result: {output}")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hgsp_core.errors import HgspError, ResourceError
+from hgsp_core.outside import message, without_credentials
 
 DEBUG = "HGSP_DEBUG"
 
@@ -25,7 +26,7 @@ def readable_faults() -> Iterator[None]:
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may pass it unexplained
         if os.environ.get(DEBUG):
-            traceback.print_exc()
+            print(without_credentials(traceback.format_exc()), file=sys.stderr)
         known = error if isinstance(error, HgspError) else _exhausted(error)
         print(f"Error: {known or _unexpected(error)}", file=sys.stderr)
         sys.exit(2 if known else 1)
@@ -45,8 +46,8 @@ def _exhausted(error: Exception) -> ResourceError | None:
 def _unexpected(error: Exception) -> str:
     """One line, and where the whole story is."""
     with tempfile.NamedTemporaryFile("w", prefix="hgsp-", suffix=".log", delete=False, encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
-    line = str(error).strip().partition("\n")[0]
+        file.write(without_credentials("".join(traceback.format_exception(error))))
+    line = message(str(error).strip().partition("\n")[0])
     return (
         f"{type(error).__name__}: {line}\n"
         f"This is a fault of hgsp or of a plugin. The details are in {file.name} (or set {DEBUG}=1 to see them here)."

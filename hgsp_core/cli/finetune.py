@@ -151,5 +151,5 @@ def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:
         before, after = held_out["before"], held_out["after"]
         change = percent(after / before - 1)
         console.print(f"Perplexity on held-out data: {metric_value(before)} before, {metric_value(after)} after ({change})")
-    console.print(f"Result: {directory}", markup=False)
-    console.print("Load it with:", *loading_lines(directory / "model"), sep="\n  ", markup=False)
+    console.print(f"Result: {directory}")
+    console.print("Load it with:", *loading_lines(directory / "model"), sep="\n  ")

@@ -51,7 +51,7 @@ def list_plugins() -> None:
     if found.broken:
         console.print("broken", style="bold red")
         for plugin in found.broken:
-            console.print(f"  {plugin.distribution}: {plugin.reason}", markup=False)
+            console.print(f"  {plugin.distribution}: {plugin.reason}")
     console.print("More about one of them: hgsp plugins show NAME")
 
 
@@ -76,7 +76,7 @@ def show(
         if i:
             console.print()
         alone = [e.name for e in registry().of_kind(entry.kind)].count(entry.name) == 1
-        console.print("\n".join(explain(entry, alone)), markup=False)
+        console.print("\n".join(explain(entry, alone)))
 
 
 @app.command()

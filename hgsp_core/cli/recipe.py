@@ -88,10 +88,10 @@ def schema(
     keys = list(describe(Recipe))
     parts = {key.rpartition(".")[0] for key, _, _ in keys}
     for key, description, default in keys:
-        console.print(f"{key}: {description}", markup=False)
+        console.print(f"{key}: {description}")
         if key not in parts:  # what a part defaults to stands at its keys
             given = default if default == "required" else f"default {in_yaml(default)}"
-            console.print(f"    {given}", style="dim", markup=False)
+            console.print(f"    {given}", style="dim")
 
 
 def in_yaml(value: object) -> str:

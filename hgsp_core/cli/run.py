@@ -64,11 +64,11 @@ def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:
     print_lines(console, "Note", report["notes"])
     print_reused(console, report["reused"])
     print_lines(console, "Finding", findings(directory))
-    console.print(f"Result: {directory}", markup=False)
-    console.print(f"Look at: {directory / 'report.html'}", markup=False)
+    console.print(f"Result: {directory}")
+    console.print(f"Look at: {directory / 'report.html'}")
     model = directory / "model"
     if (model / "config.json").is_file():
-        console.print("Load it with:", *loading_lines(model), sep="\n  ", markup=False)
+        console.print("Load it with:", *loading_lines(model), sep="\n  ")
 
 
 def findings(directory: Path) -> list[str]:

@@ -18,8 +18,16 @@ _WIDE = 160
 
 
 def output() -> Console:
-    """stdout, without colours for numbers and paths, which would be noise here."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
+    """stdout, where it is a file or pipe of a width that folds nothing."""
+    return plain_console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
+
+
+def plain_console(**settings: Any) -> Console:
+    """A console that shows any text as it is: `[bold]` is no markup and `:x:` no picture, whoever chose the name they stand in.
+
+    Numbers and paths are not coloured, which would be noise here.
+    """
+    return Console(markup=False, emoji=False, highlight=False, **settings)
 
 
 def print_json(value: Any) -> None:
@@ -44,10 +52,10 @@ def removed_line(before: Mapping[str, int], after: Mapping[str, int]) -> str:
 
 def print_lines(console: Console, label: str, lines: Iterable[str]) -> None:
     for line in lines:
-        console.print(f"{label}: {line}", markup=False)
+        console.print(f"{label}: {line}")
 
 
 def print_reused(console: Console, names: Iterable[str]) -> None:
     """What came from the store and was not measured again."""
     if names:
-        console.print(f"Reused: {', '.join(names)}", markup=False)
+        console.print(f"Reused: {', '.join(names)}")

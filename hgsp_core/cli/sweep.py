@@ -98,15 +98,15 @@ def show_forecast(grid: Grid, forecast: tuple, as_json: bool) -> None:
         return
     console = stdout()
     for cell in grid.cells:
-        console.print(f"{cell.name}{'  (there already)' if cell.name in kept else ''}", markup=False)
+        console.print(f"{cell.name}{'  (there already)' if cell.name in kept else ''}")
     total = len(grid.cells) - len(kept)
-    console.print(f"\n{len(grid.cells)} runs in {grid.output}, {len(kept)} there already.", markup=False)
-    console.print(f"The {total} others measure {len(groups)} times: once for each model, number type and calibration.", markup=False)
+    console.print(f"\n{len(grid.cells)} runs in {grid.output}, {len(kept)} there already.")
+    console.print(f"The {total} others measure {len(groups)} times: once for each model, number type and calibration.")
     if isinstance(needed, str):
-        console.print(f"What of that is in the store is not known here: {needed}", markup=False)
+        console.print(f"What of that is in the store is not known here: {needed}")
         return
     for kind, need in needed.items():
-        console.print(f"{kind:<13}{need.needed - need.stored:>5} to compute,{need.stored:>5} in the store", markup=False)
+        console.print(f"{kind:<13}{need.needed - need.stored:>5} to compute,{need.stored:>5} in the store")
 
 
 def show(grid: Grid, result: Result, as_json: bool) -> None:
@@ -128,4 +128,4 @@ def show(grid: Grid, result: Result, as_json: bool) -> None:
     print_lines(console, "Failed", [f"{name}: {message}" for name, message in result.failed.items()])
     console.print(f"{len(result.done)} runs done, {len(result.kept)} were there, {len(result.failed)} failed.")
     if found:
-        console.print(f"Comparison: {grid.output / 'comparison.html'}", markup=False)
+        console.print(f"Comparison: {grid.output / 'comparison.html'}")

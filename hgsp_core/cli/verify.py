@@ -37,6 +37,6 @@ def verify(directory: Directory, quiet: Quiet = False, as_json: Json = False) ->
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            output().print(f"{_WORDS[finding.sound]:<12}{finding.place}: {finding.text}", markup=False)
+            output().print(f"{_WORDS[finding.sound]:<12}{finding.place}: {finding.text}")
     if any(finding.sound is False for finding in findings):
         raise typer.Exit(1)

@@ -7,7 +7,6 @@ for logits and token ids, where llama-cpp-python is installed.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hgsp_core.errors import GgufError
+from hgsp_core.fresh import run_fresh
 
 #: relative error of a value: f16 has 11 significant bits, bf16 8; q8_0 takes 127 steps, whose size is an f16, to the largest
 #: value of a block
@@ -88,8 +88,7 @@ def summary(path: Path) -> tuple[int, int, str]:
 
 
 def _fresh(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "hgsp_core.gguf.check", *map(str, arguments)]
-    return subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    return run_fresh("-m", "hgsp_core.gguf.check", *arguments, HF_HUB_OFFLINE="1")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from hgsp_core.errors import GridError
+from hgsp_core.fresh import elsewhere
 from hgsp_core.grid.work import Outcome, Task, carry_out, directory_of
 from hgsp_core.store import Store
 
@@ -22,7 +24,7 @@ class Cluster:
     _running: dict[Any, Task] = field(default_factory=dict)
 
     def start(self, task: Task) -> None:
-        self._running[self.remote.remote(task, self.store)] = task
+        self._running[self.remote.remote(task, self.store, os.getcwd())] = task
 
     def wait(self) -> tuple[Task, Outcome]:
         """The next task that ends, and how."""
@@ -56,7 +58,8 @@ def cluster(store: Store, address: str) -> Iterator[Cluster]:
     ours = not ray.is_initialized()
     try:
         if ours:
-            ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False, logging_level="error")
+            with elsewhere():  # ray puts the current directory on its workers' path
+                ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False, logging_level="error")
     except Exception as error:  # noqa: BLE001 - ray has no common type for what can go wrong here
         raise GridError.no_cluster(address, error) from None
     try:
@@ -70,5 +73,8 @@ def cluster(store: Store, address: str) -> Iterator[Cluster]:
             ray.shutdown()
 
 
-def _in_worker(task: Task, store: Store) -> Outcome:
+def _in_worker(task: Task, store: Store, directory: str) -> Outcome:
+    """`directory`: what relative paths of the recipe begin at, on a node that has it."""
+    with suppress(FileNotFoundError):
+        os.chdir(directory)
     return carry_out(task, store, lambda message: None)

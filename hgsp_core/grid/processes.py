@@ -9,10 +9,11 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from typing import Any
 
 from hgsp_core.errors import GridError
+from hgsp_core.fresh import elsewhere
 from hgsp_core.grid.work import Outcome, Task, in_process
 from hgsp_core.store import Store
 
@@ -31,7 +32,6 @@ class Processes:
 
     def start(self, task: Task) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["hgsp_core.grid.loaded"])
         place = next(i for i in range(self.slots) if i not in self._running)
         here, there = context.Pipe(duplex=False)
         process = context.Process(target=in_process, args=(task, self.store, there, place, self.slots), daemon=False)
@@ -71,6 +71,9 @@ class Processes:
 @contextmanager
 def processes(store: Store, jobs: int, hear: Hear) -> Iterator[Processes]:
     workers = Processes(store, jobs, hear)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["hgsp_core.grid.loaded"])
+    with elsewhere():
+        forkserver.ensure_running()
     try:
         yield workers
     finally:

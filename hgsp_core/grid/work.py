@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hgsp_core import monitor
 from hgsp_core.errors import HgspError
+from hgsp_core.outside import message, without_credentials
 from hgsp_core.recipe import Recipe
 from hgsp_core.store import Store
 
@@ -79,7 +80,7 @@ def carry_out(task: Task, store: Store, tell: Tell) -> Outcome:
         return Outcome(str(error), f"{error}\n")
     except Exception as error:  # noqa: BLE001 - whatever a plugin or a library raises; it is shown and kept
         line = str(error).strip().partition("\n")[0]
-        return Outcome(f"{type(error).__name__}: {line}", traceback.format_exc())
+        return Outcome(message(f"{type(error).__name__}: {line}"), without_credentials(traceback.format_exc()))
     finally:
         monitor.log.removeHandler(handler)
     return Outcome()

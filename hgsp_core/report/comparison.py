@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hgsp_core.compare import Comparison, Run, describe_calibration
 from hgsp_core.errors import CompareError
+from hgsp_core.report import markdown as md
 from hgsp_core.report.tables import PROTOCOL, count, metric_value, per_second, size
 
 Show = Callable[[Any], str]
@@ -124,16 +125,12 @@ def markdown(comparison: Comparison, table: RunTable) -> str:
     header, best = best_table(comparison)
     if best:
         parts += ["Best of each budget:", _markdown_table(header, best, [False] * 4 + [True] * 3)]
-    parts += ["\n".join(f"- {line}" for line in lines) for lines in (comparison.warnings, [*table.footnotes(), *legend(comparison)]) if lines]
+    parts += [md.bullets(lines) for lines in (comparison.warnings, [*table.footnotes(), *legend(comparison)]) if lines]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], right: Iterable[bool]) -> str:
-    def row(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-    rule = f"|{'|'.join('---:' if r else '---' for r in right)}|"
-    return "\n".join([row(header), rule, *map(row, rows)])
+def _markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], right: Sequence[bool]) -> str:
+    return md.table(map(md.text, header), (map(md.text, row) for row in rows), right)
 
 
 def csv_text(table: RunTable) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hgsp_core.compare import Comparison, Run
-from hgsp_core.report.picture import COLOURS
+from hgsp_core.report.picture import COLOURS, shown
 from hgsp_core.report.tables import count
 
 
@@ -91,14 +91,14 @@ def draw_pareto(path: Path, comparison: Comparison, cost: Cost) -> None:
         panel.plot([x for x, _, _ in cloud.front], [y for _, y, _ in cloud.front], color="#222222", linestyle="--", linewidth=1)
         for method, dots in cloud.dots.items():
             colour, marker = COLOURS[methods.index(method) % len(COLOURS)], "os^Dv"[methods.index(method) // len(COLOURS) % 5]
-            panel.scatter([x for x, _, _ in dots], [y for _, y, _ in dots], s=22, color=colour, marker=marker, label=method)
+            panel.scatter([x for x, _, _ in dots], [y for _, y, _ in dots], s=22, color=colour, marker=marker, label=shown(method))
         if cloud.dense:
             panel.scatter(*cloud.dense, s=70, color="#222222", marker="*", label="dense")
         highest, lowest = (f(y for dots in cloud.dots.values() for _, y, _ in dots) for f in (max, min))
         panel.set_yscale("log" if highest > 50 * lowest else "linear")
-        panel.set_title(cloud.model, fontsize=11, fontweight="bold")
+        panel.set_title(shown(cloud.model), fontsize=11, fontweight="bold")
         panel.set_xlabel(cost.title, fontsize=9)
-        panel.set_ylabel(f"perplexity, {comparison.datasets[0]}", fontsize=9)
+        panel.set_ylabel(f"perplexity, {shown(comparison.datasets[0])}", fontsize=9)
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cost.show(value)))
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)

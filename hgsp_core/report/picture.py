@@ -26,7 +26,7 @@ def draw_layers(path: Path, facts: RunFacts) -> None:
     axes, layers = facts.axes, range(len(facts.layers))
     figure = _figure(len(layers), 1.2 + 2.0 * len(axes))
     total, of_layers = facts.removed
-    title = f"{facts.model}: {total:.1%} of the parameters removed ({of_layers:.1%} of the layers')"
+    title = f"{shown(facts.model)}: {total:.1%} of the parameters removed ({of_layers:.1%} of the layers')"
     figure.suptitle(title, fontsize=11, fontweight="bold")
     panels = figure.subplots(len(axes), 1, sharex=True, squeeze=False)[:, 0]
     for panel, axis, colour in zip(panels, axes, COLOURS * len(axes)):
@@ -55,19 +55,24 @@ def draw_curves(path: Path, series: Mapping[str, Sequence[float]], title: str, w
     """One value a layer and series, in powers of ten where the values differ much."""
     layers = max(map(len, series.values()), default=0)
     figure = _figure(layers, 3.4)
-    figure.suptitle(title, fontsize=11, fontweight="bold")
+    figure.suptitle(shown(title), fontsize=11, fontweight="bold")
     panel = figure.subplots()
     for colour, (name, values) in zip(COLOURS * len(series), series.items()):
-        panel.plot(range(len(values)), values, "o-", markersize=4, linewidth=1.2, color=colour, label=name)
+        panel.plot(range(len(values)), values, "o-", markersize=4, linewidth=1.2, color=colour, label=shown(name))
     scale = Scale.over(value for values in series.values() for value in values if value > 0)
     panel.set_yscale("log" if scale.log else "linear")
-    panel.set_ylabel(what, fontsize=9)
+    panel.set_ylabel(shown(what), fontsize=9)
     panel.tick_params(labelsize=8)
     panel.grid(axis="y", color=_GONE)
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     _label_layers(panel, layers, "layer")
     figure.savefig(path)
+
+
+def shown(name: str) -> str:
+    """A name in a picture as it is: matplotlib takes what stands between dollars for mathematics."""
+    return name.replace("$", r"\$")
 
 
 def _figure(layers: int, height: float) -> Figure:

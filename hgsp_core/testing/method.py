@@ -6,7 +6,6 @@ import copy
 import inspect
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
+from hgsp_core.fresh import run_fresh
 from hgsp_core.testing import results
 from hgsp_core.testing.check import Check, Table, checks_of, fail, require
 from hgsp_core.testing.jobs import JOBS
@@ -184,9 +184,8 @@ importlib.import_module(sys.argv[1])
 
 @cache
 def _heavy_import(module: str) -> str:
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    command = [sys.executable, "-c", _WATCH, module]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
+    done = run_fresh("-c", _WATCH, module, PYTHONPATH=path)
     require(done.returncode == 0, f"'{module}' cannot be imported: {done.stderr.strip().splitlines()[-1:]}")
     return done.stdout.strip()
 
