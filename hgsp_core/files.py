@@ -78,8 +78,9 @@ def read_object(path: Path, form: type[BaseModel] | None = None) -> dict[str, An
         except ValidationError as error:
             fault = error.errors()[0]
             place = ".".join(map(str, fault["loc"]))
-            given = "" if fault["type"] == "missing" else f" (given: {shown(fault['input'])})"
-            raise ValueError(f"'{place}': {fault['msg']}{given}") from None
+            if fault["type"] == "missing":
+                raise ValueError(f"it has no '{place}'") from None
+            raise ValueError(f"'{place}': {fault['msg']} (given: {shown(fault['input'])})") from None
     return content
 
 

@@ -6,7 +6,6 @@ Names and shapes come from the headers of the safetensors files, so they cost no
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from hgsp_core.errors import CheckpointError, NumericError
+from hgsp_core.files import read_object
+from hgsp_core.forms import Form, Index, ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
         raise CheckpointError.no_config(directory)
-    return _read_json(path)
+    return _read_json(path, ModelConfig)
 
 
 def tensor_files(directory: Path | str) -> dict[str, Path]:
@@ -133,11 +134,9 @@ def _headers(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
 
 
 def _sharded_headers(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    weight_map = _read_json(directory / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError.bad_json(directory / INDEX, "no 'weight_map'")
+    weight_map = _read_json(directory / INDEX, Index)["weight_map"]
     for shard in weight_map.values():
-        if not isinstance(shard, str) or Path(shard).name != shard:
+        if Path(shard).name != shard:
             raise CheckpointError.bad_json(directory / INDEX, f"'weight_map' names {shard!r}, which is no file beside it")
     shards = {}
     for name in sorted(set(weight_map.values())):
@@ -160,11 +159,8 @@ def _file_header(path: Path) -> dict[str, tuple[int, ...]]:
         raise CheckpointError.damaged(path, error) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, form: type[Form]) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError.bad_json(path, str(error)) from error
-    if not isinstance(content, dict):
-        raise CheckpointError.bad_json(path, f"a JSON object is needed, this is a {type(content).__name__}")
-    return content
+        return read_object(path, form)
+    except (OSError, ValueError) as error:
+        raise CheckpointError.bad_json(path, str(error)) from None

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from hgsp_core.checkpoint.read import INDEX, WEIGHTS
 from hgsp_core.errors import CheckpointError
+from hgsp_core.files import read_object
+from hgsp_core.forms import Index
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = [str(dtype).removeprefix("torch.") for dtype in _DTYPES.values()]
@@ -86,7 +88,7 @@ def read_tensors(
 def _places(directory: Path) -> Mapping[str, _Place]:
     files = [directory / WEIGHTS]
     if (directory / INDEX).is_file():
-        names = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        names = read_object(directory / INDEX, Index)["weight_map"].values()
         files = [directory / name for name in sorted(set(names))]
     return {name: place for file in files for name, place in _header(file).items()}
 
@@ -95,7 +97,7 @@ def _header(path: Path) -> dict[str, _Place]:
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(min(length, path.stat().st_size)))
             places = {}
             for name, entry in header.items():
                 if name != "__metadata__":
@@ -106,5 +108,5 @@ def _header(path: Path) -> dict[str, _Place]:
                     assert end - begin == prod(place.shape) * place.dtype.itemsize
                     places[name] = place
             return places
-    except (OSError, ValueError, KeyError, AssertionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, AssertionError) as error:
         raise CheckpointError.damaged(path, error) from error
