@@ -7,7 +7,6 @@ rest is done here, once, so that every method and every evaluation sees the same
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 from hgsp_core import plugins
 from hgsp_core.artifacts import Calibration
 from hgsp_core.errors import DataError, PluginError
+from hgsp_core.paths import expanded
 from hgsp_core.recipe import CalibratePart
 from hgsp_core.types import DatasetJob
 
@@ -39,7 +39,7 @@ def open_dataset(name: str, params: Mapping[str, Any], place: str):
     try:
         entry, extra = plugins.registry().find("dataset", name), {}
     except PluginError as error:
-        path = Path(name).expanduser()
+        path = expanded(name)
         if path.suffix in _FILES or path.exists():
             entry, extra = plugins.registry().find("dataset", "file"), {"path": name}
         elif "/" in name:

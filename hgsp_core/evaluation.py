@@ -23,6 +23,7 @@ from hgsp_core.checkpoint.read import read_config, stored_dtype, weight_bytes
 from hgsp_core.errors import EvaluationError, OutputError, RecipeError
 from hgsp_core.measure import placed
 from hgsp_core.monitor import Monitor, Progress
+from hgsp_core.paths import expanded
 from hgsp_core.recipe import ModelPart, Use
 from hgsp_core.report.cost import COSTS
 from hgsp_core.report.json_files import write_json
@@ -254,7 +255,7 @@ def evaluate_checkpoint(
 
 def model_directory(model: str | Path) -> Path:
     """Where a model lies: the model of a run, a directory, or what a hub id stands for. Raises HgspError if nowhere."""
-    path = Path(model).expanduser()
+    path = expanded(model)
     if (path / "report.json").is_file() and not (path / "config.json").is_file():
         if not (path / "model" / "config.json").is_file():
             raise EvaluationError.no_model_in_run(path)

@@ -1,4 +1,4 @@
-"""Paths that users name and files that users or models bring: what lies there ends in a value or in one line that says why not."""
+"""Files that users or models bring: what lies there ends in a value, or in one line that says why not."""
 
 from __future__ import annotations
 
@@ -10,24 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from hgsp_core.errors import PathError, shown
+from hgsp_core.errors import shown
 
 #: bytes of a file that is read whole; none that means anything is larger
 LARGEST = 2**30
-
-
-def expanded(path: str | Path) -> Path:
-    """The path with `~` written out. Raises PathError: no such user, or characters that no file name has."""
-    text = str(path)
-    if "\0" in text:
-        raise PathError.characters(text)
-    try:
-        text.encode()
-        return Path(text).expanduser()
-    except UnicodeEncodeError:
-        raise PathError.characters(text) from None
-    except RuntimeError:
-        raise PathError.no_user(text) from None
 
 
 def read_text(path: Path, largest: int = LARGEST) -> str:

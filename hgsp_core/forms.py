@@ -27,6 +27,14 @@ class ModelConfig(Form):
     auto_map: dict[str, Any] | None = None
     quantization_config: dict[str, Any] | None = None
     per_layer_config: dict[str, dict[str, Any]] | None = None
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    vocab_size: int | None = None
+    max_position_embeddings: Finite | None = None
     layer_types: list[str] | None = None
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None

@@ -16,6 +16,7 @@ from hgsp_core import files, plugins
 from hgsp_core.deprecations import current_keys
 from hgsp_core.errors import PathError, PluginError, RecipeError, did_you_mean, shown
 from hgsp_core.monitor import log
+from hgsp_core.paths import expanded
 from hgsp_core.yaml_data import YamlError, parse_yaml
 
 #: bytes of a recipe or a sweep
@@ -117,7 +118,7 @@ class Recipe(_Part):
     @classmethod
     def _no_tilde(cls, output: str) -> str:
         try:
-            path = str(files.expanded(output))
+            path = str(expanded(output))
             return path if output.startswith("~") else output
         except PathError as error:
             raise ValueError(str(error)) from None

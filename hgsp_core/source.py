@@ -14,6 +14,7 @@ from hgsp_core.checkpoint.read import LICENCE_FILES, read_config, require_range,
 from hgsp_core.checkpoint.record import recorded_family
 from hgsp_core.errors import CheckpointError, PluginError
 from hgsp_core.layout import Layout, read_layout
+from hgsp_core.paths import expanded
 from hgsp_core.recipe import ModelPart
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -104,7 +105,7 @@ def checkpoint_layout(directory: Path, family: str | None = None) -> Layout:
 
 def locate(part: ModelPart) -> Path:
     """The local directory of a path or hub id; a hub id is downloaded (or found in the hub's cache) without pickles or code."""
-    directory = Path(part.path).expanduser()
+    directory = expanded(part.path)
     if directory.is_dir():
         return directory
     if part.path.count("/") != 1 or part.path.startswith((".", "/", "~")):

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field, create_model
 
 from hgsp_core.errors import DataError
+from hgsp_core.paths import expanded
 from hgsp_core.types import DatasetJob, Params
 
 #: suffix -> builder of the `datasets` library
@@ -75,7 +76,7 @@ class File:
         return _load(BUILDERS[path.suffix], data_files=str(path.resolve()), split="train", name=str(path))
 
     def _found(self) -> Path:
-        path = Path(self.params.path).expanduser()
+        path = expanded(self.params.path)
         if path.suffix not in BUILDERS:
             raise DataError.suffix(str(path), list(BUILDERS))
         if not path.is_file():

@@ -14,13 +14,13 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from hgsp_core.errors import EvaluationError
+from hgsp_core.paths import expanded
 from hgsp_core.types import EvaluateJob, Params
 
 #: the zero-shot tasks of LLM-Pruner, SlimGPT, FLAP and others
@@ -85,9 +85,9 @@ def _open_manager(params: LmEvalParams) -> Any:
     except ImportError:
         raise EvaluationError.no_library("lm_eval", "lm-eval", "eval") from None
 
-    if params.include_path is not None and not Path(params.include_path).expanduser().is_dir():
+    own = params.include_path and expanded(params.include_path)
+    if own is not None and not own.is_dir():
         raise EvaluationError.no_task_folder(params.include_path)
-    own = params.include_path and Path(params.include_path).expanduser()
     manager = TaskManager(include_path=own, include_defaults=False) if own else None
     if manager is None or not set(params.tasks) <= set(manager.all_subtasks):
         manager = TaskManager(include_path=own)  # reads its thousands of task files: seconds

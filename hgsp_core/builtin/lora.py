@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from hgsp_core.builtin.training_params import LoRAParams
 from hgsp_core.errors import RecoverError
-from hgsp_core.files import expanded, read_object
+from hgsp_core.files import read_object
 from hgsp_core.forms import Adapter
+from hgsp_core.paths import expanded
 from hgsp_core.recover.prepare import prepare
 from hgsp_core.source import BYTES
 from hgsp_core.types import Architecture, RecoverJob

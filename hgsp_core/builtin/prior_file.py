@@ -7,8 +7,9 @@ from pydantic import Field
 
 from hgsp_core.artifacts import Priors
 from hgsp_core.errors import PriorFileError
-from hgsp_core.files import expanded, read_object
+from hgsp_core.files import read_object
 from hgsp_core.forms import PriorNumbers
+from hgsp_core.paths import expanded
 from hgsp_core.types import Params, PriorJob
 
 

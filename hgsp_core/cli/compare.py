@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hgsp_core.cli.options import Json
+from hgsp_core.paths import expanded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Directories of runs, or of a whole sweep.", show_default=False)
+        list[Path], typer.Argument(parser=expanded, metavar="RUN...", help="Directories of runs, or of a whole sweep.", show_default=False)
     ],
     sort: Annotated[
         str | None,
@@ -28,7 +29,7 @@ def compare(
     as_csv: Annotated[bool, typer.Option("--csv", help="As CSV, with every measurement.")] = False,
     as_html: Annotated[bool, typer.Option("--html", help="As one HTML page with plots.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE, which must not exist yet.")
+        Path | None, typer.Option("--output", "-o", parser=expanded, metavar="FILE", help="Write to FILE, which must not exist yet.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hgsp_core.paths import expanded
+
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
@@ -38,7 +40,7 @@ def new(
     ],
     directory: Annotated[
         Path | None,
-        typer.Option("--directory", metavar="DIR", help="The project's directory, instead of hgsp-NAME in this one."),
+        typer.Option("--directory", parser=expanded, metavar="DIR", help="The project's directory, instead of hgsp-NAME in this one."),
     ] = None,
 ) -> None:
     """Write a plugin to start from: a complete project that installs, works in a recipe, and passes its tests.

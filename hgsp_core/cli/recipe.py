@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hgsp_core.paths import expanded
+
 app = typer.Typer(
     name="recipe",
     help="""Recipes: write a first one, check some, list every key.
@@ -19,7 +21,7 @@ app = typer.Typer(
 @app.command()
 def init(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Where to write it; an existing file is never overwritten.")
+        Path, typer.Argument(parser=expanded, metavar="FILE", help="Where to write it; an existing file is never overwritten.")
     ] = Path("recipe.yaml"),
 ) -> None:
     """Write a commented recipe to start from.
@@ -45,7 +47,7 @@ def init(
 
 @app.command()
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipes to check.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(parser=expanded, metavar="FILE...", help="Recipes to check.", show_default=False)],
 ) -> None:
     """Check recipes: every key, type, range, method and parameter. Exit code 2 if any has a fault.
 

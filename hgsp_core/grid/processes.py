@@ -13,7 +13,7 @@ from multiprocessing import connection
 from typing import Any
 
 from hgsp_core.errors import GridError
-from hgsp_core.grid.work import Outcome, Task, in_process
+from hgsp_core.grid.work import PATIENCE, Outcome, Task, in_process
 from hgsp_core.store import Store
 
 #: told which task said what
@@ -59,10 +59,12 @@ class Processes:
                 self.hear(task, message)
 
     def close(self) -> None:
-        """End what is still at work."""
+        """End what is still at work; each clears away what it was writing."""
         for _, process, _ in self._running.values():
             process.terminate()
         for _, process, pipe in self._running.values():
+            process.join(PATIENCE)
+            process.kill()
             process.join()
             pipe.close()
         self._running.clear()
