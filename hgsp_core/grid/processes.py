@@ -9,11 +9,12 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from typing import Any
 
 from hgsp_core.errors import GridError
 from hgsp_core.grid.work import PATIENCE, Outcome, Task, in_process
+from hgsp_core.stopping import unheard
 from hgsp_core.store import Store
 
 #: told which task said what
@@ -32,6 +33,8 @@ class Processes:
     def start(self, task: Task) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["hgsp_core.grid.loaded"])
+        with unheard():
+            forkserver.ensure_running()
         place = next(i for i in range(self.slots) if i not in self._running)
         here, there = context.Pipe(duplex=False)
         process = context.Process(target=in_process, args=(task, self.store, there, place, self.slots), daemon=False)
