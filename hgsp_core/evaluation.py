@@ -21,6 +21,7 @@ import numpy as np
 from hgsp_core import plugins
 from hgsp_core.checkpoint.read import read_config, stored_dtype, weight_bytes
 from hgsp_core.errors import EvaluationError, OutputError, RecipeError
+from hgsp_core.files import require_writable
 from hgsp_core.measure import placed
 from hgsp_core.monitor import Monitor, Progress
 from hgsp_core.paths import expanded
@@ -219,8 +220,8 @@ def evaluate_checkpoint(
     Raises:
         HgspError: a model, text, task or library that is not there; a result that exists.
     """
-    if output is not None and output.exists():
-        raise OutputError.exists(str(output))
+    if output is not None:
+        _require_free(output)
     with monitor.stage("Evaluate (prepare)"):
         evaluators = open_evaluators(uses)
     directory = model_directory(model)
@@ -290,12 +291,20 @@ def _size(directory: Path) -> dict[str, int]:
     return {"parameters": sum(map(prod, expected_shapes(directory).values())), "bytes": weight_bytes(directory)}
 
 
+def _require_free(output: Path) -> None:
+    """Raises OutputError where it can be seen beforehand that the result cannot be written."""
+    try:
+        if output.exists() or output.is_symlink():
+            raise OutputError.exists(str(output))
+        require_writable(output.parent)
+    except OSError as error:
+        raise OutputError.cannot_make(str(output), error) from None
+
+
 def _write(output: Path, result: Mapping[str, Any]) -> None:
     """Whole or not at all."""
-    staging = output.with_name(f".{output.name}.partial")
     try:
-        staging.parent.mkdir(parents=True, exist_ok=True)
-        write_json(staging, result)
-        staging.rename(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(output, result)
     except OSError as error:
         raise OutputError.cannot_make(str(output), error) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,7 +69,8 @@ class _RunLog(logging.FileHandler):
     """A line that cannot be written (a full disk) ends the run, as anything else does that cannot be written."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        raise  # noqa: PLE0704 - called where the error is being handled
+        error = sys.exc_info()[1]
+        raise OutputError.cannot_make(self.baseFilename, error) if isinstance(error, OSError) else error
 
 
 @contextmanager

@@ -6,7 +6,6 @@ that a reader never meets half a file; one that does not match its checksum is r
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from hgsp_core.errors import StoreError
+from hgsp_core.files import require_writable
 from hgsp_core.paths import expanded
 
 log = logging.getLogger("hgsp")
@@ -50,11 +50,7 @@ class Store:
     def require(self) -> None:
         """Raises StoreError where it can be seen beforehand that nothing can be put here; makes nothing."""
         try:
-            there = next(path for path in (self.root.absolute(), *self.root.absolute().parents) if path.exists())
-            if not there.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, f"'{there}' is a file")
-            if not os.access(there, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            require_writable(self.root)
         except OSError as error:
             raise StoreError.cannot_write(self.root, error) from None
 

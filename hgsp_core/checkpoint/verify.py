@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from hgsp_core.errors import CheckpointError, HgspError
+from hgsp_core.errors import CheckpointError, HgspError, ResourceError
 
 #: what any user of transformers would write; it must not import hgsp_core
 _SCRIPT = """
@@ -81,6 +81,8 @@ def _verify(
             capture_output=True,
             text=True,
         )
+        if "No space left on device" in result.stderr:
+            raise ResourceError.disk(f"temporary files of the check of '{directory}'")
         if result.returncode:
             raise CheckpointError.not_reloaded(directory, result.stderr)
         logits = load_file(outputs)["logits"]

@@ -84,16 +84,15 @@ def _text(form: str, found: Comparison, table: RunTable) -> str:
 def deliver(text: str, output: Path | None) -> None:
     """To a file that is not there yet, whole or not at all; or to stdout."""
     from hgsp_core.errors import OutputError
+    from hgsp_core.files import write_text
 
     if output is None:
         typer.echo(text, nl=False)
         return
-    if output.exists() or output.is_symlink():
-        raise OutputError.exists(str(output))
-    staging = output.with_name(f".{output.name}.partial")
     try:
-        staging.write_text(text, encoding="utf-8")
-        staging.rename(output)
+        if output.exists() or output.is_symlink():
+            raise OutputError.exists(str(output))
+        write_text(output, text)
     except OSError as error:
         raise OutputError.cannot_make(str(output), error) from None
     typer.echo(f"Wrote {output}")

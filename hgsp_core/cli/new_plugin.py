@@ -147,6 +147,6 @@ def write_project(project: Path, files: Mapping[Path, str]) -> None:
             (staging / path).parent.mkdir(parents=True, exist_ok=True)
             (staging / path).write_text(text, encoding="utf-8")
         staging.rename(project)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise ProjectError.cannot_make(project, error) from None
+        raise (ProjectError.cannot_make(project, error) if isinstance(error, OSError) else error) from None

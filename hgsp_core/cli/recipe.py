@@ -33,13 +33,13 @@ def init(
     from importlib import resources
 
     from hgsp_core.errors import OutputError
+    from hgsp_core.files import write_text
 
     text = resources.files("hgsp_core.cli").joinpath("template.yaml").read_text(encoding="utf-8")
     try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(text)
-    except FileExistsError:
-        raise OutputError.exists(str(file)) from None
+        if file.exists() or file.is_symlink():
+            raise OutputError.exists(str(file))
+        write_text(file, text)
     except OSError as error:
         raise OutputError.cannot_make(str(file), error) from None
     typer.echo(f"Wrote {file}. Set 'model.path' and 'output' in it, then: hgsp plan {file}")
