@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hgsp_core.errors import CompareError
+from hgsp_core.files import read_object
+from hgsp_core.forms import Form, PlanFile, Report
 
 #: a run that removed less than this share of what was asked for did not meet its budget
 MET = 0.97
@@ -124,8 +126,8 @@ def load_run(directory: Path, name: str) -> Run:
         if directory.with_name(f".{directory.name}.partial").is_dir():
             raise CompareError.unfinished(directory)
         raise CompareError.no_directory(directory, [d.name for d in directory.parent.glob("*") if d.is_dir()])
-    run = Run(name, _read(directory / "report.json"), _read(directory / "plan.json"))
-    for part in ("dense", "model", "method", "asked", "achieved", "seconds", "calibration"):  # what every comparison needs
+    run = Run(name, _read(directory / "report.json", Report), _read(directory / "plan.json", PlanFile))
+    for part in ("dense", "model", "method", "asked", "achieved", "seconds", "calibration", "reused"):  # what every comparison needs
         try:
             getattr(run, part)
         except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
@@ -133,15 +135,13 @@ def load_run(directory: Path, name: str) -> Run:
     return run
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, form: type[Form]) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path, form)
     except FileNotFoundError:
         raise CompareError.no_file(path) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CompareError.unreadable(path, error) from None
-    if not isinstance(content, dict):
-        raise CompareError.unreadable(path, ValueError("not a JSON object"))
     return {**content, **{side: _numbers(content[side]) for side in ("before", "after") if side in content}}
 
 

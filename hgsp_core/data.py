@@ -6,8 +6,7 @@ rest is done here, once, so that every method and every evaluation sees the same
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,15 @@ from pydantic import ValidationError
 from hgsp_core import plugins
 from hgsp_core.artifacts import Calibration
 from hgsp_core.errors import DataError, PluginError
+from hgsp_core.paths import expanded
 from hgsp_core.recipe import CalibratePart
 from hgsp_core.types import DatasetJob
 
 SEPARATOR = "\n\n"
 #: characters read per token wanted: calibration windows are drawn from the first part of a text this many times too large
 CHARACTERS_PER_TOKEN = 64
+#: characters of one document that are used however few tokens are wanted; what is beyond costs time and adds nothing
+LONGEST_DOCUMENT = 2**19
 _FILES = (".txt", ".json", ".jsonl", ".parquet")
 
 
@@ -37,7 +39,7 @@ def open_dataset(name: str, params: Mapping[str, Any], place: str):
     try:
         entry, extra = plugins.registry().find("dataset", name), {}
     except PluginError as error:
-        path = Path(name).expanduser()
+        path = expanded(name)
         if path.suffix in _FILES or path.exists():
             entry, extra = plugins.registry().find("dataset", "file"), {"path": name}
         elif "/" in name:
@@ -52,14 +54,22 @@ def open_dataset(name: str, params: Mapping[str, Any], place: str):
     return plugins.load_target(entry)(ready)
 
 
-def read_text(documents: Iterable[str], characters: int | None, name: str) -> str:
-    """The documents joined by a blank line, up to about `characters` (None = all).
+def dataset_job(split: str, characters: int | None) -> DatasetJob:
+    """What is asked of a dataset where about `characters` of text are wanted (None = all)."""
+    return DatasetJob(split, None if characters is None else max(characters, LONGEST_DOCUMENT))
 
+
+def read_text(dataset: Callable[[DatasetJob], Iterable[str]], split: str, characters: int | None, name: str) -> str:
+    """The documents of a split joined by a blank line, up to about `characters` (None = all).
+
+    A document is cut at so many characters too, or at LONGEST_DOCUMENT where that is more.
     Raises:
         DataError: there is no text at all.
     """
+    job = dataset_job(split, characters)
     parts, length = [], 0
-    for document in documents:
+    for document in dataset(job):
+        document = document[: job.characters]
         if document.strip():
             parts.append(document.strip("\n"))
             length += len(document)
@@ -83,9 +93,7 @@ def windows(text: str, tokenizer: Any, seq_len: int, stride: int | None = None) 
 
 def calibration_text(dataset: Any, part: CalibratePart) -> str:
     """The text that calibration windows are drawn from: the first part of the dataset's calibration split."""
-    return read_text(
-        dataset(DatasetJob("calibration")), part.samples * part.seq_len * CHARACTERS_PER_TOKEN, part.dataset
-    )
+    return read_text(dataset, "calibration", part.samples * part.seq_len * CHARACTERS_PER_TOKEN, part.dataset)
 
 
 def require_rows(ids: np.ndarray, rows: int | None, tokenizer: Any, name: str) -> None:

@@ -5,18 +5,43 @@ Raised where the fault is known; only the CLI turns one into a message on stderr
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from hgsp_core.outside import message
+from hgsp_core.outside import without_credentials
+
+#: characters of a line of a message, and of a value that it repeats
+_LONGEST_LINE, _LONGEST_VALUE = 1200, 100
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _LONGEST_VALUE
+
+
+def shown(value: object) -> str:
+    """A value as a message repeats it: as Python writes it, on one line, and shortened."""
+    try:
+        text = _REPR.repr(value)
+    except ValueError:  # a number of thousands of digits
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
 
 
 class HgspError(Exception):
-    """A fault that the user can mend. `str(error)` is the whole message: place, fault, fix. It may quote anything from outside."""
+    """A fault that the user can mend. `str(error)` is the whole message: place, fault, fix.
 
-    def __init__(self, text: str):
-        super().__init__(message(text))
+    It may quote anything from outside: credentials, control characters and the middle of long lines are left out.
+    """
+
+    def __init__(self, text: str = ""):
+        super().__init__("\n".join(map(_line, without_credentials(text).split("\n"))))
+
+
+def _line(text: str) -> str:
+    if len(text) > _LONGEST_LINE:
+        text = f"{text[: _LONGEST_LINE // 2]} … {text[-_LONGEST_LINE // 2 :]}"
+    return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -704,6 +729,23 @@ class ProjectError(HgspError):
     @classmethod
     def cannot_make(cls, path: Path, error: OSError) -> ProjectError:
         return cls(f"'{path}' cannot be made: {error.strerror or error}. Choose another place with --directory DIR.")
+
+
+class PathError(HgspError):
+    """A path that cannot be followed."""
+
+    @classmethod
+    def no_user(cls, path: str) -> PathError:
+        return cls(f"'{path}' cannot be followed: there is no user {path.partition('/')[0]}. Write the path without ~.")
+
+    @classmethod
+    def characters(cls, path: str) -> PathError:
+        return cls(f"{path!r} cannot be a path: it holds characters that no file name has. Write it in UTF-8.")
+
+    @classmethod
+    def system(cls, error: OSError) -> PathError:
+        place = f"'{error.filename}': " if error.filename else ""
+        return cls(f"{place}{error.strerror or error}. Check the path, its permissions and the disk.")
 
 
 class StoreError(HgspError):

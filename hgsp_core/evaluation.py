@@ -21,8 +21,10 @@ import numpy as np
 from hgsp_core import plugins
 from hgsp_core.checkpoint.read import largest_token, read_config, stored_dtype, weight_bytes
 from hgsp_core.errors import EvaluationError, OutputError, RecipeError
+from hgsp_core.files import require_writable
 from hgsp_core.measure import placed
 from hgsp_core.monitor import Monitor, Progress
+from hgsp_core.paths import expanded
 from hgsp_core.recipe import ModelPart, Use
 from hgsp_core.report.cost import COSTS
 from hgsp_core.report.json_files import write_json
@@ -228,8 +230,8 @@ def evaluate_checkpoint(
     Raises:
         HgspError: a model, text, task or library that is not there; a result that exists.
     """
-    if output is not None and output.exists():
-        raise OutputError.exists(str(output))
+    if output is not None:
+        _require_free(output)
     directory, original = model_directory(model), None if dense is None else model_directory(dense)
     with monitor.stage("Evaluate (prepare)"):
         evaluators = open_evaluators(uses)
@@ -264,7 +266,7 @@ def evaluate_checkpoint(
 
 def model_directory(model: str | Path) -> Path:
     """Where a model lies: the model of a run, a directory, or what a hub id stands for. Raises HgspError if nowhere."""
-    path = Path(model).expanduser()
+    path = expanded(model)
     if (path / "report.json").is_file() and not (path / "config.json").is_file():
         if not (path / "model" / "config.json").is_file():
             raise EvaluationError.no_model_in_run(path)
@@ -300,12 +302,20 @@ def _size(directory: Path) -> dict[str, int]:
     return {"parameters": sum(map(prod, expected_shapes(directory).values())), "bytes": weight_bytes(directory)}
 
 
+def _require_free(output: Path) -> None:
+    """Raises OutputError where it can be seen beforehand that the result cannot be written."""
+    try:
+        if output.exists() or output.is_symlink():
+            raise OutputError.exists(str(output))
+        require_writable(output.parent)
+    except OSError as error:
+        raise OutputError.cannot_make(str(output), error) from None
+
+
 def _write(output: Path, result: Mapping[str, Any]) -> None:
     """Whole or not at all."""
-    staging = output.with_name(f".{output.name}.partial")
     try:
-        staging.parent.mkdir(parents=True, exist_ok=True)
-        write_json(staging, result)
-        staging.rename(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(output, result)
     except OSError as error:
         raise OutputError.cannot_make(str(output), error) from None

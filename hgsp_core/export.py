@@ -5,7 +5,6 @@ torch is imported where a model is opened.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +18,8 @@ from hgsp_core.artifacts import BlockPlan, Plan
 from hgsp_core.checkpoint.read import stored_dtype
 from hgsp_core.errors import ExportError
 from hgsp_core.evaluation import model_directory
+from hgsp_core.files import read_object
+from hgsp_core.forms import PlanFile, Report
 from hgsp_core.layout import Layout
 from hgsp_core.measure import open_weights
 from hgsp_core.monitor import Monitor, Progress
@@ -128,9 +129,9 @@ def known_report(model: Path) -> Mapping[str, Any]:
     if (model / "config.json").is_file() or not path.is_file():
         return {}
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_object(path, Report)
         return report if report["before"] and report["after"] and report["recipe"] else {}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise ExportError.bad_plan(path, error) from None
 
 
@@ -144,8 +145,8 @@ def known_plan(model: Path, layout: Layout) -> Plan:
     if (model / "config.json").is_file() or not path.is_file():
         return Plan.keep_all(layout)
     try:
-        plan = _read_plan(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        plan = _read_plan(read_object(path, PlanFile))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ExportError.bad_plan(path, error) from None
     kept = [{name: len(block.kept) for name, block in plan.layers[i].items() if block.kept} for i in plan.kept_layers()]
     if kept != [{name: block.units for name, block in layer.blocks.items()} for layer in layout.layers]:

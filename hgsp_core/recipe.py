@@ -1,6 +1,6 @@
 """YAML -> Recipe: every key known, every value in range, every method found, before any work starts.
 
-A recipe is data: it is read with `yaml.safe_load` and names methods; it never carries code.
+A recipe is data: it is read as plain YAML (`yaml_data.py`) and names methods; it never carries code.
 """
 
 from __future__ import annotations
@@ -12,25 +12,16 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hgsp_core import plugins
+from hgsp_core import files, plugins
 from hgsp_core.deprecations import current_keys
-from hgsp_core.errors import PluginError, RecipeError, did_you_mean
+from hgsp_core.errors import PathError, PluginError, RecipeError, did_you_mean, shown
 from hgsp_core.monitor import log
 from hgsp_core.outside import holds_credentials
+from hgsp_core.paths import expanded
+from hgsp_core.yaml_data import YamlError, parse_yaml
 
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that is given twice: one of the two would be lost without a word."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                problem = f"the key '{key.value}' is given twice"
-                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-            if isinstance(key.value, str):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+#: bytes of a recipe or a sweep
+_LARGEST = 2**20
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -142,6 +133,15 @@ class Recipe(_Part):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     output: str = Field(min_length=1, description="directory of the run; must not exist")
 
+    @field_validator("output")
+    @classmethod
+    def _no_tilde(cls, output: str) -> str:
+        try:
+            path = str(expanded(output))
+            return path if output.startswith("~") else output
+        except PathError as error:
+            raise ValueError(str(error)) from None
+
     @model_validator(mode="before")
     @classmethod
     def _default_methods(cls, data: Any) -> Any:
@@ -186,12 +186,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def read_text(path: Path, what: str) -> str:
     """The text of a file that is a `what`. Raises RecipeError, with the nearest name where it is not there."""
     try:
-        return path.read_text(encoding="utf-8")
+        return files.read_text(path, _LARGEST)
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise RecipeError(f"{path}: no such {what}.{did_you_mean(path.name, near)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as a text file: {error}") from None
+    except ValueError as error:
+        raise RecipeError(f"{path}: cannot be read as a {what}: {error}.") from None
 
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -208,11 +208,9 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
 def parse_mapping(text: str, source: str) -> dict | None:
     """The YAML mapping in `text`, or None where it is something else. Raises RecipeError with the place of a fault."""
     try:
-        data = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
-        raise RecipeError.at(source, place, f"not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+        data = parse_yaml(text)
+    except YamlError as error:
+        raise RecipeError.at(source, error.place or "the file", f"not valid YAML: {error}.") from None
     return data if isinstance(data, dict) else None
 
 
@@ -283,12 +281,16 @@ def _override(data: dict, text: str) -> None:
     path, equals, value = text.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        raise RecipeError(f"--set {text}: write it as key.key=value, for example --set allocate.with.ratio=0.3")
+        raise RecipeError(f"--set {_short(text)}: write it as key.key=value, for example --set allocate.with.ratio=0.3")
     try:
-        parsed = yaml.load(value, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise RecipeError(f"--set {text}: '{value}' is not a valid YAML value.") from None
-    assign(data, keys, parsed, f"--set {text}")
+        parsed = parse_yaml(value)
+    except YamlError as error:
+        raise RecipeError(f"--set {_short(text)}: {shown(value)} is not a valid YAML value: {error}.") from None
+    assign(data, keys, parsed, f"--set {_short(text)}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) < 100 else f"{text[:99]}…"
 
 
 def assign(data: dict, keys: Sequence[str], value: Any, place: str) -> None:
@@ -319,14 +321,14 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], prefix:
     """One line for each fault: file, key, what is wrong, the nearest known key or the value given."""
     lines = []
     for fault in error.errors():
-        place = prefix + ".".join(str(p) for p in fault["loc"])
+        place = prefix + ".".join(_short(str(p)) for p in fault["loc"])
         if fault["type"] == "extra_forbidden":
             hint = did_you_mean(str(fault["loc"][-1]), _keys_at(model, fault["loc"][:-1]))
             lines.append(f"{source}: {place}: unknown key.{hint}")
         elif fault["type"] == "missing":
             lines.append(f"{source}: {place}: this key is required.")
         else:
-            lines.append(f"{source}: {place}: {fault['msg']} (given: {fault['input']!r}).")
+            lines.append(f"{source}: {place}: {fault['msg']} (given: {shown(fault['input'])}).")
     return "\n".join(lines)
 
 

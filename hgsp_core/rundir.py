@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -41,32 +42,54 @@ def run_directory(output: Path, first: bool = True) -> Iterator[Path]:
         staging.mkdir(parents=True)
         lock = _locked(staging, output)
     except OSError as error:
+        _remove_empty(parents)
         raise OutputError.cannot_make(str(output), error) from None
-    handler = logging.FileHandler(staging / "run.log", encoding="utf-8")
+    try:
+        with lock:
+            with _listening(_RunLog(staging / "run.log", encoding="utf-8")):
+                yield staging
+            if output.exists():
+                raise OutputError.exists(str(output))
+            (staging / LOCK).unlink()
+            staging.rename(output)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        _remove_empty(parents)
+        raise
+
+
+def _remove_empty(directories: Sequence[Path]) -> None:
+    """Innermost first; only those that were made here, and only while they are empty."""
+    with suppress(OSError):
+        for directory in directories:
+            directory.rmdir()
+
+
+class _RunLog(logging.FileHandler):
+    """A line that cannot be written (a full disk) ends the run, as anything else does that cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        raise OutputError.cannot_make(self.baseFilename, error) if isinstance(error, OSError) else error
+
+
+@contextmanager
+def _listening(handler: logging.Handler) -> Iterator[None]:
+    """The handler hears the `hgsp` logger from INFO on."""
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        yield staging
+        yield
         handler.close()
-        if output.exists():
-            raise OutputError.exists(str(output))
-        (staging / LOCK).unlink()
-        staging.rename(output)
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        for parent in parents:  # innermost first; only the ones made here, and only while empty
-            try:
-                parent.rmdir()
-            except OSError:
-                break
+        with suppress(OSError):  # what it could not write before
+            handler.close()
         raise
     finally:
         log.setLevel(level)
         log.removeHandler(handler)
-        handler.close()
-        lock.close()
 
 
 def _locked(staging: Path, output: Path) -> IO[str]:

@@ -24,6 +24,7 @@ from hgsp_core.checkpoint.read import (
 from hgsp_core.checkpoint.record import recorded_family
 from hgsp_core.errors import CheckpointError, PluginError
 from hgsp_core.layout import Layout, read_layout
+from hgsp_core.paths import expanded
 from hgsp_core.recipe import ModelPart
 from hgsp_core.types import Architecture
 
@@ -128,7 +129,7 @@ def locate(part: ModelPart) -> Path:
 
     Of the weights one set is fetched: model.safetensors, or the files that its index names.
     """
-    directory = Path(part.path).expanduser()
+    directory = expanded(part.path)
     if directory.exists() or part.path.count("/") != 1 or part.path.startswith((".", "/", "~")):
         read_config(directory)
         return directory

@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from hgsp_core.errors import StoreError
+from hgsp_core.files import require_writable
+from hgsp_core.paths import expanded
 
 log = logging.getLogger("hgsp")
 
@@ -30,8 +32,8 @@ Arrays = Mapping[str, np.ndarray]
 def default_root() -> Path:
     """`$HGSP_CACHE`, or `hgsp` in the user's cache directory."""
     if root := os.environ.get("HGSP_CACHE"):
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hgsp"
+        return expanded(root)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hgsp"
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:
@@ -44,6 +46,13 @@ def key_of(inputs: Mapping[str, Any]) -> str:
 class Store:
     root: Path
     writes: bool = True
+
+    def require(self) -> None:
+        """Raises StoreError where it can be seen beforehand that nothing can be put here; makes nothing."""
+        try:
+            require_writable(self.root)
+        except OSError as error:
+            raise StoreError.cannot_write(self.root, error) from None
 
     def read_only(self) -> Store:
         """The same store, in which nothing is put: for all but the first of several processes."""
@@ -70,34 +79,34 @@ class Store:
         return arrays
 
     def seconds(self, kind: str, inputs: Mapping[str, Any]) -> float:
-        """What it took to make the artifact that is kept for these inputs."""
-        with safe_open(self.path(kind, inputs), framework="numpy") as file:
-            return float((file.metadata() or {}).get("seconds", 0))
+        """What it took to make the artifact that is kept for these inputs; 0 where that is not known."""
+        try:
+            with safe_open(self.path(kind, inputs), framework="numpy") as file:
+                return float((file.metadata() or {}).get("seconds", 0))
+        except (SafetensorError, OSError, ValueError):  # the store was cleared since it was read
+            return 0.0
 
     def put(self, kind: str, inputs: Mapping[str, Any], arrays: Arrays, seconds: float = 0.0) -> None:
         """Keep the arrays, and how long it took to make them. Atomic: the file appears whole or not at all."""
         if not self.writes:
             return
         path = self.path(kind, inputs)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError.cannot_write(self.root, error) from None
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         metadata = {"sha256": _checksum(contiguous), "inputs": json.dumps(inputs, sort_keys=True), "seconds": f"{seconds:.3f}"}
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(save(contiguous, metadata=metadata))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
         except OSError as error:
             raise StoreError.cannot_write(self.root, error) from None
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(save(contiguous, metadata=metadata))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
 
 
 def _checksum(arrays: Arrays) -> str:

@@ -303,6 +303,10 @@ class ExportJob:
 
 @dataclass(frozen=True)
 class DatasetJob:
-    """Which text is wanted: `calibration` or `evaluation`."""
+    """Which text is wanted: `calibration` or `evaluation`.
+
+    characters   no document is used beyond so many of them, so no more need be read; None = all are used
+    """
 
     split: str
+    characters: int | None = None

@@ -5,7 +5,6 @@ torch is imported where a model is opened.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from hgsp_core.checkpoint.read import read_config, stored_dtype
 from hgsp_core.checkpoint.record import RECORD, read_record
 from hgsp_core.checkpoint.trust import MODELING_FILE, code_fault
 from hgsp_core.errors import GgufError, HgspError, VerifyError
+from hgsp_core.files import read_object
+from hgsp_core.forms import Report
 from hgsp_core.measure import open_weights
 from hgsp_core.monitor import Monitor
 from hgsp_core.recipe import ModelPart, Recipe
@@ -53,8 +54,8 @@ def verify(path: Path, monitor: Monitor) -> list[Finding]:
 def _exported(run: Path) -> list[str]:
     """The folders that a run's report.json lists, relative to it."""
     try:
-        exports = json.loads((run / "report.json").read_text(encoding="utf-8")).get("exports", ["model"])
-    except (ValueError, AttributeError) as error:
+        exports = read_object(run / "report.json", Report).get("exports", ["model"])
+    except ValueError as error:
         raise VerifyError.bad_report(run / "report.json", error) from None
     return list(dict.fromkeys(place if not Path(place).suffix else str(Path(place).parent) for place in exports))
 
@@ -148,6 +149,10 @@ def _logits(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     weights = open_weights(folder, layout, dtype, recipe, monitor)
     few = np.arange(8)[None] % int(layout.config["vocab_size"])
     tokens = np.array(record["logits"]["tokens"]) if record else few
+    vocabulary = layout.outside[f"{layout.architecture.embed}.weight"][0]
+    if record and not all(0 <= i < vocabulary for i in (*tokens.flat, *record["logits"]["columns"])):
+        yield Finding(place, False, f"'{folder / RECORD}' is of another model: its tokens are not among the {vocabulary} of this one")
+        return
     values = logits(weights, tokens).float().cpu().numpy()
     if not np.isfinite(values).all():
         yield Finding(place, False, f"the model in '{folder}' loads, but its logits are not finite")

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 
+from hgsp_core.errors import StoreError
 from hgsp_core.store import Store, key_of
 
 INPUTS = {"model": "abc", "seed": 1}
@@ -48,6 +49,6 @@ def test_a_damaged_artifact_is_reported_and_not_served(store, damage, caplog):
 
 def test_a_failed_write_leaves_nothing(store, monkeypatch):
     monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError):
+    with pytest.raises(StoreError, match="cannot be kept in .*: No space left on device"):
         store.put("statistics", INPUTS, ARRAYS)
     assert not [p for p in store.root.rglob("*") if p.is_file()]

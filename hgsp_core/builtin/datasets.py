@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field, create_model
 
 from hgsp_core.errors import DataError
+from hgsp_core.paths import expanded
 from hgsp_core.types import DatasetJob, Params
 
 #: suffix -> builder of the `datasets` library
@@ -53,7 +54,7 @@ class Pydoc:
 
 
 class File:
-    """A local .txt (whole), .json, .jsonl or .parquet (one document a row)."""
+    """A local .txt (one document), .json, .jsonl or .parquet (one document a row)."""
 
     def __init__(self, params: FileParams):
         self.params = params
@@ -61,7 +62,7 @@ class File:
     def __call__(self, job: DatasetJob) -> Iterator[str]:
         path = self._found()
         if path.suffix == ".txt":
-            yield _read(path)
+            yield _read(path, job.characters)
         else:
             yield from _column(self.rows(job), self.params.column, str(path))
 
@@ -75,7 +76,7 @@ class File:
         return _load(BUILDERS[path.suffix], data_files=str(path.resolve()), split="train", name=str(path))
 
     def _found(self) -> Path:
-        path = Path(self.params.path).expanduser()
+        path = expanded(self.params.path)
         if path.suffix not in BUILDERS:
             raise DataError.suffix(str(path), list(BUILDERS))
         if not path.is_file():
@@ -100,9 +101,12 @@ class Hub:
         return _load(p.path, p.config, split=split, streaming=True, revision=p.revision, name=p.path)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, characters: int | None) -> str:
+    """The text, or where it has more than so many characters, those."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            longer = characters is not None and characters < path.stat().st_size
+            return file.read(characters if longer else None)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError.unreadable(str(path), error) from None
 

@@ -14,7 +14,6 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from pydantic import Field, model_validator
 
 from hgsp_core.builtin.harness_files import require_plain, sandboxed
 from hgsp_core.errors import EvaluationError
+from hgsp_core.paths import expanded
 from hgsp_core.types import EvaluateJob, Params
 
 #: the zero-shot tasks of LLM-Pruner, SlimGPT, FLAP and others
@@ -106,9 +106,9 @@ def _open_manager(params: LmEvalParams) -> Any:
     """lm-eval's list of tasks, with all that are asked for in it. Raises EvaluationError."""
     from lm_eval.tasks import TaskManager
 
-    if params.include_path is not None and not Path(params.include_path).expanduser().is_dir():
+    own = params.include_path and expanded(params.include_path)
+    if own is not None and not own.is_dir():
         raise EvaluationError.no_task_folder(params.include_path)
-    own = params.include_path and Path(params.include_path).expanduser()
     if own and not params.trust_task_code:
         require_plain(own)
     manager = TaskManager(include_path=own, include_defaults=False) if own else None

@@ -6,7 +6,6 @@ linears there are is the architecture's data; blocks that were removed have none
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from hgsp_core.builtin.training_params import LoRAParams
 from hgsp_core.errors import RecoverError
+from hgsp_core.files import read_object
+from hgsp_core.forms import Adapter
+from hgsp_core.paths import expanded
 from hgsp_core.recover.prepare import check_chats, prepare
 from hgsp_core.source import BYTES
 from hgsp_core.types import Architecture, RecoverJob
@@ -49,7 +51,10 @@ class LoRA:
             model = model.float()
         if self.adapter:
             _check_adapter(self.adapter, model)
-            return PeftModel.from_pretrained(model, self.adapter, is_trainable=True, use_safetensors=True)
+            try:
+                return PeftModel.from_pretrained(model, self.adapter, is_trainable=True, use_safetensors=True)
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
+                raise RecoverError.no_adapter(self.adapter, str(error).partition("\n")[0]) from error
         p = self.params
         config = LoraConfig(
             task_type="CAUSAL_LM", r=p.r, lora_alpha=p.alpha, lora_dropout=p.dropout, target_modules=targets(job.architecture)
@@ -67,15 +72,15 @@ def targets(architecture: Architecture) -> list[str]:
 
 def _adapter(name: str) -> Path:
     """The adapter's directory. Raises RecoverError: not there, unreadable, or not a LoRA."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     try:
-        config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+        config = read_object(path / _CONFIG, Adapter)
         with safe_open(path / _WEIGHTS, framework="numpy"):
             pass
     except (OSError, ValueError, SafetensorError) as error:
         raise RecoverError.no_adapter(path, str(error)) from None
-    if config.get("peft_type") != "LORA":
-        raise RecoverError.no_adapter(path, f"its peft_type is {config.get('peft_type')!r}")
+    if config["peft_type"] != "LORA":
+        raise RecoverError.no_adapter(path, f"its peft_type is {config['peft_type']}")
     if config.get("megatron_config"):  # peft would import the module that megatron_core names
         raise RecoverError.no_adapter(path, "it was made with Megatron (megatron_config)")
     return path

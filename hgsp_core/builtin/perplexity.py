@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from hgsp_core.data import CHARACTERS_PER_TOKEN, open_dataset, read_text, require_rows, windows
+from hgsp_core.data import CHARACTERS_PER_TOKEN, dataset_job, open_dataset, read_text, require_rows, windows
 from hgsp_core.errors import DataError
 from hgsp_core.recipe import Use, data_params
-from hgsp_core.types import DatasetJob, EvaluateJob, Params
+from hgsp_core.types import EvaluateJob, Params
 
 
 class TextUse(Use):
@@ -62,7 +62,8 @@ class Perplexity:
         self.datasets = []
         for use in params.datasets:
             dataset = open_dataset(use.use, use.with_, "evaluate: perplexity: datasets")
-            if not any(document.strip() for document in dataset(DatasetJob("evaluation"))):  # reads as far as the first text
+            job = dataset_job("evaluation", self._characters())
+            if not any(document.strip() for document in dataset(job)):  # reads as far as the first text
                 raise DataError.empty(use.use)
             self.datasets.append((use, dataset))
 
@@ -116,10 +117,12 @@ class Perplexity:
         return cut
 
     def _text(self, use: TextUse, dataset: Any) -> str:
-        """As much of the text as the windows may need."""
+        return read_text(dataset, "evaluation", self._characters(), use.use)
+
+    def _characters(self) -> int | None:
+        """As much of a text as the windows may need; None = all."""
         p = self.params
-        characters = p.max_windows and (p.max_windows * (p.stride or p.seq_len) + p.seq_len) * CHARACTERS_PER_TOKEN
-        return read_text(dataset(DatasetJob("evaluation")), characters, use.use)
+        return p.max_windows and (p.max_windows * (p.stride or p.seq_len) + p.seq_len) * CHARACTERS_PER_TOKEN
 
 
 def _perplexity(mean_loss: float) -> float:

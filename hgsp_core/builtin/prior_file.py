@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 from pydantic import Field
 
 from hgsp_core.artifacts import Priors
 from hgsp_core.errors import PriorFileError
+from hgsp_core.files import read_object
+from hgsp_core.forms import PriorNumbers
+from hgsp_core.paths import expanded
 from hgsp_core.types import Params, PriorJob
 
 
@@ -21,14 +21,14 @@ class PriorFile:
     collectors = ()
 
     def __init__(self, params: PriorFileParams):
-        self.path = Path(params.path).expanduser()
+        self.path = expanded(params.path)
 
     def __call__(self, job: PriorJob) -> Priors:
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = read_object(self.path, PriorNumbers)
             layer = _numbers(content["layer"])
             blocks = {axis: _numbers(values) for axis, values in content.get("blocks", {}).items()}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise PriorFileError.unreadable(self.path, error) from None
         known = [axis.name for axis in job.layout.architecture.axes]
         for axis in blocks:

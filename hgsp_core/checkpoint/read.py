@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from hgsp_core.checkpoint.trust import without_code
 from hgsp_core.errors import CheckpointError, NumericError
+from hgsp_core.files import read_object
+from hgsp_core.forms import Form, Index, ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -81,13 +83,12 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
         raise CheckpointError.no_config(directory)
-    config = _read_json(path)
+    config = _read_json(path, ModelConfig)
     without_code(path, config)
-    classes = config.get("architectures")
-    for name in classes if isinstance(classes, list) else ():
-        task = _TASK.search(str(name))
+    for name in config.get("architectures") or ():
+        task = _TASK.search(name)
         if task and task[1] not in _GENERATES:
-            raise CheckpointError.other_task(path, str(name))
+            raise CheckpointError.other_task(path, name)
     rows, pad = config.get("vocab_size"), config.get("pad_token_id")
     if isinstance(rows, int) and isinstance(pad, int) and not -rows <= pad < rows:
         raise CheckpointError.token_id(path, "pad_token_id", pad, rows)
@@ -226,11 +227,11 @@ def shard_names(directory: Path) -> list[str]:
 
 
 def _weight_map(directory: Path) -> dict[str, str]:
-    weight_map = _read_json(directory / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError.bad_json(directory / INDEX, "no 'weight_map'")
+    weight_map = _read_json(directory / INDEX, Index)["weight_map"]
+    if not weight_map:
+        raise CheckpointError.bad_json(directory / INDEX, "'weight_map' is empty")
     for shard in weight_map.values():
-        if not isinstance(shard, str) or Path(shard).name != shard:
+        if Path(shard).name != shard:
             raise CheckpointError.bad_json(directory / INDEX, f"'weight_map' names {shard!r}, which is no file beside it")
     return weight_map
 
@@ -269,11 +270,8 @@ def _place(path: Path, start: int, entry: Mapping[str, Any]) -> Place:
     return Place(path, start + begin, end - begin, tuple(entry["shape"]), entry["dtype"])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, form: type[Form] | None = None) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError.bad_json(path, str(error)) from error
-    if not isinstance(content, dict):
-        raise CheckpointError.bad_json(path, f"a JSON object is needed, this is a {type(content).__name__}")
-    return content
+        return read_object(path, form)
+    except (OSError, ValueError) as error:
+        raise CheckpointError.bad_json(path, str(error)) from None

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hgsp_core.checkpoint.fingerprint import file_sha256, logits_sample
 from hgsp_core.errors import CheckpointError
+from hgsp_core.files import read_object
+from hgsp_core.forms import Record
 
 if TYPE_CHECKING:
     from hgsp_core.types import ExportJob
@@ -42,14 +44,11 @@ def read_record(folder: Path) -> Mapping[str, Any] | None:
     """The content of hgsp.json; None where there is none. Raises CheckpointError where it cannot be read."""
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["version"] != 1 or not isinstance(record["files"], dict) or not record["logits"]["columns"]:
-            raise ValueError("it is not a record of version 1")
+        return read_object(path, Record)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError.bad_json(path, str(error)) from error
-    return record
+    except ValueError as error:
+        raise CheckpointError.bad_json(path, str(error)) from None
 
 
 def recorded_family(folder: Path) -> str | None:

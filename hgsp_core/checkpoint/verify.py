@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from hgsp_core.checkpoint.read import read_config
 from hgsp_core.checkpoint.trust import code_fault
-from hgsp_core.errors import CheckpointError, HgspError
+from hgsp_core.errors import CheckpointError, HgspError, ResourceError
 from hgsp_core.fresh import run_fresh
 
 #: what any user of transformers would write; it must not import hgsp_core
@@ -78,6 +78,8 @@ def _verify(
         arguments = [directory, inputs, outputs, reference.device, torch.get_num_threads(), *more]
         # a cache of its own, so that the modeling file that runs is this directory's and no older one
         result = run_fresh(*script, *arguments, HF_HUB_OFFLINE="1", HF_MODULES_CACHE=str(Path(work, "modules")))
+        if "No space left on device" in result.stderr:
+            raise ResourceError.disk(f"temporary files of the check of '{directory}'")
         if result.returncode:
             raise CheckpointError.not_reloaded(directory, result.stderr)
         logits = load_file(outputs)["logits"]

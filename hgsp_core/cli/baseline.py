@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,6 +12,7 @@ from hgsp_core.cli.draft import Draft, model_config
 from hgsp_core.cli.flags import Flag, FlagCommand, Given, Panel, takes
 from hgsp_core.cli.options import Cache, Json, Quiet, Settings
 from hgsp_core.errors import FlagError
+from hgsp_core.paths import expanded
 
 app = typer.Typer(
     name="baseline",
@@ -185,6 +185,6 @@ def finish(draft: Draft, method: str, size: str = "") -> None:
 
 def _context(model: str | None, most: int) -> int:
     """The model's context in tokens, up to `most`; a model that is not in a local directory is not looked at."""
-    if model is None or not Path(model).expanduser().is_dir():
+    if model is None or not expanded(model).is_dir():
         return most
     return min(most, model_config(model).get("max_position_embeddings") or most)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hgsp_core.cli.options import Json
+from hgsp_core.paths import expanded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Directories of runs, or of a whole sweep.", show_default=False)
+        list[Path], typer.Argument(parser=expanded, metavar="RUN...", help="Directories of runs, or of a whole sweep.", show_default=False)
     ],
     sort: Annotated[
         str | None,
@@ -28,7 +29,7 @@ def compare(
     as_csv: Annotated[bool, typer.Option("--csv", help="As CSV, with every measurement.")] = False,
     as_html: Annotated[bool, typer.Option("--html", help="As one HTML page with plots.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE, which must not exist yet.")
+        Path | None, typer.Option("--output", "-o", parser=expanded, metavar="FILE", help="Write to FILE, which must not exist yet.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -83,16 +84,15 @@ def _text(form: str, found: Comparison, table: RunTable) -> str:
 def deliver(text: str, output: Path | None) -> None:
     """To a file that is not there yet, whole or not at all; or to stdout."""
     from hgsp_core.errors import OutputError
+    from hgsp_core.files import write_text
 
     if output is None:
         typer.echo(text, nl=False)
         return
-    if output.exists() or output.is_symlink():
-        raise OutputError.exists(str(output))
-    staging = output.with_name(f".{output.name}.partial")
     try:
-        staging.write_text(text, encoding="utf-8")
-        staging.rename(output)
+        if output.exists() or output.is_symlink():
+            raise OutputError.exists(str(output))
+        write_text(output, text)
     except OSError as error:
         raise OutputError.cannot_make(str(output), error) from None
     typer.echo(f"Wrote {output}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hgsp_core.errors import FlagError, LayoutError, RecipeError
+from hgsp_core.paths import expanded
 
 if TYPE_CHECKING:
     from hgsp_core.recipe import Recipe
@@ -114,7 +115,7 @@ def as_yaml(recipe: Recipe, *parts: str) -> str:
 
 def existing_file(flag: str, path: Path) -> str:
     """The path of a file that is there. Raises FlagError."""
-    path = path.expanduser()
+    path = expanded(path)
     if not path.is_file():
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise FlagError.no_file(flag, path, near)
@@ -154,8 +155,8 @@ def model_config(path: str) -> dict[str, Any]:
     from hgsp_core.checkpoint.read import read_config
     from hgsp_core.errors import CheckpointError
 
-    if Path(path).expanduser().is_dir():
-        return read_config(Path(path).expanduser())
+    if expanded(path).is_dir():
+        return read_config(expanded(path))
     if path.count("/") != 1 or path.startswith((".", "/", "~")):
         raise CheckpointError.no_directory(Path(path))
     from huggingface_hub import hf_hub_download

@@ -12,6 +12,7 @@ from hgsp_core.cli.flags import Flag, Given, Panel, takes
 from hgsp_core.cli.options import Json, Quiet
 from hgsp_core.cli.origin import names
 from hgsp_core.errors import FlagError
+from hgsp_core.paths import expanded
 
 PANEL = Panel(
     "What is measured",
@@ -44,14 +45,14 @@ def evaluate(
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option("--recipe", metavar="FILE", help="Measure what the 'evaluate' part of this recipe says, instead of flags."),
+        typer.Option("--recipe", parser=expanded, metavar="FILE", help="Measure what the 'evaluate' part of this recipe says, instead of flags."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any parameter: --set evaluate.0.with.seq_len=256. May be repeated."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result here as JSON; must not exist.")
+        Path | None, typer.Option("--output", "-o", parser=expanded, metavar="FILE", help="Write the result here as JSON; must not exist.")
     ] = None,
     print_recipe: Annotated[
         bool, typer.Option("--print-recipe", help="Print the 'evaluate' part of a recipe that this stands for, and do nothing.")
@@ -87,7 +88,7 @@ def evaluate(
             dtype=checked.model.dtype,
             device=checked.device,
             dense=dense,
-            output=output and output.expanduser(),
+            output=output,
             seed=checked.calibrate.seed,
         )
     show(result, output, as_json)

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from hgsp_core.cli.options import Json, Quiet
+from hgsp_core.paths import expanded
 
 Model = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="A run directory, or a Hugging Face directory, pruned or not.", show_default=False),
+    typer.Argument(parser=expanded, metavar="MODEL", help="A run directory, or a Hugging Face directory, pruned or not.", show_default=False),
 ]
 Exporter = Annotated[
     str, typer.Option("--to", metavar="NAME", help="The exporter: gguf, huggingface, or a plugin's.", show_default=False)
@@ -25,7 +26,7 @@ Settings = Annotated[
     ),
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write; must not exist.", show_default=False)
+    Path, typer.Option("--output", "-o", parser=expanded, metavar="DIR", help="Directory to write; must not exist.", show_default=False)
 ]
 
 
@@ -45,7 +46,7 @@ def export(
     with terminal(quiet) as monitor:
         from hgsp_core.export import export_checkpoint
 
-        result = export_checkpoint(model.expanduser(), to, settings or (), output.expanduser(), monitor)
+        result = export_checkpoint(model, to, settings or (), output, monitor)
     from hgsp_core.cli.show import output as stdout
     from hgsp_core.cli.show import print_json, print_lines
 

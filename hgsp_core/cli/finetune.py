@@ -13,6 +13,7 @@ from hgsp_core.cli.flags import Flag, Given, Panel, takes
 from hgsp_core.cli.options import Cache, Json, Quiet, open_store
 from hgsp_core.cli.origin import lora_only
 from hgsp_core.errors import FlagError, RecipeError
+from hgsp_core.paths import expanded
 
 PANEL = Panel(
     "The training",
@@ -45,10 +46,10 @@ def finetune(
         typer.Argument(metavar="CHECKPOINT", help="A run directory, or a Hugging Face directory, pruned or not.", show_default=False),
     ] = None,
     dense: Annotated[
-        Path | None, typer.Option("--dense", metavar="DIR", help="The model before the cut, which --set distill=true learns from.")
+        Path | None, typer.Option("--dense", parser=expanded, metavar="DIR", help="The model before the cut, which --set distill=true learns from.")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", metavar="FILE", help="Start from the 'recover' part of this recipe; flags change it.")
+        Path | None, typer.Option("--recipe", parser=expanded, metavar="FILE", help="Start from the 'recover' part of this recipe; flags change it.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -91,12 +92,12 @@ def finetune(
         from hgsp_core.finetune import finetune as train
 
         report = train(
-            Path(checked.model.path).expanduser(),
+            expanded(checked.model.path),
             checked.recover,
             Path(checked.output),
             monitor,
             device=checked.device,
-            dense=dense and dense.expanduser(),
+            dense=dense,
             store=open_store(cache),
         )
     if first:
@@ -130,7 +131,7 @@ def draft_of(given: Given, checkpoint: str | None, recipe: Path | None) -> Draft
     draft.put("recover.with.alpha", "--lora_alpha")
     draft.put("recover.with.schedule.gradient_checkpointing", "--use_gradient_checkpointing")
     draft.put("device", "--device")
-    output = Path(path).expanduser()
+    output = expanded(path)
     draft.put("output", "--output_dir", "--output", default=str(output.with_name(f"{output.name}-finetuned")))
     return draft
 

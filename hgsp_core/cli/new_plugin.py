@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hgsp_core.paths import expanded
+
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
@@ -38,7 +40,7 @@ def new(
     ],
     directory: Annotated[
         Path | None,
-        typer.Option("--directory", metavar="DIR", help="The project's directory, instead of hgsp-NAME in this one."),
+        typer.Option("--directory", parser=expanded, metavar="DIR", help="The project's directory, instead of hgsp-NAME in this one."),
     ] = None,
 ) -> None:
     """Write a plugin to start from: a complete project that installs, works in a recipe, and passes its tests.
@@ -145,6 +147,6 @@ def write_project(project: Path, files: Mapping[Path, str]) -> None:
             (staging / path).parent.mkdir(parents=True, exist_ok=True)
             (staging / path).write_text(text, encoding="utf-8")
         staging.rename(project)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise ProjectError.cannot_make(project, error) from None
+        raise (ProjectError.cannot_make(project, error) if isinstance(error, OSError) else error) from None

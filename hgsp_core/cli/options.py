@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hgsp_core.paths import expanded
+
 if TYPE_CHECKING:
     from hgsp_core.recipe import Recipe
     from hgsp_core.store import Store
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+RecipeFile = Annotated[Path, typer.Argument(parser=expanded, metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -20,13 +22,13 @@ Settings = Annotated[
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", metavar="DIR", help="Directory of the run, instead of the recipe's 'output'.")
+    Path | None, typer.Option("--output", parser=expanded, metavar="DIR", help="Directory of the run, instead of the recipe's 'output'.")
 ]
 Cache = Annotated[
     Path | None,
     typer.Option(
         "--cache",
-        metavar="DIR",
+        parser=expanded, metavar="DIR",
         help="Where tokens and statistics are kept for reuse, instead of HGSP_CACHE or ~/.cache/hgsp.",
     ),
 ]
@@ -40,11 +42,13 @@ def read_recipe(path: Path, settings: list[str] | None, output: Path | None) -> 
 
     overrides = list(settings or ())
     if output is not None:
-        overrides.append(f"output={json.dumps(str(output.expanduser()), ensure_ascii=False)}")
+        overrides.append(f"output={json.dumps(str(output), ensure_ascii=False)}")
     return load_recipe(path, overrides)
 
 
 def open_store(cache: Path | None) -> Store:
     from hgsp_core.store import Store, default_root
 
-    return Store(cache or default_root())
+    store = Store(cache or default_root())
+    store.require()
+    return store

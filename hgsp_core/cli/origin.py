@@ -145,7 +145,7 @@ def output(draft: Draft, method: str, size: str) -> None:
     if name is not None:
         draft.set("output", str(Path("results", name)), "--output_name")
     elif directory is not None:
-        draft.set("output", str(Path(directory).expanduser()), "--output")
+        draft.set("output", directory, "--output")
     else:
         draft.set("output", str(Path("results", f"{Path(draft.data['model']['path']).name}-{method}-{size}")))
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hgsp_core.paths import expanded
+
 app = typer.Typer(
     name="recipe",
     help="""Recipes: write a first one, check some, list every key.
@@ -19,7 +21,7 @@ app = typer.Typer(
 @app.command()
 def init(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Where to write it; an existing file is never overwritten.")
+        Path, typer.Argument(parser=expanded, metavar="FILE", help="Where to write it; an existing file is never overwritten.")
     ] = Path("recipe.yaml"),
 ) -> None:
     """Write a commented recipe to start from.
@@ -31,13 +33,13 @@ def init(
     from importlib import resources
 
     from hgsp_core.errors import OutputError
+    from hgsp_core.files import write_text
 
     text = resources.files("hgsp_core.cli").joinpath("template.yaml").read_text(encoding="utf-8")
     try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(text)
-    except FileExistsError:
-        raise OutputError.exists(str(file)) from None
+        if file.exists() or file.is_symlink():
+            raise OutputError.exists(str(file))
+        write_text(file, text)
     except OSError as error:
         raise OutputError.cannot_make(str(file), error) from None
     typer.echo(f"Wrote {file}. Set 'model.path' and 'output' in it, then: hgsp plan {file}")
@@ -45,7 +47,7 @@ def init(
 
 @app.command()
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipes to check.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(parser=expanded, metavar="FILE...", help="Recipes to check.", show_default=False)],
 ) -> None:
     """Check recipes: every key, type, range, method and parameter. Exit code 2 if any has a fault.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +80,9 @@ def findings(directory: Path) -> list[str]:
 
 def loading_lines(model: Path) -> tuple[str, str]:
     """Python that loads the model; the flag only where its class comes with it."""
-    needs_code = "auto_map" in json.loads((model / "config.json").read_text(encoding="utf-8"))
+    from hgsp_core.checkpoint.read import read_config
+
+    needs_code = "auto_map" in read_config(model)
     flag = ", trust_remote_code=True" if needs_code else ""
     return (
         "from transformers import AutoModelForCausalLM",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hgsp_core.cli.options import Cache, Json, Quiet, open_store
+from hgsp_core.paths import expanded
 
 if TYPE_CHECKING:
     from hgsp_core.grid.cells import Grid
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep, a YAML file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(parser=expanded, metavar="SWEEP", help="The sweep, a YAML file.", show_default=False)],
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR", help="Directory of the sweep, instead of the file's 'output'.")
+        Path | None, typer.Option("--output", parser=expanded, metavar="DIR", help="Directory of the sweep, instead of the file's 'output'.")
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Runs at a time on this machine.")] = 1,
     ray: Annotated[
@@ -44,7 +45,7 @@ def sweep(
     from hgsp_core.cli.console import terminal
     from hgsp_core.grid.cells import load_grid
 
-    grid = load_grid(file, output and output.expanduser())
+    grid = load_grid(file, output)
     store = open_store(cache)
     with terminal(quiet) as monitor:
         from hgsp_core.grid.run import Listener

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from hgsp_core.cli.options import Json, Quiet
+from hgsp_core.paths import expanded
 
 Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Directory of a model, of GGUF files, or of a run.", show_default=False)
+    Path, typer.Argument(parser=expanded, metavar="DIR", help="Directory of a model, of GGUF files, or of a run.", show_default=False)
 ]
 _WORDS = {True: "ok", False: "FAULT", None: "not checked"}
 
@@ -30,7 +31,7 @@ def verify(directory: Directory, quiet: Quiet = False, as_json: Json = False) ->
     with terminal(quiet) as monitor:
         from hgsp_core.verification import verify as check
 
-        findings = check(directory.expanduser(), monitor)
+        findings = check(directory, monitor)
     from hgsp_core.cli.show import output, print_json
 
     if as_json:

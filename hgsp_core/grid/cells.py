@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hgsp_core.compare import short_names
 from hgsp_core.errors import GridError, RecipeError
+from hgsp_core.paths import expanded
 from hgsp_core.recipe import Recipe, assign, explain, parse_mapping, read_text, recipe_of, resolved
 
 #: a run's name is a directory; longer ones are cut and told apart by a hash
@@ -95,7 +96,7 @@ def load_grid(path: Path, output: Path | None = None) -> Grid:
     axes = list(_axes(file, source))
     if not axes:
         raise GridError.nothing_varies(source)
-    directory = output or Path(file.output).expanduser()
+    directory = output or expanded(file.output)
     cells = tuple(_cells(base, axes, directory, source))
     seen: dict[str, str] = {}
     for cell in cells:
@@ -111,7 +112,7 @@ def _base(given: str | dict[str, Any], path: Path) -> dict[str, Any]:
     """The base recipe's keys, not checked yet: what is missing may be on an axis."""
     if isinstance(given, dict):
         return given
-    file = path.parent / Path(given).expanduser()
+    file = path.parent / expanded(given)
     data = parse_mapping(read_text(file, "recipe"), str(file))
     if data is None:
         raise RecipeError.at(str(file), "the file", "a recipe is a mapping of keys such as 'model:' and 'allocate:'.")

@@ -17,6 +17,7 @@ from typing import Any
 
 from hgsp_core.compare import Comparison, comparison, load_run
 from hgsp_core.errors import GridError, OutputError
+from hgsp_core.files import write_text
 from hgsp_core.grid.cells import Cell, Grid
 from hgsp_core.recipe import Recipe, load_recipe, resolved
 
@@ -99,15 +100,9 @@ def write_comparison(output: Path, cells: Mapping[str, Cell], failed: Mapping[st
         return None
     found = comparison(runs)
     table = run_table(found)
-    _replace(output / "comparison.csv", csv_text(table))
-    _replace(output / "comparison.md", markdown(found, table))
-    _replace(output / "comparison.html", comparison_page(f"Sweep {output.name}", found, table, failed))
+    write_text(output / "comparison.csv", csv_text(table))
+    write_text(output / "comparison.md", markdown(found, table))
+    write_text(output / "comparison.html", comparison_page(f"Sweep {output.name}", found, table, failed))
     for cost in costs_of(found) if found.datasets else ():
         draw_pareto(output / f"{cost.name}-perplexity.png", found, cost)
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    staging = path.with_name(f".{path.name}.partial")
-    staging.write_text(text, encoding="utf-8")
-    staging.replace(path)

@@ -14,7 +14,8 @@ from typing import Any
 
 from hgsp_core.errors import GridError
 from hgsp_core.fresh import elsewhere
-from hgsp_core.grid.work import Outcome, Task, in_process
+from hgsp_core.grid.work import PATIENCE, Outcome, Task, in_process
+from hgsp_core.stopping import unheard
 from hgsp_core.store import Store
 
 #: told which task said what
@@ -59,10 +60,12 @@ class Processes:
                 self.hear(task, message)
 
     def close(self) -> None:
-        """End what is still at work."""
+        """End what is still at work; each clears away what it was writing."""
         for _, process, _ in self._running.values():
             process.terminate()
         for _, process, pipe in self._running.values():
+            process.join(PATIENCE)
+            process.kill()
             process.join()
             pipe.close()
         self._running.clear()
@@ -72,7 +75,7 @@ class Processes:
 def processes(store: Store, jobs: int, hear: Hear) -> Iterator[Processes]:
     workers = Processes(store, jobs, hear)
     multiprocessing.get_context("forkserver").set_forkserver_preload(["hgsp_core.grid.loaded"])
-    with elsewhere():
+    with elsewhere(), unheard():
         forkserver.ensure_running()
     try:
         yield workers

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +19,11 @@ from hgsp_core import monitor
 from hgsp_core.errors import HgspError
 from hgsp_core.outside import message, without_credentials
 from hgsp_core.recipe import Recipe
+from hgsp_core.stopping import Stopped, stoppable
 from hgsp_core.store import Store
 
+#: seconds that a process has to clear away what it was writing
+PATIENCE = 20.0
 #: ("stage", name, done, total) or ("warning", text)
 Tell = Callable[[tuple], None]
 
@@ -90,13 +96,19 @@ def in_process(task: Task, store: Store, pipe: connection.Connection, place: int
     """The body of a process that `Processes` starts; `place` is its seat among `jobs`."""
     os.dup2(2, 1)  # stdout is for the result of the command
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _share_the_machine(place, jobs)
-    pipe.send(carry_out(task, store, pipe.send))
+    try:
+        with stoppable():
+            _share_the_machine(place, jobs)
+            pipe.send(carry_out(task, store, pipe.send))
+    except (Stopped, KeyboardInterrupt, BrokenPipeError):  # the sweep tells the user, or is gone
+        sys.exit(1)
 
 
 def _end_with_parent() -> None:
     """A run whose sweep was killed must not go on writing: the next sweep takes its place."""
     connection.wait([parent_process().sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)  # clears away what is half-written
+    time.sleep(PATIENCE)
     os._exit(1)
 
 

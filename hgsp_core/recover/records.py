@@ -53,7 +53,7 @@ def read_records(name: str, options: Mapping[str, Any], format: str, samples: in
         if format not in ("auto", "text"):
             raise RecoverError.only_text(name, format)
         characters = samples and samples * seq_len * CHARACTERS_PER_TOKEN
-        return Records(name, "text", text=read_text(dataset(job), characters, name))
+        return Records(name, "text", text=read_text(dataset, job.split, characters, name))
     return Records(name, found, tuple(_checked(islice(rows, samples), name, CHECKS[found])))
 
 

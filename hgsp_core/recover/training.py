@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import gc
-import json
 import logging
 import math
 import shutil
@@ -36,6 +35,7 @@ from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.checkpoint.write import write_checkpoint
 from hgsp_core.data import require_rows
 from hgsp_core.errors import RecoverError
+from hgsp_core.files import read_object
 from hgsp_core.recover.losses import divergence, held_out_loss
 from hgsp_core.recover.records import Records
 from hgsp_core.recover.rows import BLANK, Row, batch, hold_out, make_rows, pack
@@ -339,7 +339,7 @@ def _is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end: its state, which comes last, and the random states of all processes."""
     states = list(checkpoint.glob("rng_state*.pth"))
     try:
-        json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        read_object(checkpoint / _STATE)
     except (OSError, ValueError):
         return False
     return len(states) == processes() and all(map(zipfile.is_zipfile, states))  # a zip's directory is at its end

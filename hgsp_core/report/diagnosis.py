@@ -7,7 +7,6 @@ candidate of the choice guide (R6) is allocated on the scores of this very run, 
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,8 @@ import yaml
 
 from hgsp_core.artifacts import LayerStatistics, Plan, Scores
 from hgsp_core.errors import DiagnosisError, HgspError
+from hgsp_core.files import read_object
+from hgsp_core.forms import Diagnosis
 from hgsp_core.layout import Layout
 from hgsp_core.recipe import Recipe, parse_recipe
 from hgsp_core.report.outcome import rates
@@ -357,14 +358,11 @@ def read_diagnosis(run: Path) -> dict[str, Any]:
     if not run.is_dir():
         raise DiagnosisError.no_directory(run, [d.name for d in run.parent.glob("*") if d.is_dir()])
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not {"findings", "checks", "layers"} <= found.keys():
-            raise ValueError("it has no findings")
+        return read_object(path, Diagnosis)
     except FileNotFoundError:
         raise DiagnosisError.no_diagnosis(path) from None
-    except (OSError, ValueError, AttributeError) as error:
+    except ValueError as error:
         raise DiagnosisError.unreadable(path, error) from None
-    return found
 
 
 def _short(value: Any) -> Any:

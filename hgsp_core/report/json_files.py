@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hgsp_core.files import write_text
+
 
 def finite(value: Any) -> Any:
     """The value with infinities as text: JSON has none (`tau: .inf`, the perplexity of a broken model)."""
@@ -26,4 +28,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         if isinstance(value, list) and value:
             text = "[\n  " + ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n ]"
         lines.append(f" {json.dumps(key)}: {text}")
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,0 +1,111 @@
+"""YAML -> plain data: mappings with text for keys, lists, texts, numbers; nothing else, and nothing that explodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+
+from hgsp_core.errors import shown
+
+#: values and levels; aliases count as often as they are used
+_MOST_VALUES, _DEEPEST = 100_000, 50
+
+
+class YamlError(ValueError):
+    """What is wrong, in one line, and where: a line and column, a key, or nothing that is known."""
+
+    def __init__(self, problem: str, place: str = ""):
+        super().__init__(problem)
+        self.place = place
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that is given twice: one of the two would be lost without a word.
+
+    A date stays the text that it is written as.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConstructorError(problem="a key must be text", problem_mark=key.start_mark)
+            if key.value in seen:
+                problem = f"the key {shown(key.value)} is given twice"
+                raise ConstructorError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node):
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_VALUES // 10:
+            raise ConstructorError(problem="merge keys (<<) make it too large", problem_mark=node.start_mark)
+
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
+            tag = node.tag.rpartition(":")[2]
+            value = shown(node.value) if isinstance(node, yaml.ScalarNode) else "this"
+            raise ConstructorError(problem=f"{value} is no {tag}", problem_mark=node.start_mark) from None
+
+
+def parse_yaml(text: str) -> Any:
+    """The data in `text`. Raises YamlError."""
+    try:
+        data = yaml.load(text, _Loader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise YamlError(f"the character U+{ord(text[error.position]):04X} cannot stand in YAML", f"line {line}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise YamlError(problem if len(problem) < 200 else shown(problem), place) from None
+    except RecursionError:
+        raise YamlError("its values are nested too deeply") from None
+    _check(data, "", 0, [0])
+    return data
+
+
+def _check(value: Any, place: str, depth: int, seen: list[int]) -> None:
+    """Raises YamlError where the data is not plain, or is endless: what refers to itself is found by its depth."""
+    seen[0] += 1
+    if depth > _DEEPEST or seen[0] > _MOST_VALUES:
+        raise YamlError("it is nested too deeply, or aliases make it too large")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise YamlError(f"the key {shown(key)} is {_kind(key)}, not text; put it in quotes", place)
+            _check(key, place, depth, seen)
+            _check(item, f"{place}.{key}" if place else key, depth + 1, seen)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check(item, f"{place}.{index}" if place else str(index), depth + 1, seen)
+    elif isinstance(value, str):
+        if "\0" in value or not _is_text(value):
+            raise YamlError("the text holds characters that no text has", place)
+    elif isinstance(value, int):
+        if abs(value) >= 2**63:
+            raise YamlError("the number is too large", place)
+    elif not (value is None or isinstance(value, float)):
+        raise YamlError(f"{shown(value)} is {_kind(value)}, which means nothing here", place)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"of type {type(value).__name__}"
