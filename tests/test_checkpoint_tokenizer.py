@@ -37,3 +37,20 @@ def test_no_tokenizer_or_a_damaged_one_is_refused_with_place_and_fix(tmp_path):
         load_tokenizer(tmp_path)
     with pytest.raises(CheckpointError, match="There is no model directory"):
         load_tokenizer(tmp_path / "nowhere")
+
+
+def test_token_ids_are_those_of_sentencepiece_where_its_model_is_all_there_is(tmp_path):
+    import sentencepiece
+
+    text = MODEL.parents[1] / "hgsp_core" / "data" / "pydoc" / "evaluation.txt"
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "tokenizer"), vocab_size=600, model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer.vocab").unlink()
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "legacy": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    reference = sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
+    for sample in (TEXT, text.read_text()[:20_000]):
+        assert load_tokenizer(tmp_path)(sample, add_special_tokens=False)["input_ids"] == reference.encode(sample)

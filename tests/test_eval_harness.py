@@ -210,3 +210,37 @@ def test_an_unknown_task_is_one_message_with_the_nearest_names_and_nothing_is_ma
     assert done.stderr.startswith("Error: evaluate: lm_eval: tasks: lm-eval has no 'hellaswagg' (near: hellaswag")
     assert len(done.stderr.strip().splitlines()) == 1 and "piqa" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+GENERATE = """\
+task: pydoc_generate
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{choices[gold]}}}}"
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 4}}
+metric_list: [{{metric: exact_match}}]
+"""
+
+
+def test_a_tokenizer_without_special_tokens_gives_the_same_answers_and_the_protocol_names_the_stand_in(tasks, tmp_path):
+    """The tasks' questions are not empty, so that no token need stand before them: accuracy is that with special tokens."""
+    bare = tmp_path / "bare"
+    shutil.copytree(MODEL, bare)
+    settings = json.loads((bare / "tokenizer_config.json").read_text())
+    kept = {key: value for key, value in settings.items() if not key.endswith("_token")}
+    (bare / "tokenizer_config.json").write_text(json.dumps(kept))
+    assert load_tokenizer(bare).eos_token_id is None and load_tokenizer(bare).bos_token_id is None
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    shutil.copy(tasks / "pydoc_choice.yaml", folder)
+    (folder / "pydoc_generate.yaml").write_text(GENERATE.format(data=tasks / "questions.jsonl"))
+    use = lm_eval(folder, tasks=["pydoc_choice", "pydoc_generate"])
+    with_tokens = evaluate_checkpoint(MODEL, [use], LogMonitor())["after"]
+    without = evaluate_checkpoint(bare, [use], LogMonitor())["after"]
+    assert without["lm_eval_details"]["pydoc_choice"]["acc"] == with_tokens["lm_eval_details"]["pydoc_choice"]["acc"]
+    assert "pydoc_generate" in without["accuracy"]
+    assert {protocol["first_token"] for protocol in without["accuracy_protocol"].values()} == {0}
+    assert not any("first_token" in protocol for protocol in with_tokens["accuracy_protocol"].values())
