@@ -24,16 +24,6 @@ from hgsp_core.yaml_data import YamlError, parse_yaml
 _LARGEST = 2**20
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value of a recipe; parts are asked themselves."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (text for item in value.items() for text in _texts(item))
-    elif isinstance(value, (list, tuple)):
-        yield from (text for item in value for text in _texts(item))
-
-
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, ser_json_inf_nan="constants")
 
@@ -43,14 +33,6 @@ class _Part(BaseModel):
         """No key of a recipe is a switch; YAML reads yes, no, on and off as booleans, which would pass as 1 and 0."""
         if isinstance(value, bool):
             raise ValueError("true and false mean nothing here")
-        return value
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _no_credentials(cls, value: Any) -> Any:
-        """A recipe is written into the run's files. What logs somebody in is the business of huggingface_hub."""
-        if any(map(holds_credentials, _texts(value))):
-            raise ValueError("it holds a password or a token, which the run's files would tell: use HF_TOKEN, or `hf auth login`")
         return value
 
 
@@ -217,12 +199,27 @@ def parse_mapping(text: str, source: str) -> dict | None:
 def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
     """The checked recipe of a mapping of its keys; keys under an old name are read, with a warning."""
     data = current_keys(data, source, log.warning)
+    _refuse_credentials(data, source)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError(explain(error, source, Recipe)) from None
     check_methods(recipe, source)
     return recipe
+
+
+def _refuse_credentials(data: Mapping[str, Any], source: str) -> None:
+    """Raises RecipeError where a text would log somebody in: the recipe is written into the run's files."""
+    waiting, seen = [("", data)], set()  # a part that YAML's aliases repeat, or that holds itself, is looked at once
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, str) and holds_credentials(value):
+            fault = "it holds a password or a token, which the run's files would show."
+            raise RecipeError.at(source, place, fault, "Leave it out, and set HF_TOKEN or log in with `hf auth login`.")
+        if isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            waiting += [(f"{place}.{key}" if place else str(key), item) for key, item in items]
 
 
 def uses(recipe: Recipe) -> Iterator[tuple[str, str, Use]]:

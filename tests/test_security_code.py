@@ -1,10 +1,12 @@
 """No code that lies in a model directory is ever run, by no command and in none of its processes."""
 
+import ast
 import json
 import shutil
 
 import pytest
 import yaml
+from command import ROOT
 from hostile import CONFIG_CLASS, MODEL_CLASS, Trap, add_code, set_keys, small_model
 
 OURS = "modeling_hgsp.py"
@@ -91,8 +93,8 @@ def test_a_tokenizer_class_of_the_models_own_is_refused_where_there_is_no_tokeni
     (model / "tokenizer.json").unlink()
     set_keys(model / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.EvilTokenizer", None]}, tokenizer_class="EvilTokenizer")
     for name, command in commands(model, files).items():
-        if name not in ("plan", "run", "sweep", "prune", "eval", "finetune", "export gguf"):
-            continue  # what else there is needs no tokenizer of this model
+        if name not in ("plan", "run", "prune", "eval", "finetune", "export gguf"):
+            continue  # needs no tokenizer of this model, or tells it of one of several runs
         code, out, err = said(*command)
         assert (code, out) == (2, ""), (name, err)
         assert "the tokenizer is code of the model's own (evil.EvilTokenizer)" in err, (name, err)
@@ -129,7 +131,7 @@ def test_a_config_class_alone_and_a_tokenizer_class_beside_tokenizer_json_are_do
         assert ("auto_map" in config) == layered == (OURS in names)
         settings = json.loads((folder / "tokenizer_config.json").read_text())
         assert "auto_map" not in settings and settings["tokenizer_class"] == "PreTrainedTokenizerFast"
-    for folder in ("run", "uniform", "trained", "export", "again", model):
+    for folder in ("run", "uniform", "trained/model", "full/model", "export/model", "again/model", model):
         code, out, err = said("verify", folder)
         assert code == 0, (folder, out, err)
 
@@ -215,3 +217,31 @@ def test_only_the_kept_files_are_copied(tmp_path, model, trap):
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
         "additional_chat_templates/tools.jinja",
     }  # fmt: skip
+
+
+def calls(path):
+    """Every call in a file: what is called, and its arguments by name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+
+
+FILES = [*(ROOT / "hgsp_core").rglob("*.py"), *ROOT.glob("plugins/*/hgsp_*/*.py")]
+
+
+def test_every_call_that_transformers_could_run_code_in_says_that_it_must_not():
+    """peft's PeftModel takes no such argument and runs none."""
+    found = 0
+    for path in FILES:
+        for called, arguments in calls(path):
+            if called.endswith((".from_pretrained", ".from_config")) and called != "PeftModel.from_pretrained":
+                found += 1
+                assert arguments.get("trust_remote_code") == "False", (path, called)
+    assert found >= 5
+
+
+def test_python_processes_are_started_in_one_place():
+    for path in FILES:
+        if path.name != "fresh.py":
+            assert "sys.executable" not in path.read_text(encoding="utf-8"), path
+            assert not [called for called, _ in calls(path) if called.startswith("subprocess.")], path

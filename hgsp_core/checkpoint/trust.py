@@ -34,10 +34,7 @@ def without_code(path: Path, config: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: the model brings a class of its own, other than this package's, or an attention kernel.
     """
-    named = config.get("auto_map") or {}
-    if not isinstance(named, Mapping):
-        raise CheckpointError.bad_json(path, "'auto_map' is not a JSON object")
-    own = [str(name) for auto, name in named.items() if str(auto).startswith("AutoModel")]
+    own = [str(name) for auto, name in (config.get("auto_map") or {}).items() if auto.startswith("AutoModel")]
     if own and config.get("model_type") != MODEL_TYPE:
         raise CheckpointError.own_code(path, own)
     for key in _KERNELS:

@@ -314,7 +314,8 @@ def _built_shapes(config: dict) -> dict[str, tuple[int, ...]]:
     """Tensor name -> shape of the model that transformers makes of a config; no memory is taken."""
     values = {key: value for key, value in config.items() if key not in ("model_type", "auto_map")}
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **values))
+        stock = AutoConfig.for_model(config["model_type"], **values)
+        model = AutoModelForCausalLM.from_config(stock, trust_remote_code=False)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 

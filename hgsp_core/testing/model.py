@@ -51,7 +51,7 @@ SAMPLE = Architecture(
 def random_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A model of the config whose every parameter matters: transformers starts biases at 0 and norms at 1."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).float().eval()
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).float().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:

@@ -170,7 +170,7 @@ def stand_in(layout: Layout) -> Any:
         "dtype": "float32",
     }
     config = CONFIG_MAPPING[layout.architecture.model_type].from_dict({**layout.config, **narrow})
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False).eval()
 
 
 class _State:
