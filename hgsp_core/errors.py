@@ -554,7 +554,10 @@ class CheckpointError(HgspError):
 
     @classmethod
     def not_loaded(cls, path: Path | str, error: Exception) -> CheckpointError:
-        return cls(f"transformers cannot load '{path}': {str(error).strip() or type(error).__name__}")
+        reason = str(error).strip() or type(error).__name__
+        if isinstance(error, (ArithmeticError, AttributeError, LookupError, TypeError)):  # says nothing without its type
+            reason = f"{type(error).__name__}: {reason}. A value in config.json is of a kind that it does not expect"
+        return cls(f"transformers cannot load '{path}': {reason}")
 
     @classmethod
     def missing_keys(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:

@@ -12,6 +12,10 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Number = Finite | Literal["inf", "-inf", "nan"]
 
 
+#: transformers makes a list of so many, whatever config.json asks for
+_MANY = 100_000
+
+
 class Form(BaseModel):
     """Other keys are nobody's business here."""
 
@@ -26,10 +30,11 @@ class ModelConfig(Form):
     architectures: list[str] | None = None
     auto_map: dict[str, Any] | None = None
     quantization_config: dict[str, Any] | None = None
-    per_layer_config: dict[str, dict[str, Any]] | None = None
+    per_layer_config: dict[str, dict[str, Any]] = {}
     hidden_size: int | None = None
     intermediate_size: int | None = None
-    num_hidden_layers: int | None = None
+    num_hidden_layers: int | None = Field(None, le=_MANY)
+    num_labels: int | None = Field(None, le=_MANY)
     num_attention_heads: int | None = None
     num_key_value_heads: int | None = None
     head_dim: int | None = None
