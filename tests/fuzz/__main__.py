@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -52,10 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _campaign(campaign: Callable, numbers: Sequence[int], jobs: int) -> list:
-    start, found = time.monotonic(), []
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        for verdict in pool.imap_unordered(campaign, numbers):
+    start, found, known = time.monotonic(), [], set()
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
+        for verdict in pool.map(campaign, numbers):
             found.append(verdict)
+            for fault in verdict.faults:
+                if (fault.kind, fault.signature) not in known:
+                    known.add((fault.kind, fault.signature))
+                    print(f"  {verdict.campaign}:{verdict.number}: {fault.kind}: {fault.signature}", flush=True)
             if len(found) % 500 == 0:
                 print(f"  {campaign.name}: {len(found)} cases", flush=True)
     faults = sum(bool(v.faults) for v in found)

@@ -43,7 +43,7 @@ class Campaign:
     folder: Path
 
     def __call__(self, number: int) -> Verdict:
-        case = Case(f"{self.name}-{number}", self.folder / f"{self.name}-{number}")
+        case = Case(f"{self.name}-{number}", self.seed, self.folder / f"{self.name}-{number}")
         shutil.rmtree(case.folder, ignore_errors=True)
         random = Random(f"{self.seed}:{self.name}:{number}")
         MAKERS[self.name](case, random, self.material)

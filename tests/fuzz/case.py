@@ -43,6 +43,7 @@ class Case:
     """`folder/in` is the input and the current directory of the commands; what they write of their own is in `folder/scratch`."""
 
     name: str
+    seed: int
     folder: Path
     said: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)

@@ -109,8 +109,8 @@ def in_child(
     return Outcome(arguments, code, out, err, time.monotonic() - start)
 
 
-def start_child(body: Callable[[], object], cwd: Path, scratch: Path) -> int:
-    """The id of a forked process, head of a group of its own, that calls `body`."""
+def start_child(body: Callable[[], object], cwd: Path, scratch: Path, forks: bool = True) -> int:
+    """The id of a forked process, head of a group of its own, that calls `body`. `forks`: as in `_forked_run`."""
     for name in ("tmp", "store", "modules"):
         (scratch / name).mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -120,6 +120,7 @@ def start_child(body: Callable[[], object], cwd: Path, scratch: Path) -> int:
         code = 70
         try:
             _settle(cwd, scratch)
+            subprocess.run = _forked_run if forks else _run
             code = _called(body)
         finally:
             os._exit(code)
@@ -158,7 +159,6 @@ def _settle(cwd: Path, scratch: Path) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    subprocess.run = _forked_run
 
 
 def _called(body: Callable[[], object]) -> int:
@@ -183,7 +183,7 @@ _run = subprocess.run
 
 
 def _forked_run(command: Sequence[object], **how):
-    """`subprocess.run`, but another Python is a fork of this one: the same code without the seconds of its imports."""
+    """`subprocess.run` of a command, but another Python is a fork of this one: the same code without the seconds of its imports."""
     words = list(map(str, command))
     flags = next((i for i, word in enumerate(words) if word in ("-c", "-m")), None)
     if words[0] != sys.executable or flags is None or not how.get("capture_output"):
