@@ -21,7 +21,7 @@ test: setup
 test-all: setup $(VENV)/.llama-cpp
 	HGSP_TEST_ALL=1 $(PYTEST)
 
-# Ten thousand damaged recipes, two thousand damaged directories, fifty kills: an hour. SEED=1 repeats a campaign.
+# Ten thousand damaged recipes, two thousand damaged directories, sixty kills: an hour. SEED=1 repeats a campaign.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED))
 

@@ -18,7 +18,7 @@ from random import Random
 from . import process
 
 #: campaign -> cases of `make fuzz`
-CASES = {"recipes": 10_000, "checkpoints": 800, "pruned": 600, "runs": 600, "kills": 50}
+CASES = {"recipes": 10_000, "checkpoints": 800, "pruned": 600, "runs": 600, "kills": 60}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

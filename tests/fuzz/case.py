@@ -21,7 +21,7 @@ INTERNAL = ("Traceback (most recent call last)", "--- Logging error ---", "This 
 #: words of Python's own messages, which name neither the input nor the fix
 RAW = re.compile(
     r"(object (is not|has no|does not|cannot)|unexpected keyword|required positional|not subscriptable|index out of range|unsupported operand"
-    r"|unhashable|not supported between|NoneType|invalid literal for|0x[0-9a-f]{10}|is not iterable)"
+    r"|unhashable|not supported between|'NoneType' object|invalid literal for|0x[0-9a-f]{10}|is not iterable)"
 )
 WARNED = re.compile(r"\.py:\d+: (\w*Warning): ")
 MEMORY = re.compile(r"Out of memory")
@@ -107,7 +107,7 @@ def judged(outcome: Outcome, codes: tuple[int, ...], temporary: Path) -> Iterato
     if outcome.out and command != "recipe":
         yield Fault("stdout of a refusal", command, outcome.out[-500:])
     if len(outcome.err) > CHARACTERS or outcome.err.count("\n") > LINES:
-        yield Fault("long message", f"{command} {shape(outcome.err)}", f"{len(outcome.err)} characters: {outcome.err[:300]}")
+        yield Fault("long message", f"{command} {shape(outcome.err).rpartition(': ')[2][:40]}", f"{len(outcome.err)} characters: {outcome.err[:300]}")
     if not re.search(r"Error: |Usage: |Error ─|valid", outcome.text):
         yield Fault("no message", command, tail)
     if MEMORY.search(outcome.err):

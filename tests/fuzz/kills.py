@@ -21,7 +21,7 @@ from .case import Case, judged, snapshot
 from .material import Material, recipe
 
 #: seconds that a command may take to end after a signal, and to come to a stage
-GRACE, PATIENCE = 30.0, 120.0
+GRACE, PATIENCE = 60.0, 240.0
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 _MEASURING = ("Read model", "Calibrate", "Load", "Sweep", "Plan")
 

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -58,12 +57,13 @@ ODD: tuple[tuple[str, Any], ...] = (
 )
 
 
-def places(tree: Any, way: tuple = ()) -> Iterator[tuple]:
-    """The ways to everything in a tree, the top included."""
-    yield way
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in items:
-        yield from places(value, (*way, key))
+def _somewhere(tree: Any, random: Random) -> tuple:
+    """A way from the top to something: a key of a small mapping is met as often as one of thousands of list items."""
+    way: tuple = ()
+    while isinstance(tree, (dict, list)) and tree and not (way and random.random() < 0.3):
+        key = random.choice(list(tree)) if isinstance(tree, dict) else random.randrange(len(tree))
+        way, tree = (*way, key), tree[key]
+    return way
 
 
 def at(tree: Any, way: tuple) -> Any:
@@ -83,11 +83,10 @@ def damaged_tree(tree: Any, random: Random, times: int = 1) -> tuple[Any, str]:
 
 def _once(tree: Any, random: Random) -> tuple[Any, str]:
     tree = copy.deepcopy(tree)
-    ways = list(places(tree))[1:]
-    if not ways or random.random() < 0.01:
+    way = _somewhere(tree, random)
+    if not way or random.random() < 0.01:
         name, value = random.choice(ODD)
         return copy.deepcopy(value), f"everything = {name}"
-    way = random.choice(ways)
     parent, key = at(tree, way[:-1]), way[-1]
     place, value = ".".join(map(str, way)), parent[key]
     kind = random.choice(["odd"] * 8 + ["delete", "delete", "rename", "add", "wrap", "unwrap", "scale", "other", "other", "edit"])
@@ -114,7 +113,7 @@ def _once(tree: Any, random: Random) -> tuple[Any, str]:
         parent[key] = type(value)(value * factor)
         return tree, f"{place} x {factor}"
     if kind == "other":
-        other = random.choice(ways)
+        other = _somewhere(tree, random)
         parent[key] = copy.deepcopy(at(tree, other))
         return tree, f"{place} = {'.'.join(map(str, other))}"
     if kind == "edit" and isinstance(value, str):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: seconds after which a command counts as hanging, and bytes that it may take beyond what the libraries do
-PATIENCE, MEMORY = 60.0, 4 * 10**9
+PATIENCE, MEMORY = 240.0, 4 * 10**9
 #: what the libraries read when they are imported
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
