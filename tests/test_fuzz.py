@@ -39,7 +39,7 @@ def kinds(outcome, tmp_path, codes=(0, 2)):
         (2, "", "Error: x: 'NoneType' object is not subscriptable", "raw message"),
         (2, "", "Error: " + "x" * 5_000, "long message"),
         (2, "", "it does not work", "no message"),
-        (0, "", "/x/y.py:3: FutureWarning: old", "python warning"),
+        (0, "", "/x/hgsp_core/y.py:3: RuntimeWarning: overflow", "python warning"),
         (None, "", "", "hang"),
     ],
 )

@@ -23,7 +23,8 @@ RAW = re.compile(
     r"(object (is not|has no|does not|cannot)|unexpected keyword|required positional|not subscriptable|index out of range|unsupported operand"
     r"|unhashable|not supported between|'NoneType' object|invalid literal for|0x[0-9a-f]{10}|is not iterable)"
 )
-WARNED = re.compile(r"\.py:\d+: (\w*Warning): ")
+#: warnings of our own code; libraries warn their developers as they like
+WARNED = re.compile(r"(?:hgsp_\w+|plugins)/\S+\.py:\d+: (\w*Warning): ")
 MEMORY = re.compile(r"Out of memory")
 FRAME = re.compile(r'File "[^"]*?((?:hgsp_\w+|plugins/\w+)/[^"]*)", line \d+, in (\S+)')
 THROWN = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Warning|Exit|Overflow|NotFound\w*))\b", re.MULTILINE)
