@@ -44,7 +44,7 @@ SCENARIOS = {
     "run": Scenario(
         ("run", "recipe.yaml"),
         {**_SEARCH, "recover": _TRAINING, "export": [{"use": "huggingface"}, {"use": "gguf"}]},
-        ("Evaluate (prepare)", *_MEASURING, "Recover", *_CUTTING),
+        ("Evaluate (prepare)", "Recover (prepare)", *_MEASURING, "Recover", *_CUTTING),
     ),
     "streamed run": Scenario(
         ("run", "recipe.yaml"),
@@ -63,6 +63,10 @@ SCENARIOS = {
         ("Runs", *(f"Runs/{stage}" for stage in ("Evaluate (prepare)", *_MEASURING, *_CUTTING)), "Compare"),
     ),
 }  # fmt: skip
+class Unsound(Exception):
+    """A scenario that does not even end well where nobody kills it."""
+
+
 #: every stage of every scenario
 PLACES = [(name, stage) for name, scenario in SCENARIOS.items() for stage in scenario.stages]
 
@@ -73,7 +77,12 @@ def case(case: Case, random: Random, material: Material) -> None:
     order = Random(f"{seed}:places").sample(PLACES, len(PLACES))
     name, stage = order[number % len(order)]
     number_of_signal = SIGNALS[(number + number // len(order)) % len(SIGNALS)]
-    scenario, (sound, times) = SCENARIOS[name], _undisturbed(name, material)
+    scenario = SCENARIOS[name]
+    try:
+        sound, times = _undisturbed(name, material)
+    except Unsound as error:
+        case.add("sound input fails", name, str(error))
+        return
     _lay_out(case.input, scenario, material)
     share, group = random.random(), random.random() < 0.5
     case.said.append(f"{name}: {number_of_signal.name} at {share:.0%} of '{stage}'{' to all its processes' if group else ''}")
@@ -104,22 +113,27 @@ def case(case: Case, random: Random, material: Material) -> None:
 
 
 def _undisturbed(name: str, material: Material) -> tuple[Path, list[tuple[str, float, float]]]:
-    """The input folder of a scenario that ended well, and when its stages began and how long they took. Made once."""
+    """The input folder of a scenario that ended well, and when its stages began and how long they took. Made once.
+
+    Raises Unsound where it did not end well, or went through other stages.
+    """
     folder, scenario = material.folder / "undisturbed" / name.replace(" ", "-"), SCENARIOS[name]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "times.json").is_file():
+            shutil.rmtree(folder / "in", ignore_errors=True)  # of a try that did not end well
+            (folder / "stages").unlink(missing_ok=True)
             _lay_out(folder / "in", scenario, material)
             log = folder / "stages"
             start = time.monotonic()
             done = process.in_child(partial(_main, scenario.arguments, log), folder / "in", folder / "scratch", scenario.arguments, PATIENCE)
             if done.code != 0:
-                raise RuntimeError(f"{name} undisturbed: exit code {done.code}\n{done.text[-2000:]}")
+                raise Unsound(f"{name} undisturbed: exit code {done.code}\n{done.text[-2000:]}")
             (folder / "in" / "said.json").write_text(done.out, encoding="utf-8")
             began = [(place, float(at) - start) for at, _, place in (line.partition(" ") for line in log.read_text().splitlines())]
             if missing := {place for place, _ in began} ^ set(scenario.stages):
-                raise RuntimeError(f"{name}: the stages of the scenario are others than those of the command: {sorted(missing)}")
+                raise Unsound(f"{name}: the stages of the scenario are others than those of the command: {sorted(missing)}")
             ends = [at for _, at in began[1:]] + [done.seconds]
             times = [(place, at, max(end - at, 0.0)) for (place, at), end in zip(began, ends)]
             (folder / "times.json").write_text(json.dumps(times), encoding="utf-8")
