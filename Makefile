@@ -1,4 +1,4 @@
-# make demo · make test · make setup · make lint · make bench · make demo-model
+# make demo · make test · make fuzz · make setup · make lint · make bench · make demo-model
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE := 1
 # What is skipped is named, and why: pages without a Chromium, llama.cpp outside of test-all.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -rs
 
-.PHONY: demo test test-all setup lint bench demo-model clean
+.PHONY: demo test test-all fuzz setup lint bench demo-model clean
 
 demo: setup
 	$(BIN)/hgsp run recipes/demo.yaml --output results/demo-$$(date +%Y%m%d-%H%M%S)
@@ -20,6 +20,10 @@ test: setup
 # llama.cpp is built from its source here, which takes a C++ compiler and some minutes, once.
 test-all: setup $(VENV)/.llama-cpp
 	HGSP_TEST_ALL=1 $(PYTEST)
+
+# Ten thousand damaged recipes, two thousand damaged directories, sixty kills: an hour. SEED=1 repeats a campaign.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED))
 
 $(VENV)/.llama-cpp: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[llama-cpp]"

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import time
 
 import numpy as np
@@ -134,3 +135,12 @@ def test_json_stays_json_where_a_number_is_not_finite(capsys):
 
     given = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert given == {"perplexity": {"pydoc": "inf"}, "layers": ["nan", 1.5]}
+
+
+def test_what_a_library_prints_without_python_is_not_taken_for_the_result(capfd):
+    with console.terminal(quiet=True):
+        os.write(1, b"Ignored unknown kwarg option direction\n")
+        print("from Python")
+    print("the result")
+    out, err = capfd.readouterr()
+    assert out == "the result\n" and "Ignored unknown" in err and "from Python" in err

@@ -92,8 +92,22 @@ def terminal(quiet: bool) -> Iterator[TerminalMonitor]:
     monitor.log.addHandler(handler)
     monitor.log.setLevel(logging.INFO)
     try:
-        with redirect_stdout(sys.stderr):
+        with _stdout_as_stderr():
             yield TerminalMonitor(console, quiet)
     finally:
         monitor.log.removeHandler(handler)
         monitor.log.setLevel(level)
+
+
+@contextmanager
+def _stdout_as_stderr() -> Iterator[None]:
+    """Also what libraries write without Python: tokenizers prints to the file descriptor itself."""
+    sys.stdout.flush()
+    result = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(result, 1)
+        os.close(result)

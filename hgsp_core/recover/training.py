@@ -87,7 +87,7 @@ def train(job: RecoverJob, params: Any, records: Records, way: Way) -> dict[str,
     set_seed(job.seed)
     model, config = load_model(job.checkpoint, device=job.device)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    require_rows(np.array([i for row in made for i in row.ids]), vocabulary, tokenizer, records.name)
+    require_rows(np.array([i for row in made.rows for i in row.ids]), vocabulary, tokenizer, records.name)
     teacher = _teacher(job, config) if params.distill else None
     before = held_out_loss(model, held_out, params.micro_batch_size)
     if not math.isfinite(before):

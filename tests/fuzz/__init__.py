@@ -1,0 +1,1 @@
+"""Seeded campaigns of odd and damaged input against the command line: `python -m tests.fuzz --help`."""
