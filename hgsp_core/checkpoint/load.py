@@ -55,7 +55,8 @@ def load_model(
     if info["missing_keys"]:
         raise CheckpointError.missing_keys(directory, sorted(info["missing_keys"]))
     parameters = dict(model.named_parameters())  # tied ones once
-    for head, embed in (model._tied_weights_keys or {}).items() if model.config.tie_word_embeddings else ():
+    tied = model._tied_weights_keys if getattr(model.config.get_text_config(), "tie_word_embeddings", False) else None
+    for head, embed in dict(tied or {}).items():
         if head in parameters and embed in parameters:
             raise CheckpointError.other_head(directory, head, embed)
     return model.to(device).eval(), config
