@@ -1013,9 +1013,10 @@ class RecoverError(HgspError):
     def refused(cls, name: str, records: int, refused: Sequence[int], error: Exception) -> RecoverError:
         more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
         which = f"record {refused[0]}" if len(refused) == 1 else f"records {', '.join(map(str, refused[:5]))}{more}"
+        said = " ".join(str(error).split())[:300]
         return cls(
-            f"recover: the tokenizer's chat template refuses {len(refused)} of {records} record(s) of '{name}', {which}: "
-            f"{' '.join(str(error).split())[:300]}. Leave them out or mend them, or give the model a template that takes them."
+            f"recover: the tokenizer's chat template refuses {len(refused)} of {records} record(s) of '{name}', {which}, and says "
+            f'"{said}". Leave them out, mend them, or give the model a template that takes them.'
         )
 
     @classmethod

@@ -321,11 +321,12 @@ def test_a_turn_that_is_not_learned_is_told_with_its_reason():
 def test_all_records_that_a_template_refuses_are_named_at_once_with_its_own_words():
     records = Records("chats.jsonl", "chat", (PLAIN_CHAT, FIRST, PLAIN_CHAT, TWICE))
     message = re.escape(
-        "refuses 2 of 4 record(s) of 'chats.jsonl', records 2, 4: Conversation roles must alternate user/assistant/user/assistant/..."
+        "refuses 2 of 4 record(s) of 'chats.jsonl', records 2, 4, and says "
+        '"Conversation roles must alternate user/assistant/user/assistant/...". Leave'
     )
     with pytest.raises(RecoverError, match=message):
         make_rows(records, bytes_tokenizer("gemma"), None, 512)
-    with pytest.raises(RecoverError, match=r"refuses 1 of 1 record\(s\) of 'x', record 1: System role not supported. Leave"):
+    with pytest.raises(RecoverError, match=r"refuses 1 of 1 record\(s\) of 'x', record 1, and says .System role not supported.. Leave"):
         make_rows(Records("x", "chat", (SYSTEM_CHAT,)), bytes_tokenizer("gemma"), None, 512)
 
 
