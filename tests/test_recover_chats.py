@@ -256,6 +256,55 @@ def generation(said):
         yield "\n", False
 
 
+#: in short, what some templates do at the borders of a turn -> a chat's two turns
+BORDERS = {
+    "another end for the last turn": (
+        "{% for m in messages %}<|user|>{{ m.role }}<s>{{ m.content }}{% if m.role == 'assistant' and loop.last %}</s>{% else %}<|end|>"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}<|user|>assistant{% endif %}",
+        ["<s>Yes, it is.<|end|>", "<s>No.</s>"],
+    ),
+    "no end": (
+        "<bos>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+        ["Yes, it is.", "No."],
+    ),
+    "two special tokens at the end": (
+        "{% for m in messages %}<s><|{{ m.role }}|>{{ m.content }}<|end|><eos>{% endfor %}{% if add_generation_prompt %}<s><|assistant|>{% endif %}",
+        ["Yes, it is.<|end|><eos>", "No.<|end|><eos>"],
+    ),
+    "no generation prompt": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
+        ["Yes, it is.<|im_end|>\n", "No.<|im_end|>\n"],
+    ),
+    "a line end between turns": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% if not loop.last %}\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}",
+        ["Yes, it is.<|im_end|>", "No.<|im_end|>"],
+    ),
+    "a prompt behind a question only": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt and messages[-1].role == 'user' %}<|im_start|>assistant\n{% endif %}",
+        ["Yes, it is.<|im_end|>\n", "No.<|im_end|>\n"],
+    ),
+    "an end of text behind the chat": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ eos_token }}",
+        [" Yes, it is.\n", " No.\n<|im_end|>"],
+    ),
+    "an end before the answer": (
+        "<s>{% for m in messages %}{% if m.role == 'user' %}Human: {{ m.content }}\n\nAssistant: </s>{% else %}{{ m.content }}</s>{% endif %}{% endfor %}",
+        ["Yes, it is.</s>", "No.</s>"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BORDERS)
+def test_a_turn_ends_as_the_template_ends_it_there(name):
+    tokenizer = bytes_tokenizer("chatml")
+    tokenizer.chat_template, expected = BORDERS[name]
+    assert learned(PLAIN_CHAT, tokenizer) == expected
+    unfinished = {"messages": PLAIN_CHAT["messages"][:3]}
+    assert learned(unfinished, tokenizer) == expected[:1]
+
+
 QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 #: family -> (what its template writes, in pieces that are learned or not; whether the roles must alternate)
 WRITERS = {

@@ -62,8 +62,7 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         one = "|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)"
-        #: what ends a turn, where nothing else tells
-        self.closes = re.compile(rf"(?:{one})+\s*")
+        self.special, self.closes = re.compile(one), re.compile(rf"(?:{one})+\s*")
 
     def check(self, records: Records) -> None:
         """Raises RecoverError where the template refuses records: all that it refuses are counted."""
@@ -211,12 +210,12 @@ class _Chat:
         return {"role": "assistant", "content": self.marks[i]}
 
     def _end(self, i: int, place: int, after: int) -> int | None:
-        """Behind what closes the turn; tool calls are written between the mark and that."""
+        """Behind what closes the turn, or else its first special token; tool calls are written between the mark and that."""
         rest, closing = self.text[place:after], self.closing
         calls = bool(self.messages[i].get("tool_calls"))
         if closing is not None and (closing.strip() or not calls) and (at := rest.find(closing)) >= 0:
             return place + at + len(closing)
-        if special := self.template.closes.search(rest):
+        if special := self.template.special.search(rest):
             return place + special.end()
         return None if calls else place + len(commonprefix([rest, closing or ""]))
 
