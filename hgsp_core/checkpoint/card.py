@@ -17,9 +17,11 @@ import yaml
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.read import LICENCE_FILES
+from hgsp_core.files import read_text
 from hgsp_core.layout import LayerLayout, Layout
 from hgsp_core.report import markdown as md
 from hgsp_core.report.tables import HEADER, headline
+from hgsp_core.yaml_data import parse_yaml
 
 CARD = "README.md"
 #: what of the original's front matter is as true of the pruned model
@@ -76,10 +78,10 @@ def base_name(recipe: Mapping[str, Any], base: Path | None) -> str:
 def original_card(base: Path | None) -> Mapping[str, Any]:
     """The front matter of the original's README.md; empty where there is none that can be read."""
     try:
-        card = (base / CARD).read_text(encoding="utf-8") if base else ""
+        card = read_text(base / CARD) if base else ""
         parts = re.split(r"^---\s*$", card, maxsplit=2, flags=re.MULTILINE)
-        content = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        content = parse_yaml(parts[1]) if len(parts) == 3 and not parts[0].strip() else {}
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -6,13 +6,13 @@ passes False everywhere but in the fresh process that reloads a model of type `h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.errors import CheckpointError
+from hgsp_core.files import read_object
 
 MODELING_FILE = "modeling_hgsp.py"
 #: what config.json names where a model needs that file
@@ -46,11 +46,10 @@ def require_stock_tokenizer(directory: Path) -> None:
     """Raises CheckpointError where the tokenizer is a class that the directory or the hub brings, to be asked before it is made."""
     for path in (directory / "tokenizer_config.json", directory / "config.json"):
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-            named = config.get("auto_map") or {}
-            own = named.get("AutoTokenizer") if isinstance(named, dict) else named
-        except (OSError, ValueError, AttributeError):
+            named = read_object(path).get("auto_map") or {}
+        except (OSError, ValueError):
             continue  # what cannot be read is named by whoever needs it
+        own = named.get("AutoTokenizer") if isinstance(named, dict) else named
         if own:
             names = [name for name in (own if isinstance(own, list) else [own]) if name]
             raise CheckpointError.own_tokenizer(path, list(map(str, names)))

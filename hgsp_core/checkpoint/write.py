@@ -18,6 +18,7 @@ from hgsp_core.checkpoint.read import INDEX, LICENCE_FILES, TOKENIZER_FILES, WEI
 from hgsp_core.checkpoint.room import given_up, require_room
 from hgsp_core.checkpoint.trust import AUTO_MAP, MODELING_FILE, RUNNABLE, own_file
 from hgsp_core.errors import CheckpointError
+from hgsp_core.files import read_object
 
 #: what a pruned model takes over from the original: its tokenizer, its generation settings, its licence
 _KEPT_FILES = (
@@ -148,10 +149,10 @@ def _copy_kept_files(source: Path, destination: Path) -> None:
 def _forget_tokenizer_class(path: Path) -> None:
     """Its `auto_map` names a file that is not copied; where there is a tokenizer.json, the tokenizer works by that alone."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_object(path)
     except (OSError, ValueError):
         return  # not there, or not to be read: whoever needs it says so
-    if isinstance(settings, dict) and settings.pop("auto_map", None):
+    if settings.pop("auto_map", None):
         stock = {"tokenizer_class": "PreTrainedTokenizerFast"} if path.with_name("tokenizer.json").is_file() else {}
         _write_json(path, settings | stock)
 
