@@ -245,6 +245,8 @@ def test_quantised_weights(refused, here, model):
     assert "stores 'model.norm.weight' as I8, which cannot be pruned. Use the model in one of: float32" in message
     spoil_config(model, quantization_config={"quant_method": "gptq", "bits": 4})
     assert "config.json" not in message and "quantised weights (gptq)" in refused(*run_quietly())
+    spoil_config(model, quantization_config={})
+    assert "quantised weights (quantization_config)" in refused(*run_quietly())
 
 
 @pytest.mark.parametrize("scorer", ["magnitude", "taylor"])
