@@ -88,6 +88,13 @@ class LayoutError(HgspError):
         )
 
     @classmethod
+    def not_a_matrix(cls, name: str, shape: Sequence[int]) -> LayoutError:
+        return cls(
+            f"Tensor '{name}' has the shape {tuple(shape)}, where rows and columns are needed. "
+            "The checkpoint is damaged: download or save it again."
+        )
+
+    @classmethod
     def bad_count(cls, key: str, value: object) -> LayoutError:
         given = "is missing" if value is None else f"is {value!r}, not a whole number above 0"
         return cls(f"config.json: '{key}' {given}. Download or save the model again.")

@@ -57,6 +57,8 @@ def read_object(path: Path, form: type[BaseModel] | None = None) -> dict[str, An
         content = json.loads(text)
     except RecursionError:
         raise ValueError("its values are nested too deeply") from None
+    if "\\ud" in text.lower():
+        _require_characters(content)
     if not isinstance(content, dict):
         raise ValueError(f"a JSON object is needed, this is a {type(content).__name__}")
     if form is not None:
@@ -69,6 +71,14 @@ def read_object(path: Path, form: type[BaseModel] | None = None) -> dict[str, An
                 raise ValueError(f"it has no '{place}'") from None
             raise ValueError(f"'{place}': {fault['msg']} (given: {shown(fault['input'])})") from None
     return content
+
+
+def _require_characters(content: Any) -> None:
+    """Raises ValueError where a text cannot be written again: JSON can escape half of a character."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"it holds half of a character (\\u{ord(error.object[error.start]):x})") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from hgsp_core import plugins
-from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.read import read_config, require_model, stored_dtype, weight_bytes
 from hgsp_core.errors import CheckpointError, RecoverError
@@ -106,7 +105,7 @@ def architecture_of(model: Path) -> Architecture:
     model_type = config.get("model_type")
     if not model_type:
         raise CheckpointError.no_model_type(model / "config.json")
-    return plugins.architecture(str(config["base_model_type"] if model_type == MODEL_TYPE else model_type))
+    return plugins.architecture(config.get("base_model_type") or model_type)
 
 
 def _verify(model: Path, device: str) -> None:

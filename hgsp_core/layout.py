@@ -6,7 +6,7 @@ object serves a loaded model, a safetensors header and a dry run. Every count of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -223,7 +223,7 @@ def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: M
         outside[f"{module}.weight"] = take(f"{module}.weight")
         if f"{module}.bias" in left:
             outside[f"{module}.bias"] = take(f"{module}.bias")
-    rows = outside[f"{architecture.embed}.weight"][0]
+    rows = _matrix(f"{architecture.embed}.weight", outside[f"{architecture.embed}.weight"])[0]
     if config.get("vocab_size") is not None and rows != _count(config, "vocab_size"):
         raise LayoutError.other_rows(f"{architecture.embed}.weight", rows, config["vocab_size"], "vocab_size")
     if left:
@@ -244,7 +244,7 @@ def _read_layer(architecture, config, index, left, take) -> LayerLayout:
         slices = []
         for s in axis.slices:
             module = f"{prefix}.{s.module}"
-            shape = take(f"{module}.weight")
+            shape = _matrix(f"{module}.weight", take(f"{module}.weight"))
             if units < 1 or shape[s.dim] % units:
                 raise LayoutError.indivisible(f"{module}.weight", shape, s.dim, units, axis.units)
             has_bias = left.pop(f"{module}.bias", None) is not None
@@ -258,6 +258,12 @@ def _read_layer(architecture, config, index, left, take) -> LayerLayout:
                 fixed.append((f"{prefix}.{module}.bias", take(f"{prefix}.{module}.bias")))
         blocks[axis.name] = BlockLayout(index, axis, f"{prefix}.{axis.block}", units, tuple(slices), tuple(fixed))
     return LayerLayout(index, prefix, blocks)
+
+
+def _matrix(name: str, shape: Sequence[int]) -> Sequence[int]:
+    if len(shape) != 2:
+        raise LayoutError.not_a_matrix(name, shape)
+    return shape
 
 
 def _count(config: Mapping[str, Any], key: str) -> int:

@@ -147,6 +147,8 @@ class Recipe(_Part):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+#: faults of one file that are told
+MOST_FAULTS = 20
 #: recipe key -> kind of method that stands there
 STAGES = {
     "score": "scorer",
@@ -315,9 +317,10 @@ def assign(data: dict, keys: Sequence[str], value: Any, place: str) -> None:
 
 
 def explain(error: ValidationError, source: str, model: type[BaseModel], prefix: str = "") -> str:
-    """One line for each fault: file, key, what is wrong, the nearest known key or the value given."""
+    """One line for each of the first faults: file, key, what is wrong, the nearest known key or the value given."""
     lines = []
-    for fault in error.errors():
+    faults = error.errors()
+    for fault in faults[:MOST_FAULTS]:
         place = prefix + ".".join(_short(str(p)) for p in fault["loc"])
         if fault["type"] == "extra_forbidden":
             hint = did_you_mean(str(fault["loc"][-1]), _keys_at(model, fault["loc"][:-1]))
@@ -326,6 +329,8 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], prefix:
             lines.append(f"{source}: {place}: this key is required.")
         else:
             lines.append(f"{source}: {place}: {fault['msg']} (given: {shown(fault['input'])}).")
+    if len(faults) > MOST_FAULTS:
+        lines.append(f"{source}: and {len(faults) - MOST_FAULTS:,} more.")
     return "\n".join(lines)
 
 

@@ -66,7 +66,7 @@ def open_model(part: ModelPart) -> Source:
         raise CheckpointError.no_model_type(directory / "config.json")
     if model_type == MODEL_TYPE:
         raise CheckpointError.pruned_already(directory)
-    if quantised := config.get("quantization_config"):
+    if (quantised := config.get("quantization_config")) is not None:
         raise CheckpointError.quantised(directory, f"quantised weights ({quantised.get('quant_method', 'quantization_config')})", list(BYTES))
     try:
         architecture = plugins.architecture(str(model_type))

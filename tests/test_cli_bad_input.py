@@ -128,6 +128,11 @@ def test_missing_keys_are_all_named_at_once(refused, here):
     assert "model: this key is required" in message and "output: this key is required" in message
 
 
+def test_thousands_of_faults_are_not_all_told(refused):
+    message = refused(*run_quietly("--set", f"export={list(range(3000))}"))
+    assert "export.0: " in message and "export.20: " not in message and "and 2,980 more." in message
+
+
 # --- the model
 
 
@@ -239,12 +244,31 @@ def test_a_head_size_that_contradicts_the_weights(refused, here, model):
     assert "_proj.weight' has the shape" in message and "but by config.json it has" in message
 
 
+def test_a_weight_without_columns(refused, here, model):
+    name = "model.layers.1.self_attn.o_proj.weight"
+    spoil_tensors(model, lambda tensors: tensors.update({name: tensors[name].flatten()}))
+    assert f"Tensor '{name}' has the shape (49152,), where rows and columns are needed" in refused(*run_quietly())
+
+
+def test_a_tokenizer_whose_longest_text_is_no_number(refused, here, model):
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": [None]}))
+    assert "model_max_length is [None], not a number" in refused(*run_quietly())
+
+
+def test_a_pruned_model_that_does_not_say_of_which_family_it_is(refused, here, model):
+    spoil_config(model, model_type="hgsp")
+    assert "architecture 'hgsp'" in refused("finetune", str(model), "--data_path", "pydoc", "--output_dir", "out")
+
+
 def test_quantised_weights(refused, here, model):
     spoil_tensors(model, lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].to(torch.int8)}))
     message = refused(*run_quietly())
     assert "stores 'model.norm.weight' as I8, which cannot be pruned. Use the model in one of: float32" in message
     spoil_config(model, quantization_config={"quant_method": "gptq", "bits": 4})
     assert "config.json" not in message and "quantised weights (gptq)" in refused(*run_quietly())
+    spoil_config(model, quantization_config={})
+    assert "quantised weights (quantization_config)" in refused(*run_quietly())
 
 
 @pytest.mark.parametrize("scorer", ["magnitude", "taylor"])

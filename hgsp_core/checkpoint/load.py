@@ -21,7 +21,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from hgsp_core.checkpoint.read import read_config, tensor_shapes
 from hgsp_core.checkpoint.register import register
 from hgsp_core.checkpoint.trust import require_stock_tokenizer
-from hgsp_core.errors import CheckpointError, HgspError
+from hgsp_core.errors import CheckpointError, HgspError, shown
 
 
 def load_model(
@@ -109,9 +109,13 @@ def load_tokenizer(directory: Path | str) -> PreTrainedTokenizerBase:
         raise CheckpointError.no_directory(directory)
     try:
         if (directory / "tokenizer.json").is_file():
-            return PreTrainedTokenizerFast.from_pretrained(directory, trust_remote_code=False)
-        require_stock_tokenizer(directory)
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, trust_remote_code=False)
+        else:
+            require_stock_tokenizer(directory)
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        if not isinstance(tokenizer.model_max_length, (int, float)):
+            raise TypeError(f"model_max_length is {shown(tokenizer.model_max_length)}, not a number.")
+        return tokenizer
     except CheckpointError:
         raise
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
