@@ -53,6 +53,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Known: {', '.join(known)}." if known else ""
 
 
+def _library_words(error: Exception, place: str) -> str:
+    """What a library raised about the values in `place`; Python's own words for a wrong value say nothing without that."""
+    reason = str(error).strip() or type(error).__name__
+    if isinstance(error, (ArithmeticError, AttributeError, LookupError, TypeError)) or type(error) is ValueError:
+        return f"{type(error).__name__}: {reason.rstrip('.')}. It is about a value in {place}."
+    return reason
+
+
 class RecipeError(HgspError):
     """A recipe that cannot be used: syntax, unknown key, wrong type or range."""
 
@@ -549,6 +557,13 @@ class CheckpointError(HgspError):
         )
 
     @classmethod
+    def no_window(cls, path: Path | str) -> CheckpointError:
+        return cls(
+            f"'{path}': config.json: layer_types has sliding_attention, but sliding_window is not set to a number of tokens (or "
+            "use_sliding_window is false). Set the window, or make these layers full_attention."
+        )
+
+    @classmethod
     def token_id(cls, path: Path | str, key: str, value: object, rows: int) -> CheckpointError:
         return cls(
             f"'{path}': {key} is {value}, but the embedding has {rows} rows (ids 0 to {rows - 1}), so transformers cannot build "
@@ -561,10 +576,7 @@ class CheckpointError(HgspError):
 
     @classmethod
     def not_loaded(cls, path: Path | str, error: Exception) -> CheckpointError:
-        reason = str(error).strip() or type(error).__name__
-        if isinstance(error, (ArithmeticError, AttributeError, LookupError, TypeError)):  # says nothing without its type
-            reason = f"{type(error).__name__}: {reason}. A value in config.json is of a kind that it does not expect"
-        return cls(f"transformers cannot load '{path}': {reason}")
+        return cls(f"transformers cannot load '{path}': {_library_words(error, 'config.json')}")
 
     @classmethod
     def missing_keys(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
@@ -607,7 +619,7 @@ class CheckpointError(HgspError):
 
     @classmethod
     def no_tokenizer(cls, path: Path, error: Exception) -> CheckpointError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = _library_words(error, "its files").splitlines()[0]
         return cls(f"'{path}' has no tokenizer that can be read: {reason} Copy the original model's tokenizer files into it.")
 
     @classmethod

@@ -48,6 +48,7 @@ def load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # named below
         )
+    _checked(directory, model.config)
     if not stored.keys() & model.state_dict().keys():
         raise CheckpointError.no_prefix(directory, model.base_model_prefix)
     for name, shape, expected in sorted(info["mismatched_keys"]):
@@ -67,7 +68,7 @@ def load_config(directory: Path | str) -> PreTrainedConfig:
     read_config(directory)
     register()
     with _told_by_transformers(directory):
-        return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        return _checked(directory, AutoConfig.from_pretrained(directory, trust_remote_code=False))
 
 
 def skeleton(directory: Path | str, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -80,6 +81,13 @@ def skeleton(directory: Path | str, dtype: torch.dtype | None = None) -> PreTrai
 def expected_shapes(directory: Path | str) -> dict[str, tuple[int, ...]]:
     """Tensor name -> shape of what config.json asks for, tied ones once. Raises CheckpointError."""
     return {name: tuple(parameter.shape) for name, parameter in skeleton(directory).named_parameters()}
+
+
+def _checked(directory: Path | str, config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config. Raises CheckpointError for what transformers finds only when the model is run."""
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and not getattr(config, "sliding_window", None):
+        raise CheckpointError.no_window(directory)
+    return config
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def judged(outcome: Outcome, codes: tuple[int, ...], temporary: Path) -> Iterato
         yield Fault("no message", command, tail)
     if MEMORY.search(outcome.err):
         yield Fault("memory", f"{command} {shape(outcome.err)}", tail)
-    if (raw := RAW.search(outcome.err)) and "value in config.json" not in outcome.err:  # transformers' own words, and whose
+    if (raw := RAW.search(outcome.err)) and not re.search(r"about a value in (config.json|its files)", outcome.err):  # transformers' own words, and whose
         yield Fault("raw message", f"{command} {raw.group()} {shape(outcome.err)}", tail)
 
 
