@@ -205,6 +205,22 @@ def test_a_padding_id_outside_the_embedding_is_named_before_any_work(said, folde
     take_all(said, folder, ("run", "eval"))
 
 
+def test_a_null_size_of_heads_is_the_derived_one_in_every_family(said, folder):
+    shutil.rmtree(folder / "model")
+    write_hub_model("qwen2.5-0.5b", folder / "model", torch_dtype="float32")
+    expected = logits(load_model(folder / "model")[0])
+    change_config(folder / "model", head_dim=None)
+    assert torch.equal(logits(load_model(folder / "model")[0]), expected)
+    take_all(said, folder, ("run", "gguf"))
+
+
+def test_layers_with_a_sliding_window_but_no_window_are_refused(said, folder):
+    shutil.rmtree(folder / "model")
+    write_hub_model("qwen2.5-0.5b", folder / "model", torch_dtype="float32")
+    change_config(folder / "model", layer_types=["full_attention"] * 3 + ["sliding_attention"])
+    refuse_all(said, folder, "layer_types has sliding_attention, but sliding_window is not set", ("run", "eval", "finetune", "export"))
+
+
 @pytest.fixture
 def outside(folder):
     """A tokenizer with a token that the embedding has no row for."""

@@ -37,18 +37,17 @@ def load_model(
         CheckpointError: whatever `read` finds, a model that transformers cannot build, or weights it does not find
             (transformers itself would fill those with random numbers and only warn).
     """
-    config, stored = read_config(directory), tensor_shapes(directory)
-    register()
+    config, stored, own = read_config(directory), tensor_shapes(directory), load_config(directory)
     with _told_by_transformers(directory):
         model, info = AutoModelForCausalLM.from_pretrained(
             directory,
+            config=own,
             dtype="auto" if dtype is None else dtype,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # named below
         )
-    _checked(directory, model.config)
     if not stored.keys() & model.state_dict().keys():
         raise CheckpointError.no_prefix(directory, model.base_model_prefix)
     for name, shape, expected in sorted(info["mismatched_keys"]):
@@ -68,7 +67,12 @@ def load_config(directory: Path | str) -> PreTrainedConfig:
     read_config(directory)
     register()
     with _told_by_transformers(directory):
-        return _checked(directory, AutoConfig.from_pretrained(directory, trust_remote_code=False))
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        if getattr(config, "head_dim", 0) is None:  # a null that not every class takes for its default
+            config.head_dim = config.hidden_size // config.num_attention_heads
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and not getattr(config, "sliding_window", None):
+        raise CheckpointError.no_window(directory)  # transformers finds this only when the model is run
+    return config
 
 
 def skeleton(directory: Path | str, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -81,13 +85,6 @@ def skeleton(directory: Path | str, dtype: torch.dtype | None = None) -> PreTrai
 def expected_shapes(directory: Path | str) -> dict[str, tuple[int, ...]]:
     """Tensor name -> shape of what config.json asks for, tied ones once. Raises CheckpointError."""
     return {name: tuple(parameter.shape) for name, parameter in skeleton(directory).named_parameters()}
-
-
-def _checked(directory: Path | str, config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config. Raises CheckpointError for what transformers finds only when the model is run."""
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and not getattr(config, "sliding_window", None):
-        raise CheckpointError.no_window(directory)
-    return config
 
 
 @contextmanager

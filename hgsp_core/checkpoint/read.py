@@ -84,6 +84,8 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError.no_config(directory)
     config = _read_json(path, ModelConfig)
+    if config.get("head_dim", 0) is None:
+        del config["head_dim"]  # as good as absent, but not to every class of transformers
     without_code(path, config)
     for name in config.get("architectures") or ():
         task = _TASK.search(name)
