@@ -21,7 +21,8 @@ class Stopped(BaseException):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """In the block the first of these signals raises Stopped; later ones are passed over, as clearing away must not be cut short.
+    """In the block the first of these signals raises Stopped. Later ones are passed over, to the end of the process: clearing
+    away must not be cut short.
 
     Signals that were ignored before (`nohup`) stay so.
     """
@@ -45,7 +46,7 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             if handler is not None:  # one that C code installed
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_IGN if stopped else handler)
 
 
 @contextmanager
