@@ -1,6 +1,6 @@
 """Chat training: of every chat template, what the assistant says is learned, with what closes its turns, and nothing else.
 
-tests/chat_templates holds the templates of the families in the form in which they are published.
+tests/chat_templates holds templates that render what the families' own ones render, refusals included.
 """
 
 import re
