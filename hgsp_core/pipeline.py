@@ -44,7 +44,7 @@ from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.files import write_reports
 from hgsp_core.report.json_files import write_json
 from hgsp_core.rundir import run_directory
-from hgsp_core.source import Source, locate, open_model
+from hgsp_core.source import Source, checkpoint_layout, locate, open_model
 from hgsp_core.store import Store, key_of
 from hgsp_core.types import AllocateJob, EvaluateJob, NormalizeJob, PriorJob, RecoverJob, ScoreJob
 from hgsp_core.versions import versions
@@ -129,7 +129,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         repaired = OnDisk(directory / ".repaired")
         plan = repair(recipe, decision, monitor, repaired.keep if first else lambda tensors: None)
         decision = replace(decision, plan=plan)
-        pruned, checkpoint = plan.layout_after(dense), directory / ".checkpoint"
+        checkpoint = directory / ".checkpoint"
         with monitor.stage("Cut") as progress:
             if first:
                 cut(decision, repaired, checkpoint, progress)
@@ -139,6 +139,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         if recoverer:
             work = recovery_work(store, recipe.recover, recipe.calibrate.seed, checkpoint)
             checkpoint, recovery = recover(recoverer, recipe, decision, checkpoint, work, monitor, first)
+        pruned = checkpoint_layout(checkpoint, dense.architecture.model_type)  # a related family may have zero biases besides
         smaller = partial(open_job, checkpoint, pruned, source.dtype, recipe, monitor)
         after |= evaluate_one(evaluators, smaller, "Evaluate pruned", monitor)
         both = evaluate_pair(evaluators, original, smaller, monitor)

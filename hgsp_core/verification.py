@@ -14,7 +14,7 @@ import numpy as np
 
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.fingerprint import TOLERANCE, file_sha256, sample_distance
-from hgsp_core.checkpoint.read import read_config, stored_dtype
+from hgsp_core.checkpoint.read import read_config, stored_dtype, tensor_shapes
 from hgsp_core.checkpoint.record import RECORD, read_record
 from hgsp_core.checkpoint.trust import MODELING_FILE, code_fault
 from hgsp_core.errors import GgufError, HgspError, VerifyError
@@ -122,21 +122,21 @@ def _code(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
 
 def _tensors(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     """config.json describes exactly the tensors that are there, with their shapes."""
-    from hgsp_core.checkpoint.load import expected_shapes
+    from hgsp_core.checkpoint.load import skeleton
 
-    there, expected = checkpoint_layout(folder).shapes(), expected_shapes(folder)
-    config = folder / "config.json"
+    there, model, config = tensor_shapes(folder), skeleton(folder), folder / "config.json"
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}  # tied ones once
     for name in sorted(expected.keys() - there.keys()):
         yield Finding(place, False, f"'{config}' asks for the tensor '{name}', which is in no file")
         return
-    for name in sorted(there.keys() - expected.keys()):
+    for name in sorted(there.keys() - model.state_dict().keys()):
         yield Finding(place, False, f"'{config}' has no place for the tensor '{name}'")
         return
     for name, shape in expected.items():
         if there[name] != shape:
             yield Finding(place, False, f"'{config}' asks for '{name}' of shape {list(shape)}; it has {list(there[name])}")
             return
-    yield Finding(place, True, f"config.json and {len(there)} tensors agree")
+    yield Finding(place, True, f"config.json and {len(expected)} tensors agree")
 
 
 def _logits(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
