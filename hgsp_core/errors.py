@@ -618,6 +618,13 @@ class CheckpointError(HgspError):
         return cls(f"{fault}. It is not run: write the model again (hgsp export DIR --to huggingface), which ships hgsp-core's own.")
 
     @classmethod
+    def panic(cls, error: BaseException) -> CheckpointError:
+        return cls(
+            f"The library that reads tokenizers and weights gave up: {str(error).strip()}. A file of the model, most likely "
+            "tokenizer.json, holds values that cannot be: download or save the model again."
+        )
+
+    @classmethod
     def no_tokenizer(cls, path: Path, error: Exception) -> CheckpointError:
         reason = _library_words(error, "its files").splitlines()[0]
         return cls(f"'{path}' has no tokenizer that can be read: {reason} Copy the original model's tokenizer files into it.")

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from hgsp_core.errors import HgspError, PathError, ResourceError
+from hgsp_core.errors import CheckpointError, HgspError, PathError, ResourceError
 from hgsp_core.outside import message, without_credentials
 from hgsp_core.stopping import Stopped, stoppable
 
@@ -42,6 +42,11 @@ def readable_faults() -> Iterator[None]:
         known = error if isinstance(error, HgspError) else _of_the_machine(error)
         _tell(f"Error: {known or _unexpected(error)}")
         sys.exit(2 if known else 1)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what tokenizers and safetensors raise from Rust is no Exception
+            raise
+        _tell(f"Error: {CheckpointError.panic(error)}")
+        sys.exit(2)
 
 
 def _tell(message: str) -> None:
