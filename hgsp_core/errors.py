@@ -587,6 +587,14 @@ class CheckpointError(HgspError):
         )
 
     @classmethod
+    def no_place(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return cls(
+            f"'{path}': config.json has no place for {', '.join(names[:3])}{more}; transformers would leave them out. A setting such as "
+            "attention_bias or tie_word_embeddings is wrong, or config.json and the weights do not belong together."
+        )
+
+    @classmethod
     def other_shape(cls, path: Path | str, name: str, stored: Sequence[int], expected: Sequence[int]) -> CheckpointError:
         return cls(
             f"'{path}': the tensor '{name}' has the shape {tuple(stored)}, but by config.json it has {tuple(expected)}. "

@@ -119,7 +119,7 @@ def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, mo
     """A checkpoint's weights as a sweep takes them: loaded whole, or streamed where that would not fit."""
     import torch
 
-    from hgsp_core.checkpoint.load import load_model
+    from hgsp_core.checkpoint.load import load_model, require_agreement
     from hgsp_core.sweep import Resident, Streamed
     from hgsp_core.sweep.memory import SHARE, free_bytes
 
@@ -132,7 +132,9 @@ def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, mo
             monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
     if choice == "streamed":
         return Streamed(directory, layout, number_type, device)
-    return Resident(load_model(directory, number_type, device)[0], layout)
+    model, _ = load_model(directory, number_type, device)
+    require_agreement(directory, model, layout)
+    return Resident(model, layout)
 
 
 def placed(dtype: str, device: str) -> tuple[Any, str]:

@@ -143,6 +143,18 @@ def test_where_a_single_file_and_an_index_are_there_the_single_file_counts(folde
     assert not torch.equal(logits(load_model(model)[0]), alone)
 
 
+@pytest.mark.parametrize("weights", ["resident", "streamed"])
+def test_biases_that_config_json_and_the_files_do_not_agree_on_are_refused_before_any_work(said, folder, weights):
+    run = ("run", "r.yaml", "--quiet", "--set", f"model.weights={weights}")
+    change_config(folder / "model", attention_bias=True)
+    code, _, err = said(*run)
+    assert code == 2 and "has no weights for model.layers.0.self_attn.k_proj.bias" in " ".join(err.split()), err
+    change_config(folder / "model", attention_bias=False)
+    change_tensors(folder / "model", lambda t: t | {"model.layers.1.self_attn.q_proj.bias": torch.ones(64)})
+    code, _, err = said(*run)
+    assert code == 2 and "has no place for model.layers.1.self_attn.q_proj.bias" in " ".join(err.split()), err
+
+
 def test_a_tensor_in_two_shards_is_refused(said, folder):
     model = folder / "model"
     write_checkpoint(iter_tensors(model), json.loads((model / "config.json").read_text()), model, folder / "shards", 50_000)

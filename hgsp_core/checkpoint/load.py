@@ -22,6 +22,7 @@ from hgsp_core.checkpoint.read import read_config, tensor_shapes
 from hgsp_core.checkpoint.register import register
 from hgsp_core.checkpoint.trust import require_stock_tokenizer
 from hgsp_core.errors import CheckpointError, HgspError, shown
+from hgsp_core.layout import Layout
 
 
 def load_model(
@@ -80,6 +81,19 @@ def skeleton(directory: Path | str, dtype: torch.dtype | None = None) -> PreTrai
     config = load_config(directory)
     with _told_by_transformers(directory), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+
+
+def require_agreement(directory: Path | str, model: PreTrainedModel, layout: Layout) -> None:
+    """The model that config.json asks for has the tensors that the files hold. Raises CheckpointError."""
+    stored = layout.shapes()
+    own = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}  # tied ones once
+    if missing := sorted(own.keys() - stored.keys()):
+        raise CheckpointError.missing_keys(directory, missing)
+    if left := sorted(stored.keys() - model.state_dict().keys()):
+        raise CheckpointError.no_place(directory, left)
+    for name, shape in own.items():
+        if shape != stored[name]:
+            raise CheckpointError.other_shape(directory, name, stored[name], shape)
 
 
 def expected_shapes(directory: Path | str) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hgsp_core.artifacts import Plan
-from hgsp_core.checkpoint.load import skeleton
+from hgsp_core.checkpoint.load import require_agreement, skeleton
 from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.layout import Layout
 from hgsp_core.surgery import mask_tensors
@@ -58,12 +58,13 @@ class Streamed:
         Args:
             dtype: of the weights in memory; they are converted while read.
         Raises:
-            CheckpointError: a file that is missing or damaged.
+            CheckpointError: a file that is missing or damaged, config.json and tensors that disagree.
         """
         self.layout, self.dtype, self.device = layout, dtype, torch.device(device)
         _give_back_freed_memory()
         self.shards = Shards(directory)
         self.model = _skeleton(directory, dtype, self.device)
+        require_agreement(directory, self.model, layout)
         self._names = [
             [f"{layer.module}.{name}" for name, _ in self.model.get_submodule(layer.module).named_parameters()]
             for layer in layout.layers
