@@ -6,6 +6,7 @@ Only report.json and plan.json are read, so runs of other machines and of plugin
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,9 +109,9 @@ def load_runs(directories: Sequence[Path]) -> list[Run]:
         CompareError: a directory that is not there, holds no finished run, or whose files are damaged.
     """
     expanded = [run for directory in directories for run in _expanded(directory)]
-    unique = list({directory.resolve(): directory for directory in expanded}.values())
-    names = Counter(directory.resolve().name for directory in unique)
-    return [load_run(d, d.resolve().name if names[d.resolve().name] == 1 else str(d)) for d in unique]
+    unique = {Path(os.path.realpath(directory)): directory for directory in expanded}
+    names = Counter(place.name for place in unique)
+    return [load_run(d, place.name if names[place.name] == 1 else str(d)) for place, d in unique.items()]
 
 
 def _expanded(directory: Path) -> list[Path]:

@@ -777,7 +777,11 @@ class PathError(HgspError):
 
     @classmethod
     def characters(cls, path: str) -> PathError:
-        return cls(f"{path!r} cannot be a path: it holds characters that no file name has. Write it in UTF-8.")
+        return cls(f"{shown(path)} cannot be a path: it holds characters that no file name has. Write it in UTF-8.")
+
+    @classmethod
+    def too_long(cls, path: str, longest: int) -> PathError:
+        return cls(f"{shown(path)} cannot be a path: one of its names is longer than {longest} bytes. Shorten it.")
 
     @classmethod
     def system(cls, error: OSError) -> PathError:

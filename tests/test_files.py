@@ -102,6 +102,8 @@ def test_a_tilde_means_the_home_directory_and_nobody_has_none(monkeypatch):
     assert str(expanded("~/models")) == "/home/me/models" and str(expanded("a/~")) == "a/~"
     with pytest.raises(PathError, match="there is no user ~a_user_that_nobody_is"):
         expanded("~a_user_that_nobody_is/models")
+    with pytest.raises(PathError, match="longer than 255 bytes"):
+        expanded("a/" + "é" * 128)
     for path in ("a\0b", "a\udcffb"):
         with pytest.raises(PathError, match="characters that no file name has"):
             expanded(path)

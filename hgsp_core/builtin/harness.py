@@ -41,7 +41,7 @@ class LmEvalParams(Params):
     num_fewshot: int | None = Field(None, ge=0, description="solved examples before each question; none = as each task says, mostly 0")
     limit: int | None = Field(None, ge=1, description="only the first so many documents of each task; none = all")
     batch_size: int = Field(8, ge=1, description="requests at a time; changes cost, not the result")
-    include_path: str | None = Field(None, description="directory with YAML files of your own tasks")
+    include_path: str | None = Field(None, min_length=1, description="directory with YAML files of your own tasks")
     trust_task_code: bool = Field(False, description="true = run the Python that those files name (!function, class, own metrics)")
 
     @model_validator(mode="after")

@@ -131,8 +131,10 @@ def draft_of(given: Given, checkpoint: str | None, recipe: Path | None) -> Draft
     draft.put("recover.with.alpha", "--lora_alpha")
     draft.put("recover.with.schedule.gradient_checkpointing", "--use_gradient_checkpointing")
     draft.put("device", "--device")
-    output = expanded(path)
-    draft.put("output", "--output_dir", "--output", default=str(output.with_name(f"{output.name}-finetuned")))
+    model = expanded(path)
+    model = model if model.name else model.absolute()
+    beside = str(model.with_name(f"{model.name}-finetuned")) if model.name else None
+    draft.put("output", "--output_dir", "--output", default=beside)
     return draft
 
 
