@@ -564,6 +564,10 @@ class CheckpointError(HgspError):
         )
 
     @classmethod
+    def number_type(cls, path: Path, key: str, value: str, known: Sequence[str]) -> CheckpointError:
+        return cls(f"'{path}': {key} is {shown(value)}. Use the model in one of: {', '.join(known)}; then that is its {key}.")
+
+    @classmethod
     def token_id(cls, path: Path | str, key: str, value: object, rows: int) -> CheckpointError:
         return cls(
             f"'{path}': {key} is {value}, but the embedding has {rows} rows (ids 0 to {rows - 1}), so transformers cannot build "

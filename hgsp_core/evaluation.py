@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -20,7 +21,7 @@ import numpy as np
 
 from hgsp_core import plugins
 from hgsp_core.checkpoint.read import largest_token, read_config, stored_dtype, weight_bytes
-from hgsp_core.errors import EvaluationError, OutputError, RecipeError
+from hgsp_core.errors import EvaluationError, OutputError, PluginError, RecipeError
 from hgsp_core.files import require_writable
 from hgsp_core.measure import placed
 from hgsp_core.monitor import Monitor, Progress
@@ -280,7 +281,7 @@ def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor,
     """A model of any family loaded whole, or streamed where that would not fit and a plugin knows the family."""
     import torch
 
-    from hgsp_core.checkpoint.load import load_model, load_tokenizer
+    from hgsp_core.checkpoint.load import load_model, load_tokenizer, require_agreement
     from hgsp_core.sweep import Streamed
     from hgsp_core.sweep.likelihood import model_loss, total_loss
     from hgsp_core.sweep.memory import SHARE, free_bytes
@@ -292,6 +293,8 @@ def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor,
         weights = Streamed(directory, checkpoint_layout(directory), number_type, device)
         return EvaluateJob(None, tokenizer, partial(total_loss, weights), seed, progress, weights.layout.vocabulary)
     model, _ = load_model(directory, number_type, device)
+    with suppress(PluginError):  # a family that no plugin knows is as transformers loads it
+        require_agreement(directory, model, checkpoint_layout(directory))
     rows = model.get_input_embeddings().weight.shape[0]
     return EvaluateJob(model, tokenizer, partial(model_loss, model), seed, progress, rows)
 

@@ -45,6 +45,8 @@ _PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth")
 _CHUNK = 1 << 24  # bytes
 _ADAPTER = "adapter_config.json"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+#: number types that config.json may name: what the files hold counts
+_FLOATS = (*_DTYPES.values(), "float64")
 #: buffers that old checkpoints store and that every transformers version computes anew
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 #: what a wrapper adds to the names of tensors -> the wrapper
@@ -91,6 +93,9 @@ def read_config(directory: Path | str) -> dict[str, Any]:
         task = _TASK.search(name)
         if task and task[1] not in _GENERATES:
             raise CheckpointError.other_task(path, name)
+    for key in ("dtype", "torch_dtype"):
+        if isinstance(config.get(key), str) and config[key] not in _FLOATS:
+            raise CheckpointError.number_type(path, key, config[key], list(_DTYPES.values()))
     rows, pad = config.get("vocab_size"), config.get("pad_token_id")
     if isinstance(rows, int) and isinstance(pad, int) and not -rows <= pad < rows:
         raise CheckpointError.token_id(path, "pad_token_id", pad, rows)

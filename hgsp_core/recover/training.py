@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from hgsp_core.checkpoint.load import load_model, load_tokenizer
+from hgsp_core.checkpoint.load import load_model, load_tokenizer, require_agreement
 from hgsp_core.checkpoint.read import stored_dtype, tensor_files, tensor_shapes
 from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.checkpoint.write import write_checkpoint
@@ -39,6 +39,7 @@ from hgsp_core.files import read_object
 from hgsp_core.recover.losses import divergence, held_out_loss
 from hgsp_core.recover.records import Records
 from hgsp_core.recover.rows import BLANK, Row, batch, hold_out, make_rows, pack
+from hgsp_core.source import checkpoint_layout
 from hgsp_core.sweep.memory import free_bytes
 from hgsp_core.sweep.parallel import processes, processes_here, rank
 from hgsp_core.types import RecoverJob
@@ -86,8 +87,9 @@ def train(job: RecoverJob, params: Any, records: Records, way: Way) -> dict[str,
 
     set_seed(job.seed)
     model, config = load_model(job.checkpoint, device=job.device)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    require_rows(np.array([i for row in made.rows for i in row.ids]), vocabulary, tokenizer, records.name)
+    layout = checkpoint_layout(job.checkpoint, job.architecture.model_type)
+    require_agreement(job.checkpoint, model, layout)
+    require_rows(np.array([i for row in made.rows for i in row.ids]), layout.vocabulary, tokenizer, records.name)
     teacher = _teacher(job, config) if params.distill else None
     before = held_out_loss(model, held_out, params.micro_batch_size)
     if not math.isfinite(before):
