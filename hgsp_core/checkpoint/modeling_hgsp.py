@@ -53,6 +53,9 @@ class HgspConfig(PreTrainedConfig):
             for old in ("rope_scaling", "rope_theta", "partial_rotary_factor"):  # the family has made rope_parameters of them
                 kwargs.pop(old, None)
             kwargs.update({key: value for key, value in family.__dict__.items() if key not in own})
+            known = {NO_ATTENTION, *LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING}
+            if len(self.layer_types or ()) != family.num_hidden_layers or not known.issuperset(self.layer_types):
+                raise ValueError(f"layer_types must name the attention of each of the {family.num_hidden_layers} layers")
         super().__post_init__(**kwargs, per_layer_config=per_layer_config)
         # tools that know one size for all layers get the original model's (and a warning) instead of an exception
         self.allow_global_per_layer_attribute_access = True

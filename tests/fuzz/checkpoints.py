@@ -204,9 +204,12 @@ def _agrees(case: Case, model: Path, perplexity: float | None, what: str, loss: 
 def _by_transformers(model: Path, text: Path, answer: Path) -> None:
     """The reference: the perplexity of the first windows of the text, the loss of fixed tokens, and what is not there or not used."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    loaded, info = AutoModelForCausalLM.from_pretrained(model, dtype="auto", output_loading_info=True)
+    config = AutoConfig.from_pretrained(model)
+    if getattr(config, "head_dim", 0) is None:  # hgsp takes it for absent; transformers in some families only
+        config.head_dim = config.hidden_size // config.num_attention_heads
+    loaded, info = AutoModelForCausalLM.from_pretrained(model, config=config, dtype="auto", output_loading_info=True)
 
     def loss(windows: torch.Tensor) -> float:
         with torch.no_grad():
