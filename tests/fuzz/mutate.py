@@ -223,8 +223,12 @@ def damaged_bytes(data: bytes, random: Random) -> tuple[bytes, str]:
 def damaged_json(path: Path, random: Random) -> str:
     """Change a JSON file in place."""
     kind = random.random()
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # damaged before
+        kind = 1.0
     if kind < 0.75:
-        tree, said = damaged_tree(json.loads(path.read_text(encoding="utf-8")), random, random.choice([1, 1, 1, 2, 3]))
+        tree, said = damaged_tree(tree, random, random.choice([1, 1, 1, 2, 3]))
         path.write_text(json.dumps(tree), encoding="utf-8")
     elif kind < 0.9:
         text, said = damaged_text(path.read_text(encoding="utf-8"), random, JSON_BITS)
