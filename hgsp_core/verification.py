@@ -14,7 +14,7 @@ import numpy as np
 
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.fingerprint import TOLERANCE, file_sha256, sample_distance
-from hgsp_core.checkpoint.read import read_config, stored_dtype, tensor_shapes
+from hgsp_core.checkpoint.read import read_config, require_model, stored_dtype, tensor_shapes
 from hgsp_core.checkpoint.record import RECORD, read_record
 from hgsp_core.checkpoint.trust import MODELING_FILE, code_fault
 from hgsp_core.errors import GgufError, HgspError, VerifyError
@@ -39,11 +39,13 @@ def verify(path: Path, monitor: Monitor) -> list[Finding]:
     """Check a model directory, a directory with GGUF files, or everything that a run exported.
 
     Raises:
-        VerifyError: there is nothing of the kind.
+        VerifyError, CheckpointError: there is nothing of the kind.
     """
     if any((path / name).is_file() for name in ("config.json", RECORD)) or any(path.glob("*.gguf")):
         return list(_folder(path, path.name or str(path), monitor))
     if not (path / "report.json").is_file():
+        if path.is_dir():
+            require_model(path)
         raise VerifyError.nothing(path)
     findings: list[Finding] = []
     for place in _exported(path):

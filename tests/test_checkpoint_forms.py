@@ -143,6 +143,16 @@ def test_where_a_single_file_and_an_index_are_there_the_single_file_counts(folde
     assert not torch.equal(logits(load_model(model)[0]), alone)
 
 
+def test_an_export_names_the_type_that_is_stored_whatever_the_original_named(said, folder):
+    change_config(folder / "model", torch_dtype="float16")  # stored as float32
+    take_all(said, folder, ("eval", "verify"))
+    code, out, err = said(*COMMANDS["export"])
+    assert code == 0, out + err
+    config = json.loads((folder / "out" / "model" / "config.json").read_text())
+    assert config["torch_dtype"] == "float32" and "dtype" not in config
+    assert logits(load_model(folder / "out" / "model")[0]).dtype == torch.float32
+
+
 @pytest.mark.parametrize("weights", ["resident", "streamed"])
 def test_biases_that_config_json_and_the_files_do_not_agree_on_are_refused_before_any_work(said, folder, weights):
     run = ("run", "r.yaml", "--quiet", "--set", f"model.weights={weights}")
@@ -187,6 +197,11 @@ def test_what_is_no_language_model_is_named_for_what_it_is(said, folder):
     change_config(model, architectures=["LLaMAForCausalLM"])
     (model / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     refuse_all(said, folder, "holds an adapter (adapter_config.json), not a model. Merge it into its base model first")
+    config = (model / "config.json").read_text()
+    (model / "config.json").unlink()
+    code, out, err = said("verify", "model")
+    assert code == 2 and "holds an adapter" in err
+    (model / "config.json").write_text(config)
     (model / "adapter_config.json").unlink()
     (model / WEIGHTS).rename(model / "model-q4_0.gguf")
     refuse_all(said, folder, "is a GGUF model", [name for name in COMMANDS if name != "verify"])

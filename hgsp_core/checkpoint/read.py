@@ -48,7 +48,7 @@ _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 #: number types that config.json may name: what the files hold counts
 _FLOATS = (*_DTYPES.values(), "float64")
 #: buffers that old checkpoints store and that every transformers version computes anew
-_IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
+_IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 #: what a wrapper adds to the names of tensors -> the wrapper
 _WRAPPERS = {
     "_orig_mod": "torch.compile",

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hgsp_core.checkpoint import MODEL_TYPE
-from hgsp_core.checkpoint.read import INDEX, LICENCE_FILES, TOKENIZER_FILES, WEIGHTS, tensor_files
+from hgsp_core.checkpoint.read import INDEX, LICENCE_FILES, TOKENIZER_FILES, WEIGHTS, stored_dtype, tensor_files
 from hgsp_core.checkpoint.room import given_up, require_room
 from hgsp_core.checkpoint.trust import AUTO_MAP, MODELING_FILE, RUNNABLE, own_file
 from hgsp_core.errors import CheckpointError
@@ -71,7 +71,7 @@ def copy_checkpoint(
         names = {file.name for file in tensor_files(source).values()}
         for name in sorted(names if names == {WEIGHTS} else {*names, INDEX}):
             copy(source / name, directory / name)
-        _write_config(directory, config)
+        _write_config(directory, _with_dtype(config, getattr(torch, stored_dtype(source))))
 
 
 @contextmanager
