@@ -87,7 +87,7 @@ def windows(text: str, tokenizer: Any, seq_len: int, stride: int | None = None) 
     """
     ids = np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
     if len(ids) < seq_len:
-        return np.empty((0, seq_len), dtype=np.int64)
+        return np.empty((0, 0), dtype=np.int64)
     return sliding_window_view(ids, seq_len)[:: stride or seq_len].copy()
 
 

@@ -6,6 +6,7 @@ A recipe is data: it is read as plain YAML (`yaml_data.py`) and names methods; i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,7 +59,7 @@ class CalibratePart(_Part):
     seq_len: int = Field(128, ge=2, description="tokens per window")
     stride: int = Field(0, ge=0, description="tokens from the start of one window to that of the next; 0 = no overlap")
     batch_size: int = Field(4, ge=1, description="windows at a time; changes cost, never the result")
-    seed: int = Field(0, ge=0, description="which windows are drawn")
+    seed: int = Field(0, ge=0, lt=2**32, description="which windows are drawn")
 
 
 class Use(_Part):
@@ -235,16 +236,24 @@ def uses(recipe: Recipe) -> Iterator[tuple[str, str, Use]]:
 
 
 def check_methods(recipe: Recipe, source: str) -> None:
-    """Every method exists and takes its parameters; nothing is imported for it."""
+    """Every method exists and takes its parameters, and so does the dataset; nothing is imported for it."""
+    part = recipe.calibrate
+    with suppress(PluginError):  # a file or hub id, which is looked for where it is opened
+        dataset = plugins.registry().find("dataset", part.dataset).method.params
+        _check_params(dataset, part.with_, source, "calibrate.with.")
     for place, kind, use in uses(recipe):
         try:
             entry = plugins.registry().find(kind, use.use)
         except PluginError as error:
             raise PluginError(f"{source}: {place}.use: {error}") from None
-        try:
-            entry.method.params(**use.with_)
-        except ValidationError as error:
-            raise RecipeError(explain(error, source, entry.method.params, f"{place}.with.")) from None
+        _check_params(entry.method.params, use.with_, source, f"{place}.with.")
+
+
+def _check_params(params: type[BaseModel], given: Mapping[str, Any], source: str, place: str) -> None:
+    try:
+        params(**given)
+    except ValidationError as error:
+        raise RecipeError(explain(error, source, params, place)) from None
 
 
 def resolved(recipe: Recipe) -> Recipe:

@@ -96,6 +96,12 @@ def run_quietly(*arguments):
         ("calibrate.samples=many", "calibrate.samples", "valid integer"),
         ("model.dtype=int4", "model.dtype", "'bfloat16'"),
         ("device=tpu", "device", "auto|cpu|cuda"),
+        ("calibrate.with.colum=x", "calibrate.with.colum: unknown key", ""),
+        ("calibrate.seed=4294967296", "calibrate.seed", "less than 4294967296"),
+        ("recover={use: full, with: {epochs: .inf}}", "recover.with.epochs", "less than or equal to 10000"),
+        ("output=~a_user_that_nobody_is/x", "output", "there is no user ~a_user_that_nobody_is"),
+        ("model.path=~a_user_that_nobody_is/x", "'~a_user_that_nobody_is/x' cannot be followed", "without ~"),
+        ("evaluate=[{use: perplexity, with: {datasets: ['~a_user_that_nobody_is/x.txt']}}]", "cannot be followed", "without ~"),
     ],
     ids=lambda value: None,
 )
@@ -321,11 +327,12 @@ def test_an_empty_dataset(refused, here):
     assert "'text.txt' holds no text" in refused(*run_quietly())
 
 
-def test_a_dataset_that_is_too_short(refused, here):
+@pytest.mark.parametrize("seq_len", [16, 2**62])
+def test_a_dataset_that_is_too_short(refused, here, seq_len):
     (here / "text.txt").write_text("Only a few words.")
-    needs_data(dataset="text.txt")
+    needs_data(dataset="text.txt", seq_len=seq_len)
     message = refused(*run_quietly())
-    assert "'text.txt' has only 0 windows of 16 tokens" in message and "calibrate.seq_len" in message
+    assert f"'text.txt' has only 0 windows of {seq_len} tokens" in message and "calibrate.seq_len" in message
 
 
 # --- the result

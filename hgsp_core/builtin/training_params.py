@@ -40,7 +40,7 @@ class TrainingParams(Params):
 
     dataset: str = Field("yahma/alpaca-cleaned", min_length=1, description="dataset name, local file or hub id to train on")
     samples: int | None = Field(None, ge=2, description="only the first so many records (of text: windows); none = all")
-    epochs: float = Field(2.0, gt=0, description="passes over the records")
+    epochs: float = Field(2.0, gt=0, le=10_000, description="passes over the records")
     learning_rate: float = Field(3e-4, gt=0, le=1, description="largest learning rate of AdamW")
     batch_size: int = Field(128, ge=1, description="rows of one optimizer step, over all processes")
     micro_batch_size: int = Field(4, ge=1, description="rows at a time in one process; changes cost, never the result")
@@ -51,7 +51,7 @@ class TrainingParams(Params):
 
 class LoRAParams(TrainingParams):
     r: int = Field(8, ge=1, description="rank of the adapter of each linear")
-    alpha: float = Field(16.0, gt=0, description="scale: an adapter counts alpha/r times")
+    alpha: float = Field(16.0, gt=0, allow_inf_nan=False, description="scale: an adapter counts alpha/r times")
     dropout: float = Field(0.05, ge=0, lt=1, description="share of an adapter's inputs that are dropped while training")
     adapter: str | None = Field(None, description="directory of a peft LoRA adapter of this very model to go on from; it brings its r and alpha")
 
