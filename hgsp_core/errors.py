@@ -714,6 +714,10 @@ class ResourceError(HgspError):
         )
 
     @classmethod
+    def socket(cls, directory: str) -> ResourceError:
+        return cls(f"TMPDIR: the path '{directory}' is too long for the sockets between processes (about 70 characters). Set TMPDIR to a shorter one.")
+
+    @classmethod
     def disk(cls, reason: str) -> ResourceError:
         return cls(
             f"No space left on the disk ({reason}). Make room, or choose another disk: --output DIR for the result, "

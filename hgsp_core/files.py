@@ -30,7 +30,7 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         if not stat.S_ISREG(kind.st_mode) and not piped:
             raise ValueError("it is a directory" if stat.S_ISDIR(kind.st_mode) else "it is a device or a pipe, not a file")
         with path.open("rb") as file:
-            content = file.read(largest + 1)
+            content = file.read(min(largest, kind.st_size) + 1 if stat.S_ISREG(kind.st_mode) else largest + 1)
     except FileNotFoundError:
         raise
     except OSError as error:

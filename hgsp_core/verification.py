@@ -17,7 +17,7 @@ from hgsp_core.checkpoint.fingerprint import TOLERANCE, file_sha256, sample_dist
 from hgsp_core.checkpoint.read import read_config, require_model, stored_dtype, tensor_shapes
 from hgsp_core.checkpoint.record import RECORD, read_record
 from hgsp_core.checkpoint.trust import MODELING_FILE, code_fault
-from hgsp_core.errors import GgufError, HgspError, VerifyError
+from hgsp_core.errors import CheckpointError, GgufError, HgspError, VerifyError
 from hgsp_core.files import read_object
 from hgsp_core.forms import Report
 from hgsp_core.measure import open_weights
@@ -128,6 +128,8 @@ def _tensors(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
 
     there, model, config = tensor_shapes(folder), skeleton(folder), folder / "config.json"
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}  # tied ones once
+    if not there.keys() & model.state_dict().keys():
+        raise CheckpointError.no_prefix(folder, model.base_model_prefix)
     for name in sorted(expected.keys() - there.keys()):
         yield Finding(place, False, f"'{config}' asks for the tensor '{name}', which is in no file")
         return

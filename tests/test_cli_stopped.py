@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,11 +28,21 @@ FULL = (
 
 
 @pytest.fixture
-def here(tmp_path):
-    """An empty directory; the store and the temporary files are beside it."""
-    for name in ("here", "temporary"):
-        (tmp_path / name).mkdir()
-    return tmp_path / "here"
+def here():
+    """An empty directory; the store and the temporary files are beside it. Its path is short, as sockets lie below it."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("here", "temporary"):
+            Path(folder, name).mkdir()
+        yield Path(folder, "here")
+
+
+def test_a_place_for_temporary_files_whose_path_is_too_long_for_sockets_is_told(here):
+    long = here.parent / ("x" * 100)
+    long.mkdir()
+    (here / "sweep.yaml").write_text(yaml.safe_dump({"base": SHORT, "grid": {"allocate.with.ratio": [0.1]}, "output": "sweep"}))
+    command = [sys.executable, "-m", "hgsp_core", "sweep", "sweep.yaml", "--quiet"]
+    done = subprocess.run(command, cwd=here, env=environment(here) | {"TMPDIR": str(long)}, capture_output=True, text=True)
+    assert done.returncode == 2 and "too long for the sockets" in done.stderr and "Traceback" not in done.stderr
 
 
 def environment(here):
@@ -42,13 +54,18 @@ def started(here, *arguments):
     """A process in a group of its own, as a terminal starts it."""
     command = [sys.executable, "-m", "hgsp_core", *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=here, env=environment(here), stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's processes would ignore it
+    return subprocess.Popen(
+        command, cwd=here, env=environment(here), stdout=pipe, stderr=pipe, text=True, start_new_session=True, preexec_fn=heard
+    )
 
 
 def wait_until(true, process, seconds=120):
     end = time.monotonic() + seconds
     while not true():
-        assert process.poll() is None and time.monotonic() < end, "it ended, or never came so far"
+        if process.poll() is not None:
+            raise AssertionError(f"it ended: {process.communicate()[1]}")
+        assert time.monotonic() < end, "it never came so far"
         time.sleep(0.02)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from architectures import LLAMA
+from architectures import ARCHITECTURES, LLAMA
 from checkpoints import PLANS, logits, prune
 
 from hgsp_core import plugins
@@ -49,7 +49,9 @@ def recover(checkpoint, destination, use="lora", job=None, **settings):
     for key, value in settings.items():
         part, _, name = key.rpartition("__")
         (given.setdefault(part, {}) if part else given)[name] = value
-    job = replace(job or RecoverJob(checkpoint, destination, None, 0, LLAMA), checkpoint=checkpoint, destination=destination)
+    config = read_config(checkpoint)
+    family = ARCHITECTURES[config.get("base_model_type") or config["model_type"]]
+    job = replace(job or RecoverJob(checkpoint, destination, None, 0, family), checkpoint=checkpoint, destination=destination)
     return plugins.build("recoverer", use, given)(job)
 
 

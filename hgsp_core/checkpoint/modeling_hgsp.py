@@ -54,7 +54,8 @@ class HgspConfig(PreTrainedConfig):
                 kwargs.pop(old, None)
             kwargs.update({key: value for key, value in family.__dict__.items() if key not in own})
             known = {NO_ATTENTION, *LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING}
-            if len(self.layer_types or ()) != family.num_hidden_layers or not known.issuperset(self.layer_types):
+            kinds = self.layer_types
+            if kinds is not None and (len(kinds) != family.num_hidden_layers or not known.issuperset(kinds)):
                 raise ValueError(f"layer_types must name the attention of each of the {family.num_hidden_layers} layers")
         super().__post_init__(**kwargs, per_layer_config=per_layer_config)
         # tools that know one size for all layers get the original model's (and a warning) instead of an exception
@@ -126,6 +127,8 @@ class HgspPreTrainedModel(PreTrainedModel):
 class HgspModel(HgspPreTrainedModel):
     def __init__(self, config: HgspConfig):
         super().__init__(config)
+        if config.layer_types is None:
+            raise ValueError("config.json has no layer_types, which name the attention of each layer")
         self._no_split_modules = [family_class(config, "DecoderLayer").__name__]
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList([build_layer(config, index) for index in range(config.num_hidden_layers)])

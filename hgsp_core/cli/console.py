@@ -51,7 +51,7 @@ class TerminalMonitor:
     def say(self, text: str) -> None:
         monitor.log.info("%s", text)
         if not self._quiet:
-            self._console.print(text, soft_wrap=True)
+            self._console.print(text, soft_wrap=True, markup=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[monitor.Progress]:

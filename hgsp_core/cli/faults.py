@@ -72,6 +72,8 @@ def _of_the_machine(error: Exception) -> HgspError | None:
         return ResourceError.memory(text.partition("\n")[0])
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
         return ResourceError.disk(text.partition("\n")[0])
+    if "AF_UNIX path too long" in text:
+        return ResourceError.socket(tempfile.gettempdir())
     if isinstance(error, OSError) and (error.filename is not None or error.errno is not None):
         return PathError.system(error)
     return None
