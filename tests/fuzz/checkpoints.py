@@ -122,7 +122,7 @@ def _damaged(model: Path, random: Random) -> str:
             return damaged_json(index, random)
         if kind < 0.85 and others:
             return damaged_json(random.choice(others), random)
-    except (ValueError, KeyError, TypeError, AttributeError, LookupError):
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
         pass  # the damage before this one left nothing of the form
     return damaged_files(model, random)
 
