@@ -580,7 +580,8 @@ class CheckpointError(HgspError):
 
     @classmethod
     def not_loaded(cls, path: Path | str, error: Exception) -> CheckpointError:
-        return cls(f"transformers cannot load '{path}': {_library_words(error, 'config.json')}")
+        place = Path(path).name if str(path).endswith(".json") else "config.json"
+        return cls(f"transformers cannot load '{path}': {_library_words(error, place)}")
 
     @classmethod
     def missing_keys(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:

@@ -248,6 +248,15 @@ def test_layers_with_a_sliding_window_but_no_window_are_refused(said, folder):
     refuse_all(said, folder, "layer_types has sliding_attention, but sliding_window is not set", ("run", "eval", "finetune", "export"))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[]", "a JSON object is needed"), ("{", "cannot be read"), ('{"max_new_tokens": -1}', "a value in generation_config.json")],
+)
+def test_generation_settings_that_transformers_stumbles_over_are_not_handed_on(said, folder, content, message):
+    (folder / "model" / "generation_config.json").write_text(content)
+    refuse_all(said, folder, message)
+
+
 @pytest.fixture
 def outside(folder):
     """A tokenizer with a token that the embedding has no row for."""

@@ -12,13 +12,14 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from hgsp_core.checkpoint.read import read_config, tensor_shapes
+from hgsp_core.checkpoint.read import read_config, read_json, tensor_shapes
 from hgsp_core.checkpoint.register import register
 from hgsp_core.checkpoint.trust import require_stock_tokenizer
 from hgsp_core.errors import CheckpointError, HgspError, shown
@@ -64,9 +65,16 @@ def load_model(
 
 
 def load_config(directory: Path | str) -> PreTrainedConfig:
-    """config.json as its class reads it: with defaults and derived values. Raises CheckpointError."""
+    """config.json as its class reads it: with defaults and derived values. Raises CheckpointError.
+
+    So that no file is handed on that transformers stumbles over, generation_config.json is read with it.
+    """
     read_config(directory)
+    settings = Path(directory) / "generation_config.json"
+    generation = read_json(settings) if settings.is_file() else {}
     register()
+    with _told_by_transformers(settings):
+        GenerationConfig.from_dict(generation)
     with _told_by_transformers(directory):
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         if getattr(config, "head_dim", 0) is None:  # a null that not every class takes for its default

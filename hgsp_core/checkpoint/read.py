@@ -85,7 +85,7 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
         raise CheckpointError.no_config(directory)
-    config = _read_json(path, ModelConfig)
+    config = read_json(path, ModelConfig)
     if config.get("head_dim", 0) is None:
         del config["head_dim"]  # as good as absent, but not to every class of transformers
     without_code(path, config)
@@ -219,7 +219,7 @@ def largest_token(directory: Path | str) -> float:
     path = Path(directory) / "tokenizer.json"
     if not path.is_file():
         return math.inf
-    content = _read_json(path)
+    content = read_json(path)
     try:
         vocabulary = content["model"]["vocab"]
         ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else range(len(vocabulary))
@@ -234,7 +234,7 @@ def shard_names(directory: Path) -> list[str]:
 
 
 def _weight_map(directory: Path) -> dict[str, str]:
-    weight_map = _read_json(directory / INDEX, Index)["weight_map"]
+    weight_map = read_json(directory / INDEX, Index)["weight_map"]
     if not weight_map:
         raise CheckpointError.bad_json(directory / INDEX, "'weight_map' is empty")
     for shard in weight_map.values():
@@ -277,7 +277,8 @@ def _place(path: Path, start: int, entry: Mapping[str, Any]) -> Place:
     return Place(path, start + begin, end - begin, tuple(entry["shape"]), entry["dtype"])
 
 
-def _read_json(path: Path, form: type[Form] | None = None) -> dict[str, Any]:
+def read_json(path: Path, form: type[Form] | None = None) -> dict[str, Any]:
+    """As `read_object`, for a file of a checkpoint. Raises CheckpointError."""
     try:
         return read_object(path, form)
     except (OSError, ValueError) as error:
