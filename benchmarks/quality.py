@@ -299,11 +299,17 @@ def main() -> None:
     parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help="look for more models here")
     parser.add_argument("--data", type=Path, metavar="DIR", help="texts for these models")
     parser.add_argument("--ratios", type=int, nargs="+", default=[20, 30, 50], help="percent of the layers' parameters")
-    parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME", help=f"of: {'; '.join(names)}")
+    parser.add_argument(
+        "--methods", nargs="+", choices=names, default=names, metavar="NAME", help=f"of: {'; '.join(names)}"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the calibration windows")
-    parser.add_argument("--samples", type=int, default=128, help=f"calibration windows of {SEQ_LEN} tokens; a JSON file has one number")
+    parser.add_argument(
+        "--samples", type=int, default=128, help=f"calibration windows of {SEQ_LEN} tokens; a JSON file has one number"
+    )
     parser.add_argument("--windows", type=int, help="evaluate on the first so many windows of each text; default all")
-    parser.add_argument("--json", type=Path, help="write the rows here as they come; rows already there are not run again")
+    parser.add_argument(
+        "--json", type=Path, help="write the rows here as they come; rows already there are not run again"
+    )
     parser.add_argument("--markdown", type=Path, help="write the tables here")
     options = parser.parse_args()
 
@@ -342,7 +348,9 @@ def _key(row: Row) -> tuple:
 
 
 def _line(row: Row) -> str:
-    result = row.get("why_not") or f"{row['ppl']:.2f} ({row['ppl'] / row['ppl_dense']:.3f}), removed {row['achieved']:.1%}"
+    result = (
+        row.get("why_not") or f"{row['ppl']:.2f} ({row['ppl'] / row['ppl_dense']:.3f}), removed {row['achieved']:.1%}"
+    )
     return f"{row['model']}, {row['method']}, {row['ratio']:.0%}: {result}"
 
 

@@ -23,7 +23,10 @@ ROOT = Path(__file__).parents[1]
 RATIOS = [0.1, 0.2, 0.3, 0.4]
 METHODS = [
     {"name": "gated", "set": {"score": {"use": "taylor"}, "prior": {"use": "removal"}, "allocate": {"use": "hgsp"}}},
-    {"name": "layerwise", "set": {"score": {"use": "taylor"}, "prior": {"use": "removal"}, "allocate": {"use": "layerwise"}}},
+    {
+        "name": "layerwise",
+        "set": {"score": {"use": "taylor"}, "prior": {"use": "removal"}, "allocate": {"use": "layerwise"}},
+    },
     {"name": "even", "set": {"score": {"use": "wanda"}, "allocate": {"use": "uniform"}}},
 ]
 MEASURING = ("Calibrate", "Load", "Sweep", "Evaluate original")
@@ -67,7 +70,17 @@ def compare(model: Path, samples: int, jobs: int) -> dict[str, float]:
         runs = sorted((folder / "sweep" / "runs").iterdir())
         alone = []
         for i, run in enumerate(runs):
-            alone.append(timed(folder, "run", run / "recipe.yaml", "--output", folder / f"alone-{i}", "--cache", folder / f"store-{i}"))
+            alone.append(
+                timed(
+                    folder,
+                    "run",
+                    run / "recipe.yaml",
+                    "--output",
+                    folder / f"alone-{i}",
+                    "--cache",
+                    folder / f"store-{i}",
+                )
+            )
             print(f"{run.name}: {alone[-1]:.1f} s alone", file=sys.stderr)
         return {
             "runs": len(runs),

@@ -111,12 +111,21 @@ class Scores:
         At zero, not at the least of the others: no gate lifts it, and a group that has nothing goes before any query head.
         """
         gone = np.array(
-            [i not in kept for layer in plan.layers for b in layer.values() for kept in [set(b.kept)] for i in range(b.of)]
+            [
+                i not in kept
+                for layer in plan.layers
+                for b in layer.values()
+                for kept in [set(b.kept)]
+                for i in range(b.of)
+            ]
         )
         score, importance = self.score.copy(), self.importance.copy()
         score[gone] = score[~gone].min(initial=0)
         importance[gone] = 0  # first among equal scores
-        heads = tuple({axis: shares * _stays(plan.layers[i][axis], shares) for axis, shares in of.items()} for i, of in enumerate(self.heads))
+        heads = tuple(
+            {axis: shares * _stays(plan.layers[i][axis], shares) for axis, shares in of.items()}
+            for i, of in enumerate(self.heads)
+        )
         return replace(self, score=score, importance=importance, heads=heads)
 
     def units_of(self, layer: int, axis: str) -> np.ndarray:

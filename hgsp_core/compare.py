@@ -128,7 +128,16 @@ def load_run(directory: Path, name: str) -> Run:
             raise CompareError.unfinished(directory)
         raise CompareError.no_directory(directory, [d.name for d in directory.parent.glob("*") if d.is_dir()])
     run = Run(name, _read(directory / "report.json", Report), _read(directory / "plan.json", PlanFile))
-    for part in ("dense", "model", "method", "asked", "achieved", "seconds", "calibration", "reused"):  # what every comparison needs
+    for part in (
+        "dense",
+        "model",
+        "method",
+        "asked",
+        "achieved",
+        "seconds",
+        "calibration",
+        "reused",
+    ):  # what every comparison needs
         try:
             getattr(run, part)
         except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
@@ -261,9 +270,16 @@ class Comparison:
                 continue
             own = [run for run in runs if run.name in self.own_calibration]
             told = "; ".join(
-                f"{self.calibrations[sha]}: {describe_calibration(group[0])} ({_names(group)})" for sha, group in kinds.items()
+                f"{self.calibrations[sha]}: {describe_calibration(group[0])} ({_names(group)})"
+                for sha, group in kinds.items()
             )
-            flagged = f" {_names(own)}: settings of its own." if len(own) == 1 else f" {_names(own)}: settings of their own." if own else ""
+            flagged = (
+                f" {_names(own)}: settings of its own."
+                if len(own) == 1
+                else f" {_names(own)}: settings of their own."
+                if own
+                else ""
+            )
             yield f"{runs[0].model} was calibrated on {len(kinds)} different token sets: {told}.{flagged}"
 
     def _trained(self) -> Iterator[str]:
@@ -285,7 +301,12 @@ def comparison(runs: Iterable[Run]) -> Comparison:
     def place(run: Run) -> tuple:
         perplexity = unordered.perplexity(run)
         asked = run.achieved if run.asked is None else run.asked
-        return models.index(run.dense), run.ratio_of, round(asked, 4), float("inf") if perplexity is None else perplexity
+        return (
+            models.index(run.dense),
+            run.ratio_of,
+            round(asked, 4),
+            float("inf") if perplexity is None else perplexity,
+        )
 
     return Comparison(tuple(sorted(unordered.runs, key=place)))
 
@@ -306,7 +327,12 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     for key, own in parts.items():
         lengths = range(1, len(own) + 1)
         result[key] = next(
-            (ending(key, n) for n in lengths if not any(other != key and ending(other, n) == ending(key, n) for other in parts)), key
+            (
+                ending(key, n)
+                for n in lengths
+                if not any(other != key and ending(other, n) == ending(key, n) for other in parts)
+            ),
+            key,
         )
     return result
 

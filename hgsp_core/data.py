@@ -45,7 +45,9 @@ def open_dataset(name: str, params: Mapping[str, Any], place: str):
         elif "/" in name:
             entry, extra = plugins.registry().find("dataset", "hub"), {"path": name}
         else:
-            raise DataError(f"{place}: {error}\nA local file ends in {', '.join(_FILES)}; a hub id has the form owner/name.")
+            raise DataError(
+                f"{place}: {error}\nA local file ends in {', '.join(_FILES)}; a hub id has the form owner/name."
+            )
     try:
         ready = entry.method.params(**{**params, **extra})
     except ValidationError as error:

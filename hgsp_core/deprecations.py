@@ -86,7 +86,9 @@ def _values(arguments: Sequence[str], flag: str) -> Iterator[str]:
             yield value if equals else following
 
 
-def current_keys(data: Mapping[str, Any], source: str, warn: Warn, renames: Sequence[Renamed] = RENAMED) -> dict[str, Any]:
+def current_keys(
+    data: Mapping[str, Any], source: str, warn: Warn, renames: Sequence[Renamed] = RENAMED
+) -> dict[str, Any]:
     """A recipe's mapping under its present keys; `source` is what messages call it.
 
     Raises:
@@ -97,7 +99,10 @@ def current_keys(data: Mapping[str, Any], source: str, warn: Warn, renames: Sequ
             there = _at(data, entry.new)
             if there and there != found:
                 raise RecipeError.at(
-                    source, entry.old, f"'{entry.new}' is given too, with another value.", f"{entry.warning} Leave it out."
+                    source,
+                    entry.old,
+                    f"'{entry.new}' is given too, with another value.",
+                    f"{entry.warning} Leave it out.",
                 )
             warn(f"{source}: {entry.warning}")
             data = _placed(_without(data, entry.old.split(".")), entry.new.split("."), found[0])

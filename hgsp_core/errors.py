@@ -172,7 +172,9 @@ class PlanError(HgspError):
 
     @classmethod
     def no_ratio(cls, allocator: str) -> PlanError:
-        return cls(f"iterative_steps: the allocator '{allocator}' has no parameter 'ratio' that could grow step by step.")
+        return cls(
+            f"iterative_steps: the allocator '{allocator}' has no parameter 'ratio' that could grow step by step."
+        )
 
     @classmethod
     def score_shape(cls, layer: int, axis: str, units: int, shape: tuple) -> PlanError:
@@ -262,7 +264,9 @@ class PluginError(HgspError):
 
     @classmethod
     def other_api(cls, name: str, api: int, ours: int) -> PluginError:
-        return cls(f"its '{name}' is written for plugin API {api}, this hgsp-core speaks {ours}; install a matching version.")
+        return cls(
+            f"its '{name}' is written for plugin API {api}, this hgsp-core speaks {ours}; install a matching version."
+        )
 
     @classmethod
     def slash(cls, name: str) -> PluginError:
@@ -309,7 +313,9 @@ class DataError(HgspError):
 
     @classmethod
     def no_window(cls, name: str, seq_len: int) -> DataError:
-        return cls(f"The dataset '{name}' has fewer than {seq_len} tokens: not one window to evaluate. Lower seq_len or use more text.")
+        return cls(
+            f"The dataset '{name}' has fewer than {seq_len} tokens: not one window to evaluate. Lower seq_len or use more text."
+        )
 
     @classmethod
     def no_file(cls, path: str, near: Iterable[str]) -> DataError:
@@ -342,15 +348,21 @@ class OutputError(HgspError):
 
     @classmethod
     def exists(cls, path: str) -> OutputError:
-        return cls(f"output: '{path}' exists and is not overwritten. Choose another with --output DIR, or move it away.")
+        return cls(
+            f"output: '{path}' exists and is not overwritten. Choose another with --output DIR, or move it away."
+        )
 
     @classmethod
     def busy(cls, path: str) -> OutputError:
-        return cls(f"output: another run is writing '{path}' at this moment. Wait for it, or choose another with --output DIR.")
+        return cls(
+            f"output: another run is writing '{path}' at this moment. Wait for it, or choose another with --output DIR."
+        )
 
     @classmethod
     def cannot_make(cls, path: str, error: OSError) -> OutputError:
-        return cls(f"output: '{path}' cannot be made: {error.strerror or error}. Choose another place with --output DIR.")
+        return cls(
+            f"output: '{path}' cannot be made: {error.strerror or error}. Choose another place with --output DIR."
+        )
 
 
 class NumericError(HgspError):
@@ -365,7 +377,9 @@ class NumericError(HgspError):
 
     @classmethod
     def weight(cls, tensor: str) -> NumericError:
-        return cls(f"The tensor '{tensor}' holds NaN or infinity. The checkpoint is damaged: download or save it again.")
+        return cls(
+            f"The tensor '{tensor}' holds NaN or infinity. The checkpoint is damaged: download or save it again."
+        )
 
     @classmethod
     def activation(cls, layer: int, tensor: str, dtype: str) -> NumericError:
@@ -390,7 +404,9 @@ class NumericError(HgspError):
 
     @classmethod
     def statistic(cls, layer: int, collector: str, name: str) -> NumericError:
-        return cls(f"Layer {layer}: the statistic '{name}' of {collector} is NaN or infinite, although what it was made from is finite.")
+        return cls(
+            f"Layer {layer}: the statistic '{name}' of {collector} is NaN or infinite, although what it was made from is finite."
+        )
 
 
 class SweepError(HgspError):
@@ -445,7 +461,9 @@ class SweepError(HgspError):
 
     @classmethod
     def graphs_streamed(cls) -> SweepError:
-        return cls("memory: graphs needs the whole model in memory, and its weights are streamed. Use memory: auto, cpu or disk.")
+        return cls(
+            "memory: graphs needs the whole model in memory, and its weights are streamed. Use memory: auto, cpu or disk."
+        )
 
     @classmethod
     def no_room(cls, memory: str, needed: str, free: str, share: float) -> SweepError:
@@ -470,11 +488,15 @@ class CheckpointError(HgspError):
 
     @classmethod
     def no_directory(cls, path: Path) -> CheckpointError:
-        return cls(f"There is no model directory '{path}'. Give the directory that holds config.json and the safetensors files.")
+        return cls(
+            f"There is no model directory '{path}'. Give the directory that holds config.json and the safetensors files."
+        )
 
     @classmethod
     def no_config(cls, path: Path) -> CheckpointError:
-        return cls(f"'{path}' has no config.json, so it is not a Hugging Face model directory. Check the path, or download it again.")
+        return cls(
+            f"'{path}' has no config.json, so it is not a Hugging Face model directory. Check the path, or download it again."
+        )
 
     @classmethod
     def bad_json(cls, path: Path, reason: str) -> CheckpointError:
@@ -501,7 +523,9 @@ class CheckpointError(HgspError):
 
     @classmethod
     def in_two_shards(cls, name: str, one: Path, other: Path) -> CheckpointError:
-        return cls(f"The tensor '{name}' is in both '{one}' and '{other}', so which one counts is not defined. Download or save the model again.")
+        return cls(
+            f"The tensor '{name}' is in both '{one}' and '{other}', so which one counts is not defined. Download or save the model again."
+        )
 
     @classmethod
     def gguf(cls, path: Path) -> CheckpointError:
@@ -524,7 +548,11 @@ class CheckpointError(HgspError):
 
     @classmethod
     def hub_cache(cls, path: Path, snapshots: Sequence[Path]) -> CheckpointError:
-        which = f"one of its snapshots: '{snapshots[-1]}'" if snapshots else "a snapshot; it has none, so download the model again"
+        which = (
+            f"one of its snapshots: '{snapshots[-1]}'"
+            if snapshots
+            else "a snapshot; it has none, so download the model again"
+        )
         return cls(f"'{path}' is a folder of the hub's cache, not a model directory. Give the hub id, or {which}.")
 
     @classmethod
@@ -565,7 +593,9 @@ class CheckpointError(HgspError):
 
     @classmethod
     def number_type(cls, path: Path, key: str, value: str, known: Sequence[str]) -> CheckpointError:
-        return cls(f"'{path}': {key} is {shown(value)}. Use the model in one of: {', '.join(known)}; then that is its {key}.")
+        return cls(
+            f"'{path}': {key} is {shown(value)}. Use the model in one of: {', '.join(known)}; then that is its {key}."
+        )
 
     @classmethod
     def token_id(cls, path: Path | str, key: str, value: object, rows: int) -> CheckpointError:
@@ -576,7 +606,9 @@ class CheckpointError(HgspError):
 
     @classmethod
     def not_in_shard(cls, name: str, path: Path, index: str) -> CheckpointError:
-        return cls(f"'{path}' does not hold the tensor '{name}', but {index} says so. Download or save the model again.")
+        return cls(
+            f"'{path}' does not hold the tensor '{name}', but {index} says so. Download or save the model again."
+        )
 
     @classmethod
     def not_loaded(cls, path: Path | str, error: Exception) -> CheckpointError:
@@ -600,7 +632,9 @@ class CheckpointError(HgspError):
         )
 
     @classmethod
-    def other_shape(cls, path: Path | str, name: str, stored: Sequence[int], expected: Sequence[int]) -> CheckpointError:
+    def other_shape(
+        cls, path: Path | str, name: str, stored: Sequence[int], expected: Sequence[int]
+    ) -> CheckpointError:
         return cls(
             f"'{path}': the tensor '{name}' has the shape {tuple(stored)}, but by config.json it has {tuple(expected)}. "
             "config.json and the weights do not belong together: download or save the model again."
@@ -628,7 +662,9 @@ class CheckpointError(HgspError):
 
     @classmethod
     def other_code(cls, fault: str) -> CheckpointError:
-        return cls(f"{fault}. It is not run: write the model again (hgsp export DIR --to huggingface), which ships hgsp-core's own.")
+        return cls(
+            f"{fault}. It is not run: write the model again (hgsp export DIR --to huggingface), which ships hgsp-core's own."
+        )
 
     @classmethod
     def panic(cls, error: BaseException) -> CheckpointError:
@@ -640,7 +676,9 @@ class CheckpointError(HgspError):
     @classmethod
     def no_tokenizer(cls, path: Path, error: Exception) -> CheckpointError:
         reason = _library_words(error, "its files").splitlines()[0]
-        return cls(f"'{path}' has no tokenizer that can be read: {reason} Copy the original model's tokenizer files into it.")
+        return cls(
+            f"'{path}' has no tokenizer that can be read: {reason} Copy the original model's tokenizer files into it."
+        )
 
     @classmethod
     def exists(cls, path: Path) -> CheckpointError:
@@ -674,7 +712,9 @@ class CheckpointError(HgspError):
 
     @classmethod
     def no_model_type(cls, path) -> CheckpointError:
-        return cls(f"'{path}' has no 'model_type', so the model's family is not known. Download or save the model again.")
+        return cls(
+            f"'{path}' has no 'model_type', so the model's family is not known. Download or save the model again."
+        )
 
     @classmethod
     def pruned_already(cls, path) -> CheckpointError:
@@ -716,7 +756,9 @@ class ResourceError(HgspError):
 
     @classmethod
     def socket(cls, directory: str) -> ResourceError:
-        return cls(f"TMPDIR: the path '{directory}' is too long for the sockets between processes (about 70 characters). Set TMPDIR to a shorter one.")
+        return cls(
+            f"TMPDIR: the path '{directory}' is too long for the sockets between processes (about 70 characters). Set TMPDIR to a shorter one."
+        )
 
     @classmethod
     def disk(cls, reason: str) -> ResourceError:
@@ -754,11 +796,15 @@ class ProjectError(HgspError):
 
     @classmethod
     def name(cls, name: str) -> ProjectError:
-        return cls(f"'{name}' cannot be the name: write it in lower-case letters, digits and dashes, beginning with a letter, such as my-method.")
+        return cls(
+            f"'{name}' cannot be the name: write it in lower-case letters, digits and dashes, beginning with a letter, such as my-method."
+        )
 
     @classmethod
     def taken(cls, name: str, distribution: str) -> ProjectError:
-        return cls(f"'{name}' cannot be the name: its distribution would be '{distribution}', which exists. Choose another name.")
+        return cls(
+            f"'{name}' cannot be the name: its distribution would be '{distribution}', which exists. Choose another name."
+        )
 
     @classmethod
     def model_type(cls, name: str, known: Iterable[str]) -> ProjectError:
@@ -770,7 +816,9 @@ class ProjectError(HgspError):
 
     @classmethod
     def exists(cls, path: Path) -> ProjectError:
-        return cls(f"'{path}' exists and is not overwritten. Choose another place with --directory DIR, or move it away.")
+        return cls(
+            f"'{path}' exists and is not overwritten. Choose another place with --directory DIR, or move it away."
+        )
 
     @classmethod
     def cannot_make(cls, path: Path, error: OSError) -> ProjectError:
@@ -813,7 +861,9 @@ class EvaluationError(HgspError):
 
     @classmethod
     def twice(cls, place: str, measure: str) -> EvaluationError:
-        return cls(f"{place}: '{measure}' is measured twice; leave one of them out, or give a dataset another name (name: ...).")
+        return cls(
+            f"{place}: '{measure}' is measured twice; leave one of them out, or give a dataset another name (name: ...)."
+        )
 
     @classmethod
     def streamed(cls, name: str) -> EvaluationError:
@@ -824,7 +874,9 @@ class EvaluationError(HgspError):
 
     @classmethod
     def no_library(cls, name: str, library: str, extra: str) -> EvaluationError:
-        return cls(f"evaluate: '{name}' needs the library {library}, which is not installed: pip install 'hgsp-core[{extra}]'")
+        return cls(
+            f"evaluate: '{name}' needs the library {library}, which is not installed: pip install 'hgsp-core[{extra}]'"
+        )
 
     @classmethod
     def unknown_tasks(cls, names: Sequence[str], known: Iterable[str], include_path: str | None) -> EvaluationError:
@@ -836,7 +888,9 @@ class EvaluationError(HgspError):
 
     @classmethod
     def no_task_folder(cls, path: str) -> EvaluationError:
-        return cls(f"evaluate: lm_eval: include_path: there is no directory '{path}'. Give the one that holds the tasks' YAML files.")
+        return cls(
+            f"evaluate: lm_eval: include_path: there is no directory '{path}'. Give the one that holds the tasks' YAML files."
+        )
 
     @classmethod
     def task_code(cls, path: Path, code: str) -> EvaluationError:
@@ -847,7 +901,9 @@ class EvaluationError(HgspError):
 
     @classmethod
     def template(cls, error: Exception) -> EvaluationError:
-        return cls(f"evaluate: lm_eval: a template of a task fails: {error}. Mend the task's YAML file, or leave the task out.")
+        return cls(
+            f"evaluate: lm_eval: a template of a task fails: {error}. Mend the task's YAML file, or leave the task out."
+        )
 
     @classmethod
     def task(cls, name: str, error: Exception) -> EvaluationError:
@@ -863,7 +919,9 @@ class EvaluationError(HgspError):
 
     @classmethod
     def no_model_in_run(cls, path: Path) -> EvaluationError:
-        return cls(f"The run '{path}' holds no model to evaluate: its recipe exported none. Run it with export: [{{use: huggingface}}].")
+        return cls(
+            f"The run '{path}' holds no model to evaluate: its recipe exported none. Run it with export: [{{use: huggingface}}]."
+        )
 
 
 class FlagError(HgspError):
@@ -871,11 +929,15 @@ class FlagError(HgspError):
 
     @classmethod
     def contradict(cls, one: tuple[str, object], other: tuple[str, object]) -> FlagError:
-        return cls(f"{one[0]} {one[1]} and {other[0]} {other[1]} contradict each other: they set the same thing. Leave one of them out.")
+        return cls(
+            f"{one[0]} {one[1]} and {other[0]} {other[1]} contradict each other: they set the same thing. Leave one of them out."
+        )
 
     @classmethod
     def model_differs(cls, flag: str, given: int, model: str, there: int) -> FlagError:
-        return cls(f"{flag} {given}: '{model}' has {there} (config.json). The number is read from the model; leave the flag out.")
+        return cls(
+            f"{flag} {given}: '{model}' has {there} (config.json). The number is read from the model; leave the flag out."
+        )
 
     @classmethod
     def needs(cls, flag: str, other: str) -> FlagError:
@@ -1033,7 +1095,9 @@ class RecoverError(HgspError):
 
     @classmethod
     def only_text(cls, name: str, wanted: str) -> RecoverError:
-        return cls(f"recover: '{name}' is plain text, not records. Set records: {{format: text}} (or auto), or give {wanted} records.")
+        return cls(
+            f"recover: '{name}' is plain text, not records. Set records: {{format: text}} (or auto), or give {wanted} records."
+        )
 
     @classmethod
     def too_few(cls, name: str, rows: int) -> RecoverError:
@@ -1076,7 +1140,9 @@ class RecoverError(HgspError):
 
     @classmethod
     def no_teacher(cls) -> RecoverError:
-        return cls("recover: distill needs the dense model, and it is not known here. Name its directory with --dense DIR.")
+        return cls(
+            "recover: distill needs the dense model, and it is not known here. Name its directory with --dense DIR."
+        )
 
     @classmethod
     def other_vocabulary(cls, teacher: Path, theirs: int, ours: int) -> RecoverError:
@@ -1087,7 +1153,9 @@ class RecoverError(HgspError):
 
     @classmethod
     def no_adapter(cls, path: Path, reason: str) -> RecoverError:
-        return cls(f"recover: adapter: '{path}' is no LoRA adapter: {reason}. Give the directory that peft's save_pretrained wrote.")
+        return cls(
+            f"recover: adapter: '{path}' is no LoRA adapter: {reason}. Give the directory that peft's save_pretrained wrote."
+        )
 
     @classmethod
     def other_adapter(cls, path: Path, tensor: str, fault: str) -> RecoverError:
@@ -1133,7 +1201,9 @@ class RecoverError(HgspError):
     @classmethod
     def not_a_model(cls, path: Path, inside: Sequence[str]) -> RecoverError:
         several = f" It has several models: {', '.join(inside)}; name one of them." if inside else ""
-        return cls(f"'{path}' is neither a model directory (config.json and safetensors) nor a run directory with one in it.{several}")
+        return cls(
+            f"'{path}' is neither a model directory (config.json and safetensors) nor a run directory with one in it.{several}"
+        )
 
 
 class ExportError(HgspError):
@@ -1141,7 +1211,9 @@ class ExportError(HgspError):
 
     @classmethod
     def bad_plan(cls, path: Path, error: Exception) -> ExportError:
-        return cls(f"'{path}' cannot be read as a plan ({type(error).__name__}: {error}). Give the model's own directory instead.")
+        return cls(
+            f"'{path}' cannot be read as a plan ({type(error).__name__}: {error}). Give the model's own directory instead."
+        )
 
     @classmethod
     def other_plan(cls, path: Path) -> ExportError:
@@ -1176,11 +1248,15 @@ class CompareError(HgspError):
 
     @classmethod
     def unfinished(cls, path: Path) -> CompareError:
-        return cls(f"The run '{path}' is not finished: it is being written, or was killed. Wait for it, or run its recipe again.")
+        return cls(
+            f"The run '{path}' is not finished: it is being written, or was killed. Wait for it, or run its recipe again."
+        )
 
     @classmethod
     def no_file(cls, path: Path) -> CompareError:
-        return cls(f"'{path.parent}' has no {path.name}, so it is no finished run. Give directories that `hgsp run` or `hgsp sweep` wrote.")
+        return cls(
+            f"'{path.parent}' has no {path.name}, so it is no finished run. Give directories that `hgsp run` or `hgsp sweep` wrote."
+        )
 
     @classmethod
     def unreadable(cls, path: Path, error: Exception) -> CompareError:
@@ -1189,7 +1265,9 @@ class CompareError(HgspError):
     @classmethod
     def incomplete(cls, path: Path, error: Exception) -> CompareError:
         lacks = f" ({error} is missing)" if isinstance(error, KeyError) else ""
-        return cls(f"The report.json or plan.json in '{path}' is not that of a run{lacks}. Run its recipe again, or leave it out.")
+        return cls(
+            f"The report.json or plan.json in '{path}' is not that of a run{lacks}. Run its recipe again, or leave it out."
+        )
 
     @classmethod
     def no_column(cls, name: str, known: Iterable[str]) -> CompareError:
@@ -1205,11 +1283,15 @@ class GridError(HgspError):
 
     @classmethod
     def not_a_mapping(cls, source: str) -> GridError:
-        return cls(f"{source}: a sweep is a mapping with the keys 'base', 'grid' or 'variants', and 'output' (docs/compare-and-sweep.md).")
+        return cls(
+            f"{source}: a sweep is a mapping with the keys 'base', 'grid' or 'variants', and 'output' (docs/compare-and-sweep.md)."
+        )
 
     @classmethod
     def nothing_varies(cls, source: str) -> GridError:
-        return cls(f"{source}: nothing varies. Give 'grid' (recipe key -> values) or 'variants' (axis -> named settings).")
+        return cls(
+            f"{source}: nothing varies. Give 'grid' (recipe key -> values) or 'variants' (axis -> named settings)."
+        )
 
     @classmethod
     def unknown_key(cls, source: str, place: str, key: str, known: Iterable[str]) -> GridError:
@@ -1217,11 +1299,15 @@ class GridError(HgspError):
 
     @classmethod
     def not_for_grids(cls, source: str, place: str, key: str) -> GridError:
-        return cls(f"{source}: {place}: '{key}' cannot vary: the sweep gives every run a directory of its own. Leave it out.")
+        return cls(
+            f"{source}: {place}: '{key}' cannot vary: the sweep gives every run a directory of its own. Leave it out."
+        )
 
     @classmethod
     def set_twice(cls, source: str, key: str, first: str, second: str) -> GridError:
-        return cls(f"{source}: '{key}' is set by {first} and by {second}, and one would hide the other. Leave one of them out.")
+        return cls(
+            f"{source}: '{key}' is set by {first} and by {second}, and one would hide the other. Leave one of them out."
+        )
 
     @classmethod
     def named_twice(cls, source: str, axis: str, name: str) -> GridError:
@@ -1229,7 +1315,9 @@ class GridError(HgspError):
 
     @classmethod
     def same_runs(cls, source: str, first: str, second: str) -> GridError:
-        return cls(f"{source}: the runs '{first}' and '{second}' have the same recipe. Leave a repeated value or variant out.")
+        return cls(
+            f"{source}: the runs '{first}' and '{second}' have the same recipe. Leave a repeated value or variant out."
+        )
 
     @classmethod
     def no_sweep(cls, path: Path) -> GridError:
@@ -1237,7 +1325,9 @@ class GridError(HgspError):
 
     @classmethod
     def other_run(cls, path: Path, name: str) -> GridError:
-        return cls(f"output: '{path}' holds another sweep: its run '{name}' is none of this one. Choose another with --output DIR.")
+        return cls(
+            f"output: '{path}' holds another sweep: its run '{name}' is none of this one. Choose another with --output DIR."
+        )
 
     @classmethod
     def other_recipe(cls, path: Path, name: str, changes: Sequence[str]) -> GridError:
@@ -1259,11 +1349,15 @@ class GridError(HgspError):
     @classmethod
     def no_cluster(cls, address: str, error: Exception) -> GridError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return cls(f"--ray {address}: no Ray cluster can be reached there: {reason} Start one (ray start --head), or use --jobs.")
+        return cls(
+            f"--ray {address}: no Ray cluster can be reached there: {reason} Start one (ray start --head), or use --jobs."
+        )
 
     @classmethod
     def not_shared(cls, path: Path) -> GridError:
-        return cls(f"A run ended on the cluster, but '{path}' is not here. 'output' and the store must be on storage that all nodes share.")
+        return cls(
+            f"A run ended on the cluster, but '{path}' is not here. 'output' and the store must be on storage that all nodes share."
+        )
 
 
 class HubError(HgspError):
@@ -1271,7 +1365,9 @@ class HubError(HgspError):
 
     @classmethod
     def offline(cls, repo: str) -> HubError:
-        return cls(f"push_to_hub: '{repo}' cannot be reached, as HF_HUB_OFFLINE is set. Unset it, or leave out push_to_hub.")
+        return cls(
+            f"push_to_hub: '{repo}' cannot be reached, as HF_HUB_OFFLINE is set. Unset it, or leave out push_to_hub."
+        )
 
     @classmethod
     def no_token(cls, repo: str) -> HubError:
@@ -1289,7 +1385,9 @@ class HubError(HgspError):
 
     @classmethod
     def refused(cls, repo: str, status: int | None, reason: str, directory: Path) -> HubError:
-        why = {401: "the token is not valid", 403: "the token may not write there"}.get(status, reason.strip().partition("\n")[0])
+        why = {401: "the token is not valid", 403: "the token may not write there"}.get(
+            status, reason.strip().partition("\n")[0]
+        )
         return cls(f"push_to_hub: the hub refused '{repo}' ({status}: {why}). {cls._kept(directory)}")
 
     @classmethod

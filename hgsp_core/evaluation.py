@@ -118,7 +118,8 @@ def evaluate_original(
         the metrics, and the names of those evaluators whose metrics were found.
     """
     keys = [
-        hasattr(e, "inputs") and {**made_of, "evaluator": f"{type(e).__module__}:{type(e).__qualname__}", "inputs": e.inputs()}
+        hasattr(e, "inputs")
+        and {**made_of, "evaluator": f"{type(e).__module__}:{type(e).__qualname__}", "inputs": e.inputs()}
         for _, e in evaluators.alone
     ]
     kept = [key and store.get("evaluation", key) for key in keys]
@@ -153,7 +154,9 @@ def evaluate_pair(
         _require(evaluators.paired, second)
         first = dense(progress)
         if first.model is None:
-            monitor.say("Both models do not fit in memory together: they are measured one after the other, not in turns.")
+            monitor.say(
+                "Both models do not fit in memory together: they are measured one after the other, not in turns."
+            )
             after = metrics(evaluators.paired, second)
             del second, first
             return metrics(evaluators.paired, dense(progress)), after

@@ -58,7 +58,9 @@ def export_checkpoint(
             weights = open_weights(directory, layout, dtype, recipe, monitor)
         with monitor.stage("Export") as progress:
             report = known_report(model)
-            exports = export(exporters, directory, destination, plan, weights, progress, notes.append, report, directory)
+            exports = export(
+                exporters, directory, destination, plan, weights, progress, notes.append, report, directory
+            )
     places = publish(exporters, exports, output, monitor)
     return {"exports": [*(str(output / name) for name in exports), *places], "notes": notes}
 

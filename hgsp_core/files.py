@@ -28,7 +28,9 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         kind = path.stat()
         piped = stat.S_ISFIFO(kind.st_mode) and str(path).startswith("/dev/")  # `<(command)`, or standard input
         if not stat.S_ISREG(kind.st_mode) and not piped:
-            raise ValueError("it is a directory" if stat.S_ISDIR(kind.st_mode) else "it is a device or a pipe, not a file")
+            raise ValueError(
+                "it is a directory" if stat.S_ISDIR(kind.st_mode) else "it is a device or a pipe, not a file"
+            )
         with path.open("rb") as file:
             content = file.read(min(largest, kind.st_size) + 1 if stat.S_ISREG(kind.st_mode) else largest + 1)
     except FileNotFoundError:

@@ -23,7 +23,9 @@ from hgsp_core.store import Store, key_of
 class StoredJudge:
     """A `Judge` that is loaded when the first plan comes that the store does not know."""
 
-    def __init__(self, recipe: Recipe, source: Source, calibration: Calibration, samples: int, monitor: Monitor, store: Store):
+    def __init__(
+        self, recipe: Recipe, source: Source, calibration: Calibration, samples: int, monitor: Monitor, store: Store
+    ):
         self._recipe, self._source, self._calibration, self._samples = recipe, source, calibration, samples
         self._monitor, self._store = monitor, store
         self._judge: Any = None

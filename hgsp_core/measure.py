@@ -129,7 +129,9 @@ def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, mo
         needed, free = layout.parameters * BYTES[dtype], free_bytes(torch.device(device))
         choice = "resident" if needed <= SHARE * free else "streamed"
         if choice == "streamed":
-            monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
+            monitor.say(
+                f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free."
+            )
     if choice == "streamed":
         return Streamed(directory, layout, number_type, device)
     model, _ = load_model(directory, number_type, device)
@@ -146,7 +148,9 @@ def placed(dtype: str, device: str) -> tuple[Any, str]:
     if device.startswith("cuda"):
         index = int(device.partition(":")[2] or 0)
         if index >= torch.cuda.device_count():
-            raise RecipeError(f"device: '{device}' is not there: torch sees {torch.cuda.device_count()} GPUs. Set device: cpu or auto.")
+            raise RecipeError(
+                f"device: '{device}' is not there: torch sees {torch.cuda.device_count()} GPUs. Set device: cpu or auto."
+            )
     return getattr(torch, dtype), device
 
 

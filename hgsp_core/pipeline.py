@@ -139,7 +139,9 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         if recoverer:
             work = recovery_work(store, recipe.recover, recipe.calibrate.seed, checkpoint)
             checkpoint, recovery = recover(recoverer, recipe, decision, checkpoint, work, monitor, first)
-        pruned = checkpoint_layout(checkpoint, dense.architecture.model_type)  # a related family may have zero biases besides
+        pruned = checkpoint_layout(
+            checkpoint, dense.architecture.model_type
+        )  # a related family may have zero biases besides
         smaller = partial(open_job, checkpoint, pruned, source.dtype, recipe, monitor)
         after |= evaluate_one(evaluators, smaller, "Evaluate pruned", monitor)
         both = evaluate_pair(evaluators, original, smaller, monitor)
@@ -358,7 +360,15 @@ def recover(
         told = call_recoverer(
             recoverer,
             RecoverJob(
-                checkpoint, recovered, decision.calibration, seed, architecture, source.directory, device, work, progress
+                checkpoint,
+                recovered,
+                decision.calibration,
+                seed,
+                architecture,
+                source.directory,
+                device,
+                work,
+                progress,
             ),
             first,
         )
@@ -396,7 +406,9 @@ def evaluate_source(
     return evaluate_original(evaluators, opener, made_of, store, monitor)
 
 
-def open_job(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor, progress: Progress) -> EvaluateJob:
+def open_job(
+    directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor, progress: Progress
+) -> EvaluateJob:
     """A checkpoint to measure, its weights loaded whole or streamed."""
     from hgsp_core.checkpoint.load import load_tokenizer
     from hgsp_core.sweep.likelihood import total_loss

@@ -53,7 +53,9 @@ class ModelPart(_Part):
 class CalibratePart(_Part):
     """The one token set that all methods of the run see."""
 
-    dataset: str = Field("wikitext2", min_length=1, description="dataset name, local .txt/.json/.jsonl/.parquet file, or hub id")
+    dataset: str = Field(
+        "wikitext2", min_length=1, description="dataset name, local .txt/.json/.jsonl/.parquet file, or hub id"
+    )
     with_: dict[str, Any] = Field({}, alias="with", description="parameters of the dataset (hgsp plugins show NAME)")
     samples: int = Field(128, ge=1, description="windows drawn from the text")
     seq_len: int = Field(128, ge=2, description="tokens per window")
@@ -132,7 +134,10 @@ class Recipe(_Part):
         if not isinstance(data, dict):
             return data
         quality = data.get("quality", "balanced")
-        defaults: dict[str, Any] = {"prior": {"use": "similarity"}, **(QUALITY.get(quality, {}) if isinstance(quality, str) else {})}
+        defaults: dict[str, Any] = {
+            "prior": {"use": "similarity"},
+            **(QUALITY.get(quality, {}) if isinstance(quality, str) else {}),
+        }
         filled = {}
         for key, default in defaults.items():
             given = data.get(key, {})
@@ -183,8 +188,12 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
     """The recipe in `text`; `source` is what messages call it."""
     data = parse_mapping(text, source)
     if data is None:
-        raise RecipeError.at(source, "the file", "a recipe is a mapping of keys such as 'model:' and 'allocate:'.",
-                             "Write one with: hgsp recipe init")
+        raise RecipeError.at(
+            source,
+            "the file",
+            "a recipe is a mapping of keys such as 'model:' and 'allocate:'.",
+            "Write one with: hgsp recipe init",
+        )
     for override in overrides:
         _override(data, override)
     return recipe_of(data, source)
@@ -311,7 +320,9 @@ def assign(data: dict, keys: Sequence[str], value: Any, place: str) -> None:
         last = i == len(keys) - 1
         if isinstance(node, list):
             if not key.isdigit() or int(key) >= len(node):
-                raise RecipeError(f"{place}: '{'.'.join(keys[:i])}' is a list of {len(node)}; '{key}' is no index of it.")
+                raise RecipeError(
+                    f"{place}: '{'.'.join(keys[:i])}' is a list of {len(node)}; '{key}' is no index of it."
+                )
             key = int(key)
         elif not isinstance(node, dict):
             raise RecipeError(f"{place}: '{'.'.join(keys[:i])}' is a single value, it has no '{key}'.")

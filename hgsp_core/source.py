@@ -67,7 +67,9 @@ def open_model(part: ModelPart) -> Source:
     if model_type == MODEL_TYPE:
         raise CheckpointError.pruned_already(directory)
     if (quantised := config.get("quantization_config")) is not None:
-        raise CheckpointError.quantised(directory, f"quantised weights ({quantised.get('quant_method', 'quantization_config')})", list(BYTES))
+        raise CheckpointError.quantised(
+            directory, f"quantised weights ({quantised.get('quant_method', 'quantization_config')})", list(BYTES)
+        )
     try:
         architecture = plugins.architecture(str(model_type))
     except PluginError as error:
@@ -115,7 +117,11 @@ def _layout(directory: Path, architecture: Architecture, config: Mapping[str, An
     """Config and tensors accounted for. A stored head is dropped as the embedding's only where it is that, byte for byte."""
     stored = places(directory)
     prefix, _, rest = architecture.layers.partition(".")
-    if rest and not any(name.startswith(f"{prefix}.") for name in stored) and any(n.startswith(f"{rest}.") for n in stored):
+    if (
+        rest
+        and not any(name.startswith(f"{prefix}.") for name in stored)
+        and any(n.startswith(f"{rest}.") for n in stored)
+    ):
         raise CheckpointError.no_prefix(directory, prefix)
     head, embed = f"{architecture.head}.weight", f"{architecture.embed}.weight"
     tied = bool(config.get("tie_word_embeddings")) and head in stored and embed in stored
@@ -136,7 +142,9 @@ def locate(part: ModelPart) -> Path:
     from huggingface_hub import snapshot_download
 
     def fetch(patterns: list[str]) -> Path:
-        return Path(snapshot_download(part.path, revision=part.revision, allow_patterns=patterns, ignore_patterns=_IGNORED))
+        return Path(
+            snapshot_download(part.path, revision=part.revision, allow_patterns=patterns, ignore_patterns=_IGNORED)
+        )
 
     try:
         directory = fetch(_PATTERNS)

@@ -92,7 +92,11 @@ class Store:
             return
         path = self.path(kind, inputs)
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        metadata = {"sha256": _checksum(contiguous), "inputs": json.dumps(inputs, sort_keys=True), "seconds": f"{seconds:.3f}"}
+        metadata = {
+            "sha256": _checksum(contiguous),
+            "inputs": json.dumps(inputs, sort_keys=True),
+            "seconds": f"{seconds:.3f}",
+        }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")

@@ -138,7 +138,9 @@ def _tensors(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
         return
     for name, shape in expected.items():
         if there[name] != shape:
-            yield Finding(place, False, f"'{config}' asks for '{name}' of shape {list(shape)}; it has {list(there[name])}")
+            yield Finding(
+                place, False, f"'{config}' asks for '{name}' of shape {list(shape)}; it has {list(there[name])}"
+            )
             return
     yield Finding(place, True, f"config.json and {len(expected)} tensors agree")
 
@@ -155,7 +157,11 @@ def _logits(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     tokens = np.array(record["logits"]["tokens"]) if record else few
     vocabulary = layout.outside[f"{layout.architecture.embed}.weight"][0]
     if record and not all(0 <= i < vocabulary for i in (*tokens.flat, *record["logits"]["columns"])):
-        yield Finding(place, False, f"'{folder / RECORD}' is of another model: its tokens are not among the {vocabulary} of this one")
+        yield Finding(
+            place,
+            False,
+            f"'{folder / RECORD}' is of another model: its tokens are not among the {vocabulary} of this one",
+        )
         return
     values = logits(weights, tokens).float().cpu().numpy()
     if not np.isfinite(values).all():

@@ -63,7 +63,9 @@ def parse_yaml(text: str) -> Any:
         data = yaml.load(text, _Loader)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise YamlError(f"the character U+{ord(text[error.position]):04X} cannot stand in YAML", f"line {line}") from None
+        raise YamlError(
+            f"the character U+{ord(text[error.position]):04X} cannot stand in YAML", f"line {line}"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""

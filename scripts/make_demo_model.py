@@ -295,9 +295,7 @@ def perplexity(model, ids):
     for batch in batches:
         logits = model(input_ids=batch).logits[:, :-1]
         targets = batch[:, 1:]
-        total += torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), reduction="sum"
-        ).item()
+        total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
         count += targets.numel()
     return math.exp(total / count)
 
@@ -348,9 +346,7 @@ def epoch_batches(documents, batch, rng):
 def train(model, documents, validation_ids, args):
     """Train and leave the best checkpoint in `model`; return facts about the run."""
     optimizer = optimizer_for(model, args)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(step, args.steps)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args.steps))
     hooks = add_dropout(model, args.dropout)
     batches = epoch_batches(documents, args.batch, random.Random(args.seed))
     best, best_step, best_state = math.inf, 0, None
@@ -459,9 +455,7 @@ def save(model, tokenizer, card, output):
 
 def parse_args():
     """Parse the command line; the defaults reproduce the published model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2800, help="optimizer steps [%(default)s]")
     parser.add_argument("--batch", type=int, default=8, help="windows per step [%(default)s]")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate [%(default)s]")

@@ -17,7 +17,14 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 BINARY = next(filter(None, map(shutil.which, NAMES)), None)
 #: seconds to wait for an answer
 PATIENCE = 90
-_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--hide-scrollbars")
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--hide-scrollbars",
+)
 
 
 class Tab:
@@ -66,8 +73,12 @@ class Tab:
 
     def open(self, page: Path, width: int = 1100, scheme: str = "light", media: str = "screen") -> None:
         """Show a page, as wide as that, for a reader who prefers `light` or `dark`, on `screen` or in `print`."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
-        self.call("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.call(
+            "Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
         self._loaded = False
         self.call("Page.navigate", url=page.resolve().as_uri())
         while not self._loaded:
@@ -91,7 +102,9 @@ def tab(profile: Path) -> Iterator[Tab]:
     # the browser reads commands from descriptor 3 and answers on 4
     script = f'exec "$@" 3<&{to_browser} 4>&{to_us}'
     command = ["bash", "-c", script, "bash", BINARY, *_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe"]
-    process = subprocess.Popen(command, pass_fds=(to_browser, to_us), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, pass_fds=(to_browser, to_us), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     os.close(to_browser)
     os.close(to_us)
     try:

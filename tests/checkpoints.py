@@ -43,7 +43,9 @@ class Pruned(NamedTuple):
     config: dict
 
 
-def prune(tmp_path, kind, kept, max_shard_size=10**9, dtype=torch.float32, heads=MappingProxyType({}), **config) -> Pruned:
+def prune(
+    tmp_path, kind, kept, max_shard_size=10**9, dtype=torch.float32, heads=MappingProxyType({}), **config
+) -> Pruned:
     """Cut a tiny model of this kind by a plan and write it below `tmp_path`. `heads`: as in `Plan.of`."""
     model = tiny_model(kind, dtype=dtype, **{**SIZES, **config})
     layout = layout_of(model)

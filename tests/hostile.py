@@ -52,6 +52,8 @@ def add_code(folder: Path, trap: Trap) -> None:
     """Python and pickles beside the weights, as many as transformers and peft look for by name."""
     for name in ("evil.py", "modeling_evil.py", "tokenizer_evil.py", "LICENSE.py", "custom_generate/generate.py"):
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(trap.source + "class EvilConfig: pass\nEvilModel = EvilTokenizer = generate = EvilConfig\n")
+        (folder / name).write_text(
+            trap.source + "class EvilConfig: pass\nEvilModel = EvilTokenizer = generate = EvilConfig\n"
+        )
     for name in ("pytorch_model.bin", "training_args.bin", "tokenizer.pkl", "vocab.pt"):
         (folder / name).write_bytes(pickle.dumps(trap))

@@ -30,7 +30,13 @@ class Hub(ThreadingHTTPServer):
 
     def environment(self, **changes) -> dict[str, str]:
         """What a process needs to talk to this hub and to no other."""
-        return {"HF_ENDPOINT": self.address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", **changes}
+        return {
+            "HF_ENDPOINT": self.address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_DISABLE_XET": "1",
+            **changes,
+        }
 
 
 @contextmanager
@@ -131,14 +137,19 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(content)
             name = f"{asked['organization']}/{asked['name']}"
             if name in self.server.repositories:
-                self.answer({"error": "You already created this model repo", "url": f"{self.server.address}/{name}"}, 409)
+                self.answer(
+                    {"error": "You already created this model repo", "url": f"{self.server.address}/{name}"}, 409
+                )
                 return
             self.server.repositories[name] = {".gitattributes": b""}
             self.server.private |= {name} if asked.get("visibility") == "private" else set()
             self.answer({"url": f"{self.server.address}/{name}", "name": name})
         elif "/preupload/" in self.path:
             files = json.loads(content)["files"]
-            large = [{"path": f["path"], "uploadMode": "lfs" if f["size"] > 50_000 else "regular", "shouldIgnore": False} for f in files]
+            large = [
+                {"path": f["path"], "uploadMode": "lfs" if f["size"] > 50_000 else "regular", "shouldIgnore": False}
+                for f in files
+            ]
             self.answer({"files": large})
         elif self.path.endswith(".git/info/lfs/objects/batch"):
             place = f"{self.server.address}/lfs"
@@ -152,7 +163,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif match := re.match(r"/api/models/([^/]+/[^/]+)/commit/main", self.path):
             self.server.repositories[match[1]] |= dict(self.committed(content))
             self.server.commits += 1
-            self.answer({"commitUrl": f"{self.server.address}/{match[1]}/commit/{'0' * 40}", "commitOid": "0" * 40, "success": True})
+            self.answer(
+                {
+                    "commitUrl": f"{self.server.address}/{match[1]}/commit/{'0' * 40}",
+                    "commitOid": "0" * 40,
+                    "success": True,
+                }
+            )
         else:
             self.answer({"error": f"nothing at {self.path}"}, 404)
 

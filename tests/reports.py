@@ -8,4 +8,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "reports.md"
 
 def documented_files() -> set[str]:
     """Names in the first table of the page."""
-    return {name.rstrip("/") for name in re.findall(r"(?m)^\| `([^`]+)` \|", DOCS.read_text(encoding="utf-8").split("## ")[0])}
+    return {
+        name.rstrip("/")
+        for name in re.findall(r"(?m)^\| `([^`]+)` \|", DOCS.read_text(encoding="utf-8").split("## ")[0])
+    }

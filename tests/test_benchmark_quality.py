@@ -97,12 +97,20 @@ def test_a_part_is_weighed_on_the_seeds_that_both_methods_have():
         row("balanced", 18, 0.5, other=120), row("best", 16.4, 0.5, other=110), row("dense", 10, 0, 1), row("balanced", 90, seed=1),
     ]  # fmt: skip
     last = tables.parts(rows).splitlines()[-1]
-    assert last == "| 24 moves, blocks tried on twice the windows | balanced → best | 0.63 | 2 of 2 | 1 of 2 |"  # √(0.2/0.4 · 0.64/0.8)
+    assert (
+        last == "| 24 moves, blocks tried on twice the windows | balanced → best | 0.63 | 2 of 2 | 1 of 2 |"
+    )  # √(0.2/0.4 · 0.64/0.8)
     assert len(tables.parts(rows).splitlines()) == 3 and tables.parts(rows[:2]) == ""
 
 
 def test_rows_without_another_text_and_perfect_peers_leave_the_tables_whole():
-    rows = [row("dense", 10, 0, other=100), row("flap", 14), row("balanced", 12, other=130), row("dense", 10, 0, 1), row("balanced", 13, seed=1)]
+    rows = [
+        row("dense", 10, 0, other=100),
+        row("flap", 14),
+        row("balanced", 12, other=130),
+        row("dense", 10, 0, 1),
+        row("balanced", 13, seed=1),
+    ]
     other = tables.markdown(rows).split("another kind of text")[1]
     assert "| balanced | **1.300** <sub>20.0%</sub> |" in other and "flap" not in other
     assert tables.parts([*rows, row("best", 11, other=110)]).endswith("| 1 of 1 |")

@@ -48,7 +48,9 @@ def card_of(directory, base=None, gguf=True, **kw):
 def base(tmp_path):
     folder = tmp_path / "base"
     folder.mkdir()
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: [en]\ntags: [chat]\n---\n# Big\nBuy it now!\n")
+    (folder / "README.md").write_text(
+        "---\nlicense: apache-2.0\nlanguage: [en]\ntags: [chat]\n---\n# Big\nBuy it now!\n"
+    )
     return folder
 
 

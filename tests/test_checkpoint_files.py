@@ -75,7 +75,13 @@ def test_tensors_are_read_in_the_number_type_asked_for_and_integers_left_alone(t
 def test_tokenizer_and_settings_come_along_but_neither_weights_nor_code(tmp_path):
     source = tmp_path / "source"
     (source / "additional_chat_templates").mkdir(parents=True)
-    taken = ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja", "generation_config.json"]
+    taken = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "chat_template.jinja",
+        "generation_config.json",
+    ]
     taken += ["merges.txt", "vocab.json", "LICENSE", "additional_chat_templates/tool.jinja"]
     left = ["pytorch_model.bin", "old.safetensors", "tokenizer_x.py", "modeling_x.py", "config.json", "README.md"]
     for name in taken + left:
@@ -195,28 +201,42 @@ def test_a_config_that_disagrees_with_the_weights_is_an_error(checkpoint):
     config = read_config(checkpoint)
     del config["per_layer_config"]["1"]
     (checkpoint / "config.json").write_text(json.dumps(config))
-    place = r"'model\.layers\.1\.mlp\.down_proj\.weight' has the shape \(32, 23\), but by config\.json it has \(32, 48\)"
+    place = (
+        r"'model\.layers\.1\.mlp\.down_proj\.weight' has the shape \(32, 23\), but by config\.json it has \(32, 48\)"
+    )
     with pytest.raises(CheckpointError, match=f"pruned': the tensor {place}"):
         load_model(checkpoint)
 
 
 def test_a_tensor_is_never_read_into_memory_of_another_shape(checkpoint):
-    with pytest.raises(CheckpointError, match=r"'model.norm.weight' has the shape \(32,\), but by config.json it has \(16,\)"):
+    with pytest.raises(
+        CheckpointError, match=r"'model.norm.weight' has the shape \(32,\), but by config.json it has \(16,\)"
+    ):
         Shards(checkpoint).read_into("model.norm.weight", torch.empty(16))
 
 
 def test_quantised_tensors_are_named_and_not_called_damaged(tmp_path):
-    write_checkpoint([("w", torch.zeros(4)), ("q", torch.zeros(1, dtype=torch.int8))], CONFIG, tmp_path, tmp_path / "out")
+    write_checkpoint(
+        [("w", torch.zeros(4)), ("q", torch.zeros(1, dtype=torch.int8))], CONFIG, tmp_path, tmp_path / "out"
+    )
     for reader in (stored_dtype, Shards):
-        with pytest.raises(CheckpointError, match=r"stores 'q' as I8, which cannot be pruned. Use the model in one of: float32"):
+        with pytest.raises(
+            CheckpointError, match=r"stores 'q' as I8, which cannot be pruned. Use the model in one of: float32"
+        ):
             reader(tmp_path / "out")
 
 
 def test_values_too_large_for_a_number_type_are_named_with_a_type_that_holds_them(tmp_path):
-    tensors = {"a": torch.tensor([1.0, -70000.0, float("inf")]), "b": torch.tensor([65504.0]), "not asked for": torch.tensor([1e9])}
+    tensors = {
+        "a": torch.tensor([1.0, -70000.0, float("inf")]),
+        "b": torch.tensor([65504.0]),
+        "not asked for": torch.tensor([1e9]),
+    }
     write_checkpoint(tensors.items(), CONFIG, tmp_path, tmp_path / "out")
     require_range(tmp_path / "out", ["b"], "float16")
-    with pytest.raises(NumericError, match=r"'a' holds 70000, which float16 cannot \(at most 65504\). Use model.dtype: bfloat16"):
+    with pytest.raises(
+        NumericError, match=r"'a' holds 70000, which float16 cannot \(at most 65504\). Use model.dtype: bfloat16"
+    ):
         require_range(tmp_path / "out", ["a", "b"], "float16")
 
 
@@ -225,7 +245,9 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path):
         raise AssertionError("nothing may be read")
         yield
 
-    with pytest.raises(CheckpointError, match=r"out' needs 1,000,000.000 GB and the disk has [\d,.]+ GB free. Nothing was written"):
+    with pytest.raises(
+        CheckpointError, match=r"out' needs 1,000,000.000 GB and the disk has [\d,.]+ GB free. Nothing was written"
+    ):
         write_checkpoint(tensors(), CONFIG, tmp_path, tmp_path / "out", size=10**15)
     assert not (tmp_path / "out").exists()
 

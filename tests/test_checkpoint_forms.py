@@ -45,7 +45,9 @@ COMMANDS = {
 def write_inputs(folder: Path) -> None:
     (folder / "r.yaml").write_text(json.dumps(RECIPE))
     (folder / "text.txt").write_text(TEXT)
-    (folder / "records.json").write_text(json.dumps([{"instruction": f"Say {i}", "output": f"It is {i}."} for i in range(8)]))
+    (folder / "records.json").write_text(
+        json.dumps([{"instruction": f"Say {i}", "output": f"It is {i}."} for i in range(8)])
+    )
 
 
 @pytest.fixture
@@ -113,7 +115,9 @@ def test_a_stored_copy_of_the_embedding_is_no_head_of_its_own(said, tied):
 
 
 def test_a_head_that_differs_from_the_embedding_it_is_tied_to_is_never_dropped(said, tied):
-    change_tensors(tied / "model", lambda tensors: tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1})
+    change_tensors(
+        tied / "model", lambda tensors: tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}
+    )
     refuse_all(said, tied, "tie_word_embeddings: true, but 'lm_head.weight' is stored and differs")
     change_config(tied / "model", tie_word_embeddings=False)
     take_all(said, tied, ("plan", "eval", "verify"))
@@ -128,7 +132,11 @@ def test_where_a_single_file_and_an_index_are_there_the_single_file_counts(folde
     model = folder / "model"
     alone, ids = logits(load_model(model)[0]), fingerprint(model)
     shards = write_checkpoint(
-        ((name, tensor + 1) for name, tensor in iter_tensors(model)), {"model_type": "llama"}, model, folder / "shards", 50_000
+        ((name, tensor + 1) for name, tensor in iter_tensors(model)),
+        {"model_type": "llama"},
+        model,
+        folder / "shards",
+        50_000,
     )
     assert shards is None
     for path in (folder / "shards").glob("model*"):
@@ -167,7 +175,9 @@ def test_biases_that_config_json_and_the_files_do_not_agree_on_are_refused_befor
 
 def test_a_tensor_in_two_shards_is_refused(said, folder):
     model = folder / "model"
-    write_checkpoint(iter_tensors(model), json.loads((model / "config.json").read_text()), model, folder / "shards", 50_000)
+    write_checkpoint(
+        iter_tensors(model), json.loads((model / "config.json").read_text()), model, folder / "shards", 50_000
+    )
     shutil.rmtree(model)
     (folder / "shards").rename(model)
     first, second = sorted(model.glob("*.safetensors"))[:2]
@@ -178,7 +188,9 @@ def test_a_tensor_in_two_shards_is_refused(said, folder):
 
 def test_tensors_that_the_index_leaves_out_are_read_as_transformers_reads_them(folder):
     model = folder / "model"
-    write_checkpoint(iter_tensors(model), json.loads((model / "config.json").read_text()), model, folder / "shards", 50_000)
+    write_checkpoint(
+        iter_tensors(model), json.loads((model / "config.json").read_text()), model, folder / "shards", 50_000
+    )
     whole = tensor_shapes(folder / "shards")
     index = json.loads((folder / "shards" / INDEX).read_text())
     by_shard = {}
@@ -245,12 +257,21 @@ def test_layers_with_a_sliding_window_but_no_window_are_refused(said, folder):
     shutil.rmtree(folder / "model")
     write_hub_model("qwen2.5-0.5b", folder / "model", torch_dtype="float32")
     change_config(folder / "model", layer_types=["full_attention"] * 3 + ["sliding_attention"])
-    refuse_all(said, folder, "layer_types has sliding_attention, but sliding_window is not set", ("run", "eval", "finetune", "export"))
+    refuse_all(
+        said,
+        folder,
+        "layer_types has sliding_attention, but sliding_window is not set",
+        ("run", "eval", "finetune", "export"),
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[]", "a JSON object is needed"), ("{", "cannot be read"), ('{"max_new_tokens": -1}', "a value in generation_config.json")],
+    [
+        ("[]", "a JSON object is needed"),
+        ("{", "cannot be read"),
+        ('{"max_new_tokens": -1}', "a value in generation_config.json"),
+    ],
 )
 def test_generation_settings_that_transformers_stumbles_over_are_not_handed_on(said, folder, content, message):
     (folder / "model" / "generation_config.json").write_text(content)
@@ -270,16 +291,38 @@ def outside(folder):
 def test_a_token_without_a_row_is_named_before_any_work(said, outside):
     take_all(said, outside, ("run", "eval", "finetune"))
     (outside / "marked.txt").write_text(TEXT + "<extra>" + TEXT)
-    (outside / "marked.json").write_text(json.dumps([{"instruction": "Say <extra>", "output": f"It is {i}."} for i in range(8)]))
+    (outside / "marked.json").write_text(
+        json.dumps([{"instruction": "Say <extra>", "output": f"It is {i}."} for i in range(8)])
+    )
     for command in (
         ("run", "r.yaml", "--set", "calibrate.dataset=marked.txt", "--set", "calibrate.samples=64"),
-        ("run", "r.yaml", "--set", "evaluate.0.with.datasets.0=marked.txt", "--set", "evaluate.0.with.max_windows=null"),
+        (
+            "run",
+            "r.yaml",
+            "--set",
+            "evaluate.0.with.datasets.0=marked.txt",
+            "--set",
+            "evaluate.0.with.max_windows=null",
+        ),
         ("eval", "model", "--dataset", "marked.txt", "--seq_len", "32"),
-        ("finetune", "model", "--data_path", "marked.json", "--output_dir", "out", "--seq_len", "96", "--batch_size", "4"),
+        (
+            "finetune",
+            "model",
+            "--data_path",
+            "marked.json",
+            "--output_dir",
+            "out",
+            "--seq_len",
+            "96",
+            "--batch_size",
+            "4",
+        ),
     ):
         code, out, err = said(*command)
         told = " ".join(err.split())
-        assert code == 2 and "has the token '<extra>', whose id is 1024, but the model's embedding has 1024 rows" in told, err
+        assert (
+            code == 2 and "has the token '<extra>', whose id is 1024, but the model's embedding has 1024 rows" in told
+        ), err
         assert "Sweep" not in err and "Evaluate original" not in err and not (outside / "out").exists()
 
 
@@ -292,7 +335,9 @@ def test_a_modeling_file_on_an_old_transformers_says_what_it_needs(tmp_path, mon
 
     monkeypatch.setattr(transformers, "__version__", "4.57.1")
     spec = importlib.util.spec_from_file_location("shipped", modeling_hgsp.__file__)
-    with pytest.raises(ImportError, match=r"needs transformers 5\.20 or later, this is 4\.57\.1: pip install -U transformers"):
+    with pytest.raises(
+        ImportError, match=r"needs transformers 5\.20 or later, this is 4\.57\.1: pip install -U transformers"
+    ):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 

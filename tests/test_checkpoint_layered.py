@@ -37,9 +37,13 @@ def test_parameters_are_those_of_the_plan_and_no_more(tmp_path, family):
     pruned = prune(tmp_path, family, PLANS["everything"])
     model, _ = load_model(pruned.directory)
     names = {name for name, _ in model.named_parameters()}
-    assert not [name for name in names if name.startswith(("model.layers.0.self_attn", "model.layers.0.input_layernorm"))]
+    assert not [
+        name for name in names if name.startswith(("model.layers.0.self_attn", "model.layers.0.input_layernorm"))
+    ]
     assert not [name for name in names if name.startswith(("model.layers.1.mlp", "model.layers.1.post_attention"))]
-    assert model.model.layers[1].self_attn.k_proj.out_features == 2 * model.config.head_dim  # old layer 2: 2 of 4 groups
+    assert (
+        model.model.layers[1].self_attn.k_proj.out_features == 2 * model.config.head_dim
+    )  # old layer 2: 2 of 4 groups
     assert pruned.config["hgsp"] == {"kept_layers": [0, 2, 3, 4]}
 
 
@@ -151,7 +155,10 @@ def test_layers_may_differ_in_query_heads_per_kv_head():
     sizes = {"hidden_size": 32, "intermediate_size": 24, "vocab_size": 97, "num_hidden_layers": 3, "head_dim": 8}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 2}
     reference = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval()
-    kept = {1: {"q": [0, 3, 4, 5], "k": [0, 1]}, 2: {"q": [4, 5, 6, 7], "k": [1]}}  # q: two heads of each group; one group
+    kept = {
+        1: {"q": [0, 3, 4, 5], "k": [0, 1]},
+        2: {"q": [4, 5, 6, 7], "k": [1]},
+    }  # q: two heads of each group; one group
     per_layer = {str(i): {"num_attention_heads": 4, "num_key_value_heads": len(k["k"])} for i, k in kept.items()}
     config = HgspConfig(
         base_model_type="llama", layer_types=["full_attention"] * 3, per_layer_config=per_layer, **sizes, **heads

@@ -49,7 +49,13 @@ def test_token_ids_are_those_of_sentencepiece_where_its_model_is_all_there_is(tm
     )  # fmt: skip
     (tmp_path / "tokenizer.vocab").unlink()
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "legacy": False}
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "legacy": False,
+    }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     reference = sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
     for sample in (TEXT, text.read_text()[:20_000]):

@@ -65,7 +65,17 @@ def test_what_only_informs_imports_little_and_no_torch(arguments):
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "plan", "plugins list", "plugins show", "recipe init", "recipe validate", "recipe schema", "compare", "sweep"]
+    [
+        "run",
+        "plan",
+        "plugins list",
+        "plugins show",
+        "recipe init",
+        "recipe validate",
+        "recipe schema",
+        "compare",
+        "sweep",
+    ]
     + ["prune", "finetune", "eval", *(f"baseline {name}" for name in ("wanda", "magnitude", "slimgpt", "shortgpt"))],
 )
 def test_every_command_teaches_with_an_example_and_says_what_it_reads_and_writes(command):

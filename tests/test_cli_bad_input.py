@@ -101,7 +101,11 @@ def run_quietly(*arguments):
         ("recover={use: full, with: {epochs: .inf}}", "recover.with.epochs", "less than or equal to 10000"),
         ("output=~a_user_that_nobody_is/x", "output", "there is no user ~a_user_that_nobody_is"),
         ("model.path=~a_user_that_nobody_is/x", "'~a_user_that_nobody_is/x' cannot be followed", "without ~"),
-        ("evaluate=[{use: perplexity, with: {datasets: ['~a_user_that_nobody_is/x.txt']}}]", "cannot be followed", "without ~"),
+        (
+            "evaluate=[{use: perplexity, with: {datasets: ['~a_user_that_nobody_is/x.txt']}}]",
+            "cannot be followed",
+            "without ~",
+        ),
     ],
     ids=lambda value: None,
 )
@@ -241,7 +245,10 @@ def test_a_model_with_code_of_its_own_is_not_taken_for_the_stock_one(refused, he
 def test_heads_that_contradict_the_weights(refused, here, model):
     spoil_config(model, num_attention_heads=12)
     message = refused(*run_quietly())
-    assert "'model.layers.0.self_attn.q_proj.weight' has the shape (256, 192), but by config.json it has (192, 192)" in message
+    assert (
+        "'model.layers.0.self_attn.q_proj.weight' has the shape (256, 192), but by config.json it has (192, 192)"
+        in message
+    )
 
 
 def test_a_head_size_that_contradicts_the_weights(refused, here, model):
@@ -268,7 +275,9 @@ def test_a_pruned_model_that_does_not_say_of_which_family_it_is(refused, here, m
 
 
 def test_quantised_weights(refused, here, model):
-    spoil_tensors(model, lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].to(torch.int8)}))
+    spoil_tensors(
+        model, lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].to(torch.int8)})
+    )
     message = refused(*run_quietly())
     assert "stores 'model.norm.weight' as I8, which cannot be pruned. Use the model in one of: float32" in message
     spoil_config(model, quantization_config={"quant_method": "gptq", "bits": 4})

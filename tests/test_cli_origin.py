@@ -40,7 +40,10 @@ PRUNE = {
     "--pruning_strategy proportional": {"allocate.use": "layerwise", "allocate.with.strategy": "proportional"},
     "--pruning_strategy inverse": {"allocate.use": "layerwise", "allocate.with.strategy": "inverse"},
     "--pruning_strategy uniform": {"allocate.use": "uniform"},
-    "--pruning_strategy uniform --freeze_first_n_layers 1": {"allocate.use": "layerwise", "allocate.with.strategy": "uniform"},
+    "--pruning_strategy uniform --freeze_first_n_layers 1": {
+        "allocate.use": "layerwise",
+        "allocate.with.strategy": "uniform",
+    },
     "--pruning_strategy global": {"allocate.use": "hgsp", "allocate.with.temperature": 1.0},
     "--pruning_distribution 3:7": {"allocate.with.limits.pruning_distribution": "3:7"},
     "--no-prune_mlp": {"allocate.with.limits.pruning_distribution": "10:0"},
@@ -118,9 +121,9 @@ def test_skip_evaluation_leaves_out_every_measurement(recipe_of):
 
 def test_every_flag_of_prune_is_in_the_table_above():
     flags = {flag.name for panel in prune.PANELS for flag in panel.flags}
-    assert flags == {word for flags in PRUNE for word in flags.split() if word in flags and word.startswith("--")}.union(
-        {"--skip_evaluation"}
-    ) - {"--no-prune_mlp"}
+    assert flags == {
+        word for flags in PRUNE for word in flags.split() if word in flags and word.startswith("--")
+    }.union({"--skip_evaluation"}) - {"--no-prune_mlp"}
 
 
 def test_without_flags_the_recipe_is_that_of_the_script(recipe_of):
@@ -215,14 +218,18 @@ def test_the_model_must_be_named(refused):
 
 
 def test_a_size_is_checked_only_against_a_model_that_is_there(refused):
-    assert "no model directory 'nowhere'" in refused("prune", "--base_model", "./nowhere", "--head_dim", 16, "--print-recipe")
+    assert "no model directory 'nowhere'" in refused(
+        "prune", "--base_model", "./nowhere", "--head_dim", 16, "--print-recipe"
+    )
 
 
 def test_a_config_that_does_not_say_its_heads_is_a_readable_error(refused, tmp_path):
     model = tmp_path.parent / f"{tmp_path.name}-empty"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    assert "'num_attention_heads' is missing" in refused("prune", "--base_model", model, "--head_dim", 8, "--print-recipe")
+    assert "'num_attention_heads' is missing" in refused(
+        "prune", "--base_model", model, "--head_dim", 8, "--print-recipe"
+    )
 
 
 def test_an_mha_model_has_one_query_head_a_kv_head_and_its_head_size_follows(said, refused, tmp_path):
@@ -240,7 +247,10 @@ def test_an_mha_model_has_one_query_head_a_kv_head_and_its_head_size_follows(sai
         ("--layer_importance_method activation --layer_importance_samples 5", "measured on all calibration samples"),
         ("--nsamples 10 --layer_importance_samples 50", "there are 10 calibration samples; all are used"),
         ("--temperature 0 --layer_importance_method removal", "no layer importance is measured at temperature 0"),
-        ("--pruning_strategy uniform --layer_importance_samples 5", "no layer importance is measured with the same rate"),
+        (
+            "--pruning_strategy uniform --layer_importance_samples 5",
+            "no layer importance is measured with the same rate",
+        ),
     ],
 )
 def test_a_flag_that_changes_nothing_here_says_so(flags, note, said):
@@ -278,7 +288,9 @@ def test_the_shared_flags_mean_the_same_in_a_baseline(name, recipe_of):
     shared = {flag.name for panel in (origin.MODEL, *baseline.COMMON, baseline.SIZE) for flag in panel.flags}
     left_out = {"--base_model other/model", "--finetune", "--finetune --finetune_method full", "--output_name here"}
     left_out |= {"--calibration_samples 9", "--num_samples 9", "--nsamples 9", "--max_samples 8", "--tasks piqa"}
-    cases = [flags for flags in PRUNE if {w for w in flags.split() if w.startswith("--")} <= shared and flags not in left_out]
+    cases = [
+        flags for flags in PRUNE if {w for w in flags.split() if w.startswith("--")} <= shared and flags not in left_out
+    ]
     given = {word: None for flags in cases for word in flags.split("--") if word.strip()}
     recipe = recipe_of("baseline", name, *BASE, *[part for word in given for part in f"--{word}".split()])
     for flags in cases:
@@ -328,7 +340,18 @@ def test_prune_runs_the_recipe_that_it_prints(said, tmp_path):
 
 
 def test_shortgpt_removes_whole_layers_measured_on_overlapping_windows(said, tmp_path):
-    flags = ("--stride", 8, "--n_remove_layers", 2, "--skip_evaluation", "--output", "x", "--set", "export=[]", "--quiet")
+    flags = (
+        "--stride",
+        8,
+        "--n_remove_layers",
+        2,
+        "--skip_evaluation",
+        "--output",
+        "x",
+        "--set",
+        "export=[]",
+        "--quiet",
+    )
     code, _, err = said("baseline", "shortgpt", *BASE, *SMALL, *flags)
     assert code == 0, err
     plan = json.loads((tmp_path / "x" / "plan.json").read_text())
@@ -351,7 +374,9 @@ def test_calibration_windows_begin_a_stride_apart():
 @pytest.mark.parametrize("arguments", [("--help",), (*BASE, "--head_dim", "16", "--print-recipe")])
 def test_neither_help_nor_print_recipe_imports_torch(arguments, tmp_path):
     code = "import sys; from hgsp_core.cli import app; app(standalone_mode=False); sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, "prune", *arguments], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "prune", *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -36,7 +36,9 @@ def test_an_old_line_and_the_new_one_stand_for_the_same_recipe(script, old, new,
     code, by_old, err = said(*command, *shlex.split(old), "--print-recipe")
     assert code == 0, err
     assert by_old == by_new
-    renamed = [r for r in RENAMED if f"{r.old} {'|'.join(r.values)}" in old or any(f"{r.old} {v}" in old for v in r.values)]
+    renamed = [
+        r for r in RENAMED if f"{r.old} {'|'.join(r.values)}" in old or any(f"{r.old} {v}" in old for v in r.values)
+    ]
     assert err.count("Warning: ") == len({entry.old for entry in renamed})
     recipe = yaml.safe_load(by_new)
     if command[0] in ("prune", "baseline"):

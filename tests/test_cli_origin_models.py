@@ -41,7 +41,8 @@ ELSEWHERE = {"--pruned_model", "--output_dir", "--output", "--device", "--model_
 
 @pytest.mark.parametrize(
     "command, part, flags, keys",
-    [("finetune", "recover", *case) for case in FINETUNE.items()] + [("eval", "evaluate", *case) for case in EVAL.items()],
+    [("finetune", "recover", *case) for case in FINETUNE.items()]
+    + [("eval", "evaluate", *case) for case in EVAL.items()],
     ids=[f"finetune {flags}" for flags in FINETUNE] + [f"eval {flags}" for flags in EVAL],
 )
 def test_a_flag_sets_its_keys_in_the_part_that_is_printed(command, part, flags, keys, said):
@@ -116,16 +117,31 @@ def test_prune_then_finetune_then_eval(said, tmp_path):
     """The way of the scripts, on the small trained model: each command takes the result of the one before."""
     measured = ("--dataset", "pydoc", "--seq_len", 64)
     flags = ("--nsamples", 8, "--importance_method", "magnitude", "--temperature", 0, "--pruning_ratio", 0.3)
-    code, _, err = said("prune", "--base_model", MODEL, *measured, *flags, "--output", "cut", "--skip_evaluation", "--quiet")
+    code, _, err = said(
+        "prune", "--base_model", MODEL, *measured, *flags, "--output", "cut", "--skip_evaluation", "--quiet"
+    )
     assert code == 0, err
-    training = ("--data_path", "pydoc", "--max_samples", 200, "--seq_len", 64, "--num_epochs", 1, "--learning_rate", 0.002)
+    training = (
+        "--data_path",
+        "pydoc",
+        "--max_samples",
+        200,
+        "--seq_len",
+        64,
+        "--num_epochs",
+        1,
+        "--learning_rate",
+        0.002,
+    )
     sizes = ("--batch_size", 16, "--micro_batch_size", 8, "--device", "cpu", "--output_dir", "trained", "--quiet")
     code, out, err = said("finetune", "cut", *training, *sizes)
     assert code == 0, err
     assert "Perplexity on held-out data: " in out and "Result: trained" in out
     assert json.loads((tmp_path / "trained" / "report.json").read_text())["recover"]["with"]["epochs"] == 1.0
 
-    code, out, err = said("eval", "trained", "--dense", "cut", *measured, "--max_samples", 20, "-o", "found.json", "--quiet")
+    code, out, err = said(
+        "eval", "trained", "--dense", "cut", *measured, "--max_samples", 20, "-o", "found.json", "--quiet"
+    )
     assert code == 0, err
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["ratio"]["perplexity"]["pydoc"] < 0.9, "the training did not help"

@@ -39,14 +39,22 @@ def here():
 def test_a_place_for_temporary_files_whose_path_is_too_long_for_sockets_is_told(here):
     long = here.parent / ("x" * 100)
     long.mkdir()
-    (here / "sweep.yaml").write_text(yaml.safe_dump({"base": SHORT, "grid": {"allocate.with.ratio": [0.1]}, "output": "sweep"}))
+    (here / "sweep.yaml").write_text(
+        yaml.safe_dump({"base": SHORT, "grid": {"allocate.with.ratio": [0.1]}, "output": "sweep"})
+    )
     command = [sys.executable, "-m", "hgsp_core", "sweep", "sweep.yaml", "--quiet"]
-    done = subprocess.run(command, cwd=here, env=environment(here) | {"TMPDIR": str(long)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=here, env=environment(here) | {"TMPDIR": str(long)}, capture_output=True, text=True
+    )
     assert done.returncode == 2 and "too long for the sockets" in done.stderr and "Traceback" not in done.stderr
 
 
 def environment(here):
-    paths = {"HGSP_CACHE": str(here.parent / "store"), "TMPDIR": str(here.parent / "temporary"), "PYTHONPATH": str(ROOT)}
+    paths = {
+        "HGSP_CACHE": str(here.parent / "store"),
+        "TMPDIR": str(here.parent / "temporary"),
+        "PYTHONPATH": str(ROOT),
+    }
     return {**os.environ, **paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -56,7 +64,14 @@ def started(here, *arguments):
     pipe = subprocess.PIPE
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's processes would ignore it
     return subprocess.Popen(
-        command, cwd=here, env=environment(here), stdout=pipe, stderr=pipe, text=True, start_new_session=True, preexec_fn=heard
+        command,
+        cwd=here,
+        env=environment(here),
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heard,
     )
 
 
@@ -78,7 +93,9 @@ def check_stopped(process, number):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (128 + number, ""), err
     lines = err.strip().splitlines()
-    assert lines[-1].startswith("Interrupted.") and "the store" in lines[-1] and "Run the same command again" in lines[-1]
+    assert (
+        lines[-1].startswith("Interrupted.") and "the store" in lines[-1] and "Run the same command again" in lines[-1]
+    )
     assert "Traceback" not in err and "Exception" not in err and "race" not in err
 
 
@@ -99,7 +116,9 @@ def test_a_run_that_is_stopped_leaves_nothing_but_what_it_measured(here, number)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_is_stopped_stops_its_runs(here, number):
     sweep = {"base": LONG, "grid": {"allocate.with.ratio": [0.1, 0.2]}, "output": "sweep"}
-    (here / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "base": {k: v for k, v in LONG.items() if k != "output"}}))
+    (here / "sweep.yaml").write_text(
+        yaml.safe_dump({**sweep, "base": {k: v for k, v in LONG.items() if k != "output"}})
+    )
     process = started(here, "sweep", "sweep.yaml", "--quiet")
     store = here.parent / "store" / "calibration"
     wait_until(store.is_dir, process)  # its first process is at work
@@ -127,12 +146,19 @@ def test_a_signal_that_was_ignored_stays_ignored(here):
 
 @pytest.mark.parametrize(
     ("command", "most", "told"),
-    [("run", 300, "run.log' cannot be made: File too large"), ("plan", 100, "Artifacts cannot be kept in '{store}': File too large")],
+    [
+        ("run", 300, "run.log' cannot be made: File too large"),
+        ("plan", 100, "Artifacts cannot be kept in '{store}': File too large"),
+    ],
 )
 def test_a_disk_that_is_full_is_told_as_that(here, command, most, told):
     (here / "recipe.yaml").write_text(yaml.safe_dump(SHORT))
     done = subprocess.run(
-        [sys.executable, "-c", FULL.format(bytes=most, command=command)], cwd=here, env=environment(here), capture_output=True, text=True
+        [sys.executable, "-c", FULL.format(bytes=most, command=command)],
+        cwd=here,
+        env=environment(here),
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert told.format(store=here.parent / "store") in done.stderr
@@ -145,7 +171,11 @@ def test_a_result_that_nobody_takes_is_an_error(here):
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "hgsp_core", "recipe", "schema", "--json"]
         done = subprocess.run(command, cwd=here, env=environment(here), stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("Error: No space left on the disk") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("Error: No space left on the disk")
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_a_store_that_is_no_directory_is_known_before_torch_is_imported(here):
@@ -157,4 +187,8 @@ def test_a_store_that_is_no_directory_is_known_before_torch_is_imported(here):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment(here), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "False\n"), done.stderr
-    assert "Artifacts cannot be kept" in done.stderr and "is a file, not a directory" in done.stderr and "--cache DIR" in done.stderr
+    assert (
+        "Artifacts cannot be kept" in done.stderr
+        and "is a file, not a directory" in done.stderr
+        and "--cache DIR" in done.stderr
+    )

@@ -41,7 +41,9 @@ RUNS = {
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs")
     for name, settings in RUNS.items():
-        run(parse_recipe(BASE, name, [f"output={path / 'runs' / name}", *settings]), LogMonitor(), Store(path / "store"))
+        run(
+            parse_recipe(BASE, name, [f"output={path / 'runs' / name}", *settings]), LogMonitor(), Store(path / "store")
+        )
     return path / "runs"
 
 
@@ -132,9 +134,15 @@ def changed(folder, tmp_path, name, change):
     ("change", "warning"),
     [
         (lambda r, p: p["model"].update(fingerprint="0" * 64), "is not the same model in all runs"),
-        (lambda r, p: r["recipe"]["model"].update(dtype="bfloat16"), "was pruned in different number types: auto, bfloat16"),
+        (
+            lambda r, p: r["recipe"]["model"].update(dtype="bfloat16"),
+            "was pruned in different number types: auto, bfloat16",
+        ),
         (lambda r, p: r["recipe"].update(recover={"use": "lora", "with": {}}), "other: trained after the cut (lora)"),
-        (lambda r, p: r["recipe"]["allocate"]["with"].update(ratio=0.4), "other: removed 20.0% of layers, 40.0% were asked for."),
+        (
+            lambda r, p: r["recipe"]["allocate"]["with"].update(ratio=0.4),
+            "other: removed 20.0% of layers, 40.0% were asked for.",
+        ),
     ],
 )
 def test_what_else_cannot_be_compared_is_named(folder, tmp_path, change, warning):
@@ -178,7 +186,10 @@ def test_infinite_perplexity_is_shown_and_left_out_of_the_plots(folder, tmp_path
         (lambda d: d.mkdir(), "has no report.json, so it is no finished run"),
         (lambda d: d.with_name(f".{d.name}.partial").mkdir(), "is not finished: it is being written, or was killed"),
         (lambda d: (d.mkdir(), (d / "report.json").write_text('{"before": ')), "report.json' cannot be read"),
-        (lambda d: (d.mkdir(), (d / "report.json").write_text("{}"), (d / "plan.json").write_text("{}")), "is not that of a run"),
+        (
+            lambda d: (d.mkdir(), (d / "report.json").write_text("{}"), (d / "plan.json").write_text("{}")),
+            "is not that of a run",
+        ),
     ],
 )
 def test_what_is_no_finished_run_is_refused_in_one_message(tmp_path, make, message):
@@ -202,7 +213,9 @@ def test_comparing_imports_no_torch(folder):
     import sys
 
     code = "import sys; from hgsp_core.cli import app; app(sys.argv[1:], standalone_mode=False); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, "compare", folder / "even"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "compare", folder / "even"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "False"
 
 

@@ -16,16 +16,41 @@ def method(target, params=Params, name="fake", summary="one fault", module="fake
 #: (kind, method, the one check that fails, what it says)
 FAKES = {
     "no summary": ("scorer", method("Magnitude", summary=" "), "is_named_and_summarised", "`summary` is empty"),
-    "name with a space": ("scorer", method("Magnitude", name="a b"), "is_named_and_summarised", "'a b' cannot be written"),
-    "no description": ("scorer", method("Magnitude", UndescribedParams), "parameters_are_documented", "'inner.power' has no"),
+    "name with a space": (
+        "scorer",
+        method("Magnitude", name="a b"),
+        "is_named_and_summarised",
+        "'a b' cannot be written",
+    ),
+    "no description": (
+        "scorer",
+        method("Magnitude", UndescribedParams),
+        "parameters_are_documented",
+        "'inner.power' has no",
+    ),
     "changed by writing": ("scorer", method("Magnitude", DoublingParams), "parameters_round_trip", "samples=16"),
     "unknown keys allowed": ("scorer", method("Magnitude", OpenParams), "parameters_round_trip", "unknown keys errors"),
-    "params beside torch": ("scorer", method("Magnitude", HeavyParams), "import_brings_no_torch", "torch (heavy.py, line 3)"),
+    "params beside torch": (
+        "scorer",
+        method("Magnitude", HeavyParams),
+        "import_brings_no_torch",
+        "torch (heavy.py, line 3)",
+    ),
     "no such class": ("scorer", method("Magnitud"), "target_imports", "has no attribute 'Magnitud'"),
-    "no such module": ("scorer", method("X", module="fakes.nowhere"), "target_imports", "No module named 'fakes.nowhere'"),
+    "no such module": (
+        "scorer",
+        method("X", module="fakes.nowhere"),
+        "target_imports",
+        "No module named 'fakes.nowhere'",
+    ),
     "not callable": ("dataset", method("Fake"), "target_imports", "a class with __call__"),
     "collectors not told": ("scorer", method("NoCollectors"), "target_imports", "no `collectors`"),
-    "undeclared collector": ("scorer", method("Undeclared"), "declared_collectors_suffice", "put that collector into `collectors`"),
+    "undeclared collector": (
+        "scorer",
+        method("Undeclared"),
+        "declared_collectors_suffice",
+        "put that collector into `collectors`",
+    ),
     "wrong shape": ("scorer", method("WrongShape"), "declared_collectors_suffice", "one number for each of 3 units"),
     "units mixed up": ("scorer", method("Shuffled"), "scores_fit_the_model", "Column 'layer'"),
     "NaN": ("scorer", method("NotFinite"), "scores_are_finite", "layer 1, mlp, unit 0"),
@@ -44,9 +69,24 @@ FAKES = {
     "ratio passed": ("allocator", method("Overdrawn", RatioParams), "the_budget_is_met", "more than"),
     "nothing removed": ("allocator", method("Idle"), "the_budget_is_met", "removes nothing"),
     "plan by chance": ("allocator", method("Dice"), "is_deterministic", "differ"),
-    "weight of the new size": ("reconstructor", method("Narrow"), "repairs_fit_the_block", "must stay a tensor of shape (48, 24)"),
-    "fewer units than planned": ("reconstructor", method("FewerUnits"), "repairs_fit_the_block", "12 different ones of 24"),
-    "bias without a place": ("reconstructor", method("AlwaysBias"), "a_place_without_bias_gets_none", "must not bring one"),
+    "weight of the new size": (
+        "reconstructor",
+        method("Narrow"),
+        "repairs_fit_the_block",
+        "must stay a tensor of shape (48, 24)",
+    ),
+    "fewer units than planned": (
+        "reconstructor",
+        method("FewerUnits"),
+        "repairs_fit_the_block",
+        "12 different ones of 24",
+    ),
+    "bias without a place": (
+        "reconstructor",
+        method("AlwaysBias"),
+        "a_place_without_bias_gets_none",
+        "must not bring one",
+    ),
     "map of the wrong size": ("reconstructor", method("SmallMap"), "maps_of_readers_fit", "a finite tensor of shape"),
     "no head": ("reconstructor", method("BlocksOnly"), "maps_of_readers_fit", "the head, where job.block is None"),
     "weight overwritten": ("reconstructor", method("Doubled"), "inputs_stay_untouched", "make a new array or tensor"),
@@ -56,7 +96,13 @@ FAKES = {
 }
 
 #: which are right, so that the faults above are all that is wrong
-RIGHT = {"scorer": "Magnitude", "prior": "FlatPrior", "normalizer": "Same", "allocator": "Half", "reconstructor": "AsItWas"}
+RIGHT = {
+    "scorer": "Magnitude",
+    "prior": "FlatPrior",
+    "normalizer": "Same",
+    "allocator": "Half",
+    "reconstructor": "AsItWas",
+}
 
 
 def faults(checks):
@@ -85,7 +131,9 @@ def test_a_right_method_passes_all(kind):
 
 def test_a_method_that_needs_a_value_is_tried_with_the_one_given():
     needs = method("Half", Required)
-    assert "needs a value for: path" in str({c.name: c.fault for c in method_checks(needs, "allocator")}["the_budget_is_met"])
+    assert "needs a value for: path" in str(
+        {c.name: c.fault for c in method_checks(needs, "allocator")}["the_budget_is_met"]
+    )
     assert all(check.fault is None for check in method_checks(needs, "allocator", {"path": "x"}))
 
 

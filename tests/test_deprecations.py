@@ -43,7 +43,9 @@ def test_a_name_that_lives_on_with_another_meaning_is_renamed_by_its_value_alone
     warnings = []
     assert current_flags(["--importance_method", "wanda"], KNOWN, warnings.append) == ["--importance_method", "wanda"]
     assert not warnings
-    assert current_flags(["--importance_method=removal"], KNOWN, warnings.append) == ["--layer_importance_method=removal"]
+    assert current_flags(["--importance_method=removal"], KNOWN, warnings.append) == [
+        "--layer_importance_method=removal"
+    ]
     assert len(warnings) == 1
 
 
@@ -61,7 +63,10 @@ def test_both_names_of_a_flag_with_different_values_contradict_each_other():
 def test_an_old_recipe_key_is_read_as_the_new_one_with_a_warning():
     warnings = []
     data = {"calibrate": {"nsamples": 8, "seed": 1}, "output": "x"}
-    assert current_keys(data, "r.yaml", warnings.append, KEYS) == {"calibrate": {"samples": 8, "seed": 1}, "output": "x"}
+    assert current_keys(data, "r.yaml", warnings.append, KEYS) == {
+        "calibrate": {"samples": 8, "seed": 1},
+        "output": "x",
+    }
     assert data["calibrate"] == {"nsamples": 8, "seed": 1}, "the mapping that was handed over has changed"
     (warning,) = warnings
     assert warning.startswith("r.yaml: calibrate.nsamples is now calibrate.samples") and "hgsp-core 1.0" in warning
@@ -81,6 +86,8 @@ def test_a_recipe_without_old_keys_stays_as_it_is(data):
 
 
 def test_both_names_of_a_recipe_key_with_different_values_are_refused():
-    assert current_keys({"calibrate": {"nsamples": 8, "samples": 8}}, "r", lambda _: None, KEYS) == {"calibrate": {"samples": 8}}
+    assert current_keys({"calibrate": {"nsamples": 8, "samples": 8}}, "r", lambda _: None, KEYS) == {
+        "calibrate": {"samples": 8}
+    }
     with pytest.raises(RecipeError, match="r.yaml: calibrate.nsamples: 'calibrate.samples' is given too"):
         current_keys({"calibrate": {"nsamples": 8, "samples": 9}}, "r.yaml", pytest.fail, KEYS)

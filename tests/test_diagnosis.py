@@ -121,7 +121,10 @@ def test_diagnose_prints_the_findings_and_their_lines(extreme, folder):
         assert f"{finding['severity'].upper()}: {finding['title']}" in done.stdout and finding["text"] in done.stdout
         assert all(line in done.stdout for line in finding["repair"]["recipe"].splitlines())
     assert done.stdout.index("CRITICAL") < done.stdout.index("HIGH")
-    assert done.stdout.count("hgsp run extreme/recipe.yaml --set ") == 1 and done.stdout.count("The same recipe lines") == 2
+    assert (
+        done.stdout.count("hgsp run extreme/recipe.yaml --set ") == 1
+        and done.stdout.count("The same recipe lines") == 2
+    )
     as_json = hgsp("diagnose", "extreme", "--json", cwd=folder)
     assert json.loads(as_json.stdout) == extreme
 
@@ -154,14 +157,19 @@ def scores_of(layout, scales):
     rng = np.random.default_rng(0)
     return Scores.of(
         layout,
-        [{n: s * b.unit_cost * rng.lognormal(size=b.units) for n, b in layer.blocks.items()} for s, layer in zip(scales, layout.layers)],
+        [
+            {n: s * b.unit_cost * rng.lognormal(size=b.units) for n, b in layer.blocks.items()}
+            for s, layer in zip(scales, layout.layers)
+        ],
     )
 
 
 def diagnosed(scales, allocate, searched=False):
     layout = small(layers=len(scales))
     scores, priors = scores_of(layout, scales), spread_priors(layout)
-    given = Recipe(model={"path": "m"}, output="o", score={"use": "taylor"}, allocate=allocate, reconstruct={"use": "none"})
+    given = Recipe(
+        model={"path": "m"}, output="o", score={"use": "taylor"}, allocate=allocate, reconstruct={"use": "none"}
+    )
 
     def replan(recipe):
         changed = scores
@@ -179,7 +187,9 @@ HGSP = {"use": "hgsp", "with": {"ratio": 0.25, "of": "layers", "temperature": 0}
 
 def test_an_even_run_has_no_findings():
     found = diagnosed([1] * 10, HGSP)
-    assert found["findings"] == [] and found["num_extreme_layers"] == 0 and all(check["ok"] for check in found["checks"])
+    assert (
+        found["findings"] == [] and found["num_extreme_layers"] == 0 and all(check["ok"] for check in found["checks"])
+    )
 
 
 def test_the_scale_is_no_fault_of_an_allocation_that_does_not_rank_layers_together():
@@ -225,7 +235,9 @@ def test_a_search_is_not_repeated_but_forbidden_to_empty_layers():
 
 
 def test_ratios_of_layers_without_gradients():
-    assert ratio(np.array([0.0, 0.0])) == 1 and ratio(np.array([0.0, 2.0])) == np.inf and ratio(np.array([2.0, 8.0])) == 4
+    assert (
+        ratio(np.array([0.0, 0.0])) == 1 and ratio(np.array([0.0, 2.0])) == np.inf and ratio(np.array([2.0, 8.0])) == 4
+    )
     layout = small(layers=4)
     scores = scores_of(layout, [0, 1, 1, 1])
     plan = Plan.keep_all(layout)

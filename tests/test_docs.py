@@ -27,7 +27,9 @@ def test_every_hook_is_documented_with_a_working_example(hook):
     assert "@hookimpl" in example and f"def {hook}()" in example
 
 
-@pytest.mark.parametrize("key, description, default", list(describe(Recipe)), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    "key, description, default", list(describe(Recipe)), ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_every_recipe_key_is_documented(key, description, default):
     assert description, f"{key} has no description"
     assert any(line.startswith(f"| `{key}` |") and description in line for line in text("recipe.md").splitlines())

@@ -20,7 +20,9 @@ from hgsp_core.recipe import Use, parse_recipe
 from hgsp_core.report.tables import headline
 from hgsp_core.store import Store
 
-PERPLEXITY = Use.model_validate({"use": "perplexity", "with": {"datasets": ["pydoc"], "max_windows": 12, "seq_len": 64}})
+PERPLEXITY = Use.model_validate(
+    {"use": "perplexity", "with": {"datasets": ["pydoc"], "max_windows": 12, "seq_len": 64}}
+)
 EFFICIENCY = Use.model_validate(
     {"use": "efficiency", "with": {"batch_sizes": [1], "prompt_tokens": 8, "new_tokens": 2, "rounds": 3, "warmup": 1}}
 )
@@ -46,12 +48,16 @@ def test_a_model_that_does_not_fit_is_streamed_with_the_same_result(pruned, smal
     monkeypatch.undo()
     whole = evaluated(pruned, PERPLEXITY)["after"]
     assert streamed["perplexity"]["pydoc"] == pytest.approx(whole["perplexity"]["pydoc"], rel=1e-5)
-    assert {k: v for k, v in streamed.items() if k != "perplexity"} == {k: v for k, v in whole.items() if k != "perplexity"}
+    assert {k: v for k, v in streamed.items() if k != "perplexity"} == {
+        k: v for k, v in whole.items() if k != "perplexity"
+    }
 
 
 @pytest.mark.parametrize("name", ["efficiency", "lm_eval"])
 def test_what_needs_a_whole_model_says_so_where_it_is_streamed(pruned, small_memory, name, monkeypatch):
-    monkeypatch.setattr(LmEval, "__init__", lambda self, params: setattr(self, "params", params))  # its tasks are not here
+    monkeypatch.setattr(
+        LmEval, "__init__", lambda self, params: setattr(self, "params", params)
+    )  # its tasks are not here
     with pytest.raises(EvaluationError, match=f"'{name}' needs the whole model in memory"):
         evaluated(pruned, Use(use=name))
 

@@ -143,4 +143,6 @@ def test_a_checkpoint_and_the_model_it_came_from_are_compared_ratio_first(tmp_pa
     assert statistics.median(medians) > 0 and output.is_file()
     header, rows = evaluation(result)
     assert header == ("", "ratio", "original", "model")
-    assert {"parameters", "prefill, batch 1", "decode per token, batch 1", "peak memory, batch 1"} <= {r[0] for r in rows}
+    assert {"parameters", "prefill, batch 1", "decode per token, batch 1", "peak memory, batch 1"} <= {
+        r[0] for r in rows
+    }

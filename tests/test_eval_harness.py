@@ -67,7 +67,9 @@ def by_hand(model) -> dict[str, float]:
     for question, choices, gold in QUESTIONS:
         likelihoods = []
         for choice in choices:
-            start, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (question, question + choice))
+            start, whole = (
+                tokenizer(text, add_special_tokens=False)["input_ids"] for text in (question, question + choice)
+            )
             log_p = model(torch.tensor([whole])).logits[0].log_softmax(-1)
             likelihoods.append(sum(log_p[i - 1, whole[i]].item() for i in range(len(start), len(whole))))
         per_byte = [value / len(choice) for value, choice in zip(likelihoods, choices)]
@@ -142,7 +144,9 @@ def test_limit_and_examples_give_what_the_librarys_own_entry_point_gives(tasks):
 
     lm = HFLM(pretrained=load_model(MODEL)[0], tokenizer=load_tokenizer(MODEL), backend="causal", batch_size=3)
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
-    theirs = simple_evaluate(lm, tasks=["pydoc_choice"], limit=7, num_fewshot=2, task_manager=manager)["results"]["pydoc_choice"]
+    theirs = simple_evaluate(lm, tasks=["pydoc_choice"], limit=7, num_fewshot=2, task_manager=manager)["results"][
+        "pydoc_choice"
+    ]
     ours = found["lm_eval_details"]["pydoc_choice"]
     assert ours == {name: theirs[f"{name},none"] for name in ("acc", "acc_stderr", "acc_norm", "acc_norm_stderr")}
 
@@ -175,7 +179,9 @@ def test_progress_reaches_the_end(tasks):
     from hgsp_core.types import EvaluateJob
 
     steps = []
-    job = EvaluateJob(load_model(MODEL)[0], load_tokenizer(MODEL), model_loss, 0, lambda done, total: steps.append((done, total)))
+    job = EvaluateJob(
+        load_model(MODEL)[0], load_tokenizer(MODEL), model_loss, 0, lambda done, total: steps.append((done, total))
+    )
     LmEval(LmEvalParams(tasks=("pydoc_choice",), include_path=str(tasks)))(job)
     assert steps == sorted(steps) and steps[-1] == (24, 24)
 

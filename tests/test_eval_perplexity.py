@@ -18,7 +18,9 @@ from hgsp_core.evaluation import evaluate_checkpoint, open_evaluators
 from hgsp_core.monitor import LogMonitor
 from hgsp_core.recipe import Use
 
-TEXT = "\n\n".join(f"Module number {i} has {i * i} functions, and function {i} returns the list of its arguments." for i in range(40))
+TEXT = "\n\n".join(
+    f"Module number {i} has {i * i} functions, and function {i} returns the list of its arguments." for i in range(40)
+)
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,11 @@ def test_keys_within_keys_are_named(tmp_path):
 def test_a_record_whose_parts_do_not_belong_together_is_none(tmp_path):
     path = tmp_path / "hgsp.json"
     record = {"version": 1, "family": "llama", "dtype": "float32", "files": {}}
-    for tokens, values, fits in [([[1, 2]], [[[0.5], [0.25]]], True), ([[1, 2]], [[[0.5]]], False), ([[1], [2, 3]], [[[1.0]]], False)]:
+    for tokens, values, fits in [
+        ([[1, 2]], [[[0.5], [0.25]]], True),
+        ([[1, 2]], [[[0.5]]], False),
+        ([[1], [2, 3]], [[[1.0]]], False),
+    ]:
         path.write_text(json.dumps(record | {"logits": {"tokens": tokens, "columns": [3], "values": values}}))
         if fits:
             assert read_object(path, Record)["logits"]["columns"] == [3]

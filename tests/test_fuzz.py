@@ -90,7 +90,9 @@ def test_weights_that_are_written_again_are_those_that_were_read(tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
 
-    save_file({"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "x", {"format": "pt"})
+    save_file(
+        {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "x", {"format": "pt"}
+    )
     write(tmp_path / "y", *read(tmp_path / "x"))
     before, after = load_file(tmp_path / "x"), load_file(tmp_path / "y")
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)

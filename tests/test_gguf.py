@@ -73,7 +73,9 @@ def test_every_tensor_of_the_checkpoint_is_in_the_file_under_an_architecture_tha
     reader, tensors = read(written.path)
     arch = arch.split()[0]
     assert value(reader, "general.architecture") == arch
-    stored = {name: tensor.numpy() for name, tensor in load_file(written.pruned.directory / "model.safetensors").items()}
+    stored = {
+        name: tensor.numpy() for name, tensor in load_file(written.pruned.directory / "model.safetensors").items()
+    }
     layers = value(reader, f"{arch}.block_count")
     heads, kv_heads = (
         (lambda found: found if isinstance(found, list) else [found] * layers)(value(reader, f"{arch}.{key}"))
@@ -122,7 +124,9 @@ def test_every_tensor_of_the_checkpoint_is_in_the_file_under_an_architecture_tha
 
 
 def test_settings_are_those_of_the_config(tmp_path):
-    written = write(tmp_path, "llama", PLANS["everything"], rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    written = write(
+        tmp_path, "llama", PLANS["everything"], rope_parameters={"rope_type": "default", "rope_theta": 500.0}
+    )
     reader, _ = read(written.path)
     expected = {
         "block_count": 4,
@@ -234,7 +238,9 @@ def test_an_unknown_family_is_refused(tmp_path):
 
 @pytest.mark.parametrize("number_type, large", [("f16", 70000.0), ("q8_0", 1e7)])
 def test_a_value_that_would_overflow_is_refused_with_its_tensor(tmp_path, number_type, large):
-    with pytest.raises(GgufError, match=r"'model\.layers\.0\.mlp\.down_proj\.weight' holds (70000|1e\+07), too large for"):
+    with pytest.raises(
+        GgufError, match=r"'model\.layers\.0\.mlp\.down_proj\.weight' holds (70000|1e\+07), too large for"
+    ):
         _write_with(tmp_path, large, number_type)
     assert not (tmp_path / "model.gguf").exists()
     _write_with(tmp_path, large, "bf16")
@@ -279,7 +285,9 @@ def test_a_tensor_that_a_shard_lacks_is_named_and_no_file_is_left(tmp_path):
     save_file(tensors, shard, metadata={"format": "pt"})
     from hgsp_core.source import checkpoint_layout
 
-    with pytest.raises(CheckpointError, match=r"model-.*does not hold the tensor 'model\.layers\.4\.mlp\.up_proj\.weight'"):
+    with pytest.raises(
+        CheckpointError, match=r"model-.*does not hold the tensor 'model\.layers\.4\.mlp\.up_proj\.weight'"
+    ):
         checkpoint_layout(pruned.directory, "llama")
 
 
@@ -312,7 +320,9 @@ def test_the_tokenizer_is_in_the_file_with_its_special_tokens_and_template(tmp_p
     reader = gguf.GGUFReader(tmp_path / "t.gguf")
     assert value(reader, "tokenizer.ggml.pre") == pre
     tokens, kinds = value(reader, "tokenizer.ggml.tokens"), value(reader, "tokenizer.ggml.token_type")
-    assert len(tokens) == len(kinds) == len(tokenizer) + 3 and tokens[-1] == f"[PAD{len(tokens) - 1}]" and kinds[-1] == 5
+    assert (
+        len(tokens) == len(kinds) == len(tokenizer) + 3 and tokens[-1] == f"[PAD{len(tokens) - 1}]" and kinds[-1] == 5
+    )
     for name in ("bos", "eos"):
         token = getattr(tokenizer, f"{name}_token_id")
         assert value(reader, f"tokenizer.ggml.{name}_token_id") == token
@@ -337,7 +347,10 @@ def _changed(change):
         (lambda: _changed(lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.Whitespace())), "splits text by a rule"),
         (lambda: byte_level(r"\w+|\s+"), r"splits text by a rule that llama\.cpp has no name for \(\\w\+"),
         (lambda: _changed(lambda t: t.add_special_tokens([_stripping()])), "'<x>' is matched with 'lstrip'"),
-        (lambda: _changed(lambda t: setattr(t, "model", models.WordLevel({"a": 0, "b": 1}, "a"))), "its model is WordLevel"),
+        (
+            lambda: _changed(lambda t: setattr(t, "model", models.WordLevel({"a": 0, "b": 1}, "a"))),
+            "its model is WordLevel",
+        ),
         (lambda: _with_merges(lambda merges: merges[: len(merges) // 2]), "merges are not SentencePiece's"),
         (lambda: _with_merges(lambda merges: merges[::2] + merges[1::2]), "merges are not SentencePiece's"),
     ],
@@ -361,7 +374,9 @@ def _with_merges(change, size=1200):
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(rules)), bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(rules)), bos_token="<s>", eos_token="</s>"
+    )
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused():

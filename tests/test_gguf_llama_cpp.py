@@ -63,7 +63,9 @@ def llama(path, context=64):
     )
 
 
-@pytest.mark.parametrize("kind, removal, config", CASES, ids=lambda part: part if isinstance(part, str) else "-".join(part))
+@pytest.mark.parametrize(
+    "kind, removal, config", CASES, ids=lambda part: part if isinstance(part, str) else "-".join(part)
+)
 def test_logits_are_transformers_own_at_once_and_token_by_token(tmp_path, kind, removal, config):
     written = write(tmp_path, kind, REMOVALS[removal], **config)
     ids = tokens(1, 40)
@@ -91,7 +93,9 @@ def test_logits_are_transformers_own_at_once_and_token_by_token(tmp_path, kind, 
 
 
 @pytest.mark.parametrize("number_type, most", [("f16", 0.01), ("bf16", 0.05), ("q8_0", 0.2)])
-@pytest.mark.parametrize("kind, removal", [("llama", "everything"), ("qwen2", "uniform channels"), ("qwen3", "everything")])
+@pytest.mark.parametrize(
+    "kind, removal", [("llama", "everything"), ("qwen2", "uniform channels"), ("qwen3", "everything")]
+)
 def test_other_number_types_are_near(tmp_path, kind, removal, number_type, most):
     written = write(tmp_path, kind, REMOVALS[removal], number_type, **(TIED if kind == "qwen3" else {}))
     model, _ = load_model(written.pruned.directory)
@@ -131,7 +135,9 @@ def test_token_ids_are_the_tokenizers_own(tmp_path, kind):
 def test_the_demo_model_pruned_by_a_recipe_is_the_same_in_llama_cpp(tmp_path):
     """The whole way: `hgsp run` with two exports; llama.cpp against the Hugging Face directory on real text."""
     recipe = (Path(__file__).parents[1] / "recipes" / "demo.yaml").read_text().replace("models/pydoc-llama", str(MODEL))
-    recipe = recipe.replace("export: [{use: huggingface}]", "export: [{use: huggingface}, {use: gguf, with: {type: f32}}]")
+    recipe = recipe.replace(
+        "export: [{use: huggingface}]", "export: [{use: huggingface}, {use: gguf, with: {type: f32}}]"
+    )
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "recipe.yaml").write_text(recipe)
     done = hgsp("run", "recipe.yaml", "--output", "out", "--json", cwd=tmp_path / "here")
@@ -152,7 +158,9 @@ def test_the_demo_model_pruned_by_a_recipe_is_the_same_in_llama_cpp(tmp_path):
     assert np.abs(theirs.scores[:256] - reference).max() <= 1e-3
     assert (theirs.scores[:256].argmax(1) == reference.argmax(1)).all()
     prompt = tokenizer("The function returns")["input_ids"]
-    greedy = model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False, pad_token_id=0)[0, len(prompt) :]
+    greedy = model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False, pad_token_id=0)[
+        0, len(prompt) :
+    ]
     text = llama(run / report["exports"][1]).create_completion("The function returns", max_tokens=40, temperature=0)
     assert text["choices"][0]["text"] == tokenizer.decode(greedy, skip_special_tokens=True)
 

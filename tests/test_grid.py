@@ -14,7 +14,10 @@ BASE = {
     "calibrate": {"dataset": "pydoc", "samples": 4, "seq_len": 32},
     "allocate": {"use": "hgsp", "with": {"ratio": 0.2}},
 }
-METHODS = [{"name": "plain", "set": {"allocate.with.temperature": 0}}, {"name": "even", "set": {"allocate": {"use": "uniform"}}}]
+METHODS = [
+    {"name": "plain", "set": {"allocate.with.temperature": 0}},
+    {"name": "even", "set": {"allocate": {"use": "uniform"}}},
+]
 
 
 def written(tmp_path, **parts):
@@ -24,12 +27,20 @@ def written(tmp_path, **parts):
 
 
 def test_every_combination_is_a_run_with_a_readable_name_and_its_own_directory(tmp_path):
-    grid = load_grid(written(tmp_path, variants={"method": METHODS}, grid={"allocate.with.ratio": [0.1, 0.3], "calibrate.seed": [0, 7]}))
+    grid = load_grid(
+        written(
+            tmp_path, variants={"method": METHODS}, grid={"allocate.with.ratio": [0.1, 0.3], "calibrate.seed": [0, 7]}
+        )
+    )
     assert [cell.name for cell in grid.cells] == [
         f"{method}_ratio-{ratio}_seed-{seed}" for method in ("plain", "even") for ratio in (0.1, 0.3) for seed in (0, 7)
     ]
     first, last = grid.cells[0].recipe, grid.cells[-1].recipe
-    assert (first.allocate.use, first.allocate.with_, first.calibrate.seed) == ("hgsp", {"ratio": 0.1, "temperature": 0}, 0)
+    assert (first.allocate.use, first.allocate.with_, first.calibrate.seed) == (
+        "hgsp",
+        {"ratio": 0.1, "temperature": 0},
+        0,
+    )
     assert (last.allocate.use, last.allocate.with_, last.calibrate.seed) == ("uniform", {"ratio": 0.3}, 7)
     assert last.output == str(tmp_path / "out" / "runs" / "even_ratio-0.3_seed-7")
 
@@ -40,7 +51,10 @@ def test_what_varies_is_called_by_what_tells_it_apart(tmp_path):
         "normalize": [[], [{"use": "clip"}, {"use": "log"}]],
         "allocate.with.tau": ["auto", 0.5],
         "calibrate.samples": [4],
-        "prior": [{"use": "removal", "with": {"samples": 2}}, {"use": "removal", "with": {"samples": 3}}],  # equal names: numbered
+        "prior": [
+            {"use": "removal", "with": {"samples": 2}},
+            {"use": "removal", "with": {"samples": 3}},
+        ],  # equal names: numbered
     }
     names = [cell.name for cell in load_grid(written(tmp_path, grid=values)).cells]
     assert names[0] == "taylor_normalize-none_tau-auto_samples-4_removal-1"
@@ -51,16 +65,30 @@ def test_the_base_may_be_a_file_beside_the_sweep_and_needs_no_model_of_its_own(t
     (tmp_path / "part.yaml").write_text(yaml.safe_dump({k: v for k, v in BASE.items() if k != "model"}))
     grid = load_grid(written(tmp_path, base="part.yaml", grid={"model.path": [str(MODEL), "owner/other"]}))
     assert [cell.name for cell in grid.cells] == ["pydoc-llama", "other"]
-    assert yaml.safe_load(grid.text)["base"]["calibrate"]["samples"] == 4  # the sweep's record does not depend on the file
+    assert (
+        yaml.safe_load(grid.text)["base"]["calibrate"]["samples"] == 4
+    )  # the sweep's record does not depend on the file
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"grid": {"alocate.with.ratio": [0.1]}}, "grid: 'alocate.with.ratio' is no key of a recipe. Did you mean 'allocate'?"),
-        ({"grid": {"allocate.with.ratoi": [0.1]}}, "run 'ratoi-0.1': allocate.with.ratoi: unknown key. Did you mean 'ratio'?"),
-        ({"grid": {"allocate.with.ratio": [0.1, "high"]}}, "run 'ratio-high': allocate.with.ratio: Input should be a valid number"),
-        ({"grid": {"score.use": ["tayler"]}}, "run 'tayler': score.use: There is no scorer 'tayler'. Did you mean 'taylor'?"),
+        (
+            {"grid": {"alocate.with.ratio": [0.1]}},
+            "grid: 'alocate.with.ratio' is no key of a recipe. Did you mean 'allocate'?",
+        ),
+        (
+            {"grid": {"allocate.with.ratoi": [0.1]}},
+            "run 'ratoi-0.1': allocate.with.ratoi: unknown key. Did you mean 'ratio'?",
+        ),
+        (
+            {"grid": {"allocate.with.ratio": [0.1, "high"]}},
+            "run 'ratio-high': allocate.with.ratio: Input should be a valid number",
+        ),
+        (
+            {"grid": {"score.use": ["tayler"]}},
+            "run 'tayler': score.use: There is no scorer 'tayler'. Did you mean 'taylor'?",
+        ),
         ({"grid": {"evaluate.3.use": ["perplexity"]}}, "run 'perplexity': evaluate: Input should be a valid tuple"),
         ({"grid": {"output": ["a", "b"]}}, "grid: 'output' cannot vary"),
         ({"grid": {"calibrate.seed": []}}, "grid: Value error, 'calibrate.seed' has no values"),
@@ -69,7 +97,10 @@ def test_the_base_may_be_a_file_beside_the_sweep_and_needs_no_model_of_its_own(t
         ({"grid": {}}, "nothing varies"),
         ({"gird": {"calibrate.seed": [1]}}, "gird: unknown key. Did you mean 'grid'?"),
         ({"variants": {"method": METHODS * 2}}, "variants.method: two are called 'plain'"),
-        ({"variants": {"method": [{"name": "a/b", "set": {"calibrate.seed": 1}}]}}, "variants.method.0.name: String should match"),
+        (
+            {"variants": {"method": [{"name": "a/b", "set": {"calibrate.seed": 1}}]}},
+            "variants.method.0.name: String should match",
+        ),
         ({"variants": {"method": [{"name": "a", "sett": {}}]}}, "variants.method.0.sett: unknown key."),
         (
             {"variants": {"a": [{"name": "x", "set": {"calibrate.seed": 1}}]}, "grid": {"calibrate.seed": [2]}},

@@ -70,7 +70,10 @@ def command(folder, *arguments):
 
 
 def reports(folder):
-    return {path.parent.name: json.loads(path.read_text()) for path in sorted((folder / "out" / "runs").glob("*/report.json"))}
+    return {
+        path.parent.name: json.loads(path.read_text())
+        for path in sorted((folder / "out" / "runs").glob("*/report.json"))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,10 @@ def test_a_run_of_a_sweep_is_what_its_recipe_gives_alone(folder, swept, tmp_path
     assert not report["reused"] and of_sweep["calibration"] == report["calibration"]
     for side in ("before", "after"):
         assert of_sweep[side]["perplexity"] == pytest.approx(report[side]["perplexity"], rel=1e-5)
-    plans = [json.loads((d / "plan.json").read_text())["layers"] for d in (tmp_path / "alone", folder / "out" / "runs" / name)]
+    plans = [
+        json.loads((d / "plan.json").read_text())["layers"]
+        for d in (tmp_path / "alone", folder / "out" / "runs" / name)
+    ]
     assert plans[0] == plans[1]
 
 
@@ -158,14 +164,19 @@ def test_a_sweep_that_is_done_runs_nothing_again_and_goes_on_when_it_grows(folde
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"grid": {"allocate.with.ratio": [0.3]}}, "holds another sweep: its run 'model-1_even_ratio-0.2' is none of this one"),
+        (
+            {"grid": {"allocate.with.ratio": [0.3]}},
+            "holds another sweep: its run 'model-1_even_ratio-0.2' is none of this one",
+        ),
         ({"base": {"calibrate": {"dataset": "pydoc", "samples": 5, "seq_len": 16}}}, "was made with"),
         ({"output": str(ROOT / "models")}, "exists and holds no sweep"),
     ],
 )
 def test_the_output_of_another_sweep_is_left_alone(folder, swept, parts, message):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "sweep.yaml"}
-    sweep_file(folder, [folder / "model-1", folder / "model-2"], **{"grid": {"allocate.with.ratio": [*RATIOS, 0.3]}, **parts})
+    sweep_file(
+        folder, [folder / "model-1", folder / "model-2"], **{"grid": {"allocate.with.ratio": [*RATIOS, 0.3]}, **parts}
+    )
     done = command(folder)
     assert isinstance(done.exception, GridError) and message in str(done.exception) and done.stdout == ""
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "sweep.yaml"} == before
@@ -256,4 +267,6 @@ def test_a_ray_cluster_of_two_workers_gives_the_same_comparison(folder, swept, t
 def test_a_cluster_that_does_not_answer_is_a_readable_error(folder, tmp_path):
     sweep_file(tmp_path, [folder / "model-1"])
     done = command(tmp_path, "--ray", "nonsense")
-    assert isinstance(done.exception, GridError) and "--ray nonsense: no Ray cluster can be reached there" in str(done.exception)
+    assert isinstance(done.exception, GridError) and "--ray nonsense: no Ray cluster can be reached there" in str(
+        done.exception
+    )

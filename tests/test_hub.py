@@ -76,7 +76,9 @@ def test_a_refused_push_is_one_message_and_the_run_is_kept(hub, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     done = hgsp("run", "recipe.yaml", "--quiet", cwd=tmp_path, **hub.environment(HF_HOME=str(tmp_path / "hf")))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("Error: push_to_hub: the hub refused 'acme/smaller' (403: the token may not write there)")
+    assert done.stderr.startswith(
+        "Error: push_to_hub: the hub refused 'acme/smaller' (403: the token may not write there)"
+    )
     assert "kept in 'result/model'" in done.stderr and "hf upload ORG/NAME result/model" in done.stderr
     assert (tmp_path / "result" / "model" / "model.safetensors").is_file()
     assert json.loads((tmp_path / "result" / "report.json").read_text())["exports"] == ["model"]

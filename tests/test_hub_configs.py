@@ -33,14 +33,25 @@ SETTINGS = {
     "evaluate": [{"use": "perplexity", "with": {"datasets": [str(TEXT)], "seq_len": 32, "max_windows": 8}}],
 }
 WAYS = {
-    "uniform": {"score": {"use": "magnitude"}, "allocate": {"use": "uniform", "with": {"ratio": 0.15, "uniform": True}}},
+    "uniform": {
+        "score": {"use": "magnitude"},
+        "allocate": {"use": "uniform", "with": {"ratio": 0.15, "uniform": True}},
+    },
     "layered": {"score": {"use": "taylor"}, "allocate": {"use": "hgsp", "with": {"ratio": 0.15, "temperature": 0}}},
 }
 
 
 def recipe(model: Path, way: str, **more) -> str:
     return json.dumps(
-        {"version": 1, "model": {"path": str(model)}, **SETTINGS, **WAYS[way], "reconstruct": {"use": "none"}, "output": "x", **more}
+        {
+            "version": 1,
+            "model": {"path": str(model)},
+            **SETTINGS,
+            **WAYS[way],
+            "reconstruct": {"use": "none"},
+            "output": "x",
+            **more,
+        }
     )
 
 
@@ -87,12 +98,16 @@ def test_every_command_takes_the_hubs_config_and_gives_the_masked_original(said,
     assert not load_model(tmp_path / "tuned" / "model")[1].keys() ^ config.keys()
 
 
-@pytest.mark.parametrize("name", ["llama-3.2-1b", "vicuna-16k-linear", "llama-2-dynamic", "yarn-llama-2-7b-128k", "llama-longrope"])
+@pytest.mark.parametrize(
+    "name", ["llama-3.2-1b", "vicuna-16k-linear", "llama-2-dynamic", "yarn-llama-2-7b-128k", "llama-longrope"]
+)
 def test_old_and_new_names_of_the_rotary_settings_compute_the_same(tmp_path, name):
     old = write_hub_model(name, tmp_path / "old")
     new = shutil.copytree(old, tmp_path / "new")
     config = json.loads((new / "config.json").read_text())
-    scaling = {k: v for k, v in config.pop("rope_scaling").items() if k != "type"} | {"rope_theta": config.pop("rope_theta", 10000.0)}
+    scaling = {k: v for k, v in config.pop("rope_scaling").items() if k != "type"} | {
+        "rope_theta": config.pop("rope_theta", 10000.0)
+    }
     scaling.setdefault("rope_type", json.loads((old / "config.json").read_text())["rope_scaling"].get("type"))
     config["rope_parameters"] = scaling
     (new / "config.json").write_text(json.dumps(config))
@@ -108,5 +123,8 @@ def test_what_a_run_stores_is_the_type_that_config_json_names(said, tmp_path):
         code, _, err = said("run", "r.yaml", "--quiet", "--set", key, "--output", key)
         assert code == 0, err
         config = json.loads((tmp_path / key / "model" / "config.json").read_text())
-        stored = {str(t.dtype).removeprefix("torch.") for t in load_file(tmp_path / key / "model" / "model.safetensors").values()}
+        stored = {
+            str(t.dtype).removeprefix("torch.")
+            for t in load_file(tmp_path / key / "model" / "model.safetensors").values()
+        }
         assert {config["dtype"], config["torch_dtype"]} == stored == {key.partition("=")[2]}

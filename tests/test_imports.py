@@ -12,7 +12,17 @@ PACKAGE = ROOT / "hgsp_core"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: lower may not import higher
-RANK = {"types": 0, "sweep": 1, "surgery": 1, "checkpoint": 1, "report": 1, "compare": 1, "pipeline": 2, "grid": 3, "cli": 4}
+RANK = {
+    "types": 0,
+    "sweep": 1,
+    "surgery": 1,
+    "checkpoint": 1,
+    "report": 1,
+    "compare": 1,
+    "pipeline": 2,
+    "grid": 3,
+    "cli": 4,
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -48,13 +58,21 @@ def test_methods_name_no_architecture_and_architectures_no_method():
         code = ast.unparse(_without_docstrings(ast.parse(path.read_text()))).lower()
         assert not any(family in code for family in families), path
     for plugin in (ROOT / "plugins").glob("hgsp_*/hgsp_*/__init__.py"):
-        assert imports(plugin) <= {"hgsp_core", *(f"hgsp_core.{n}" for n in ("Architecture", "Axis", "Slice", "hookimpl"))}
+        assert imports(plugin) <= {
+            "hgsp_core",
+            *(f"hgsp_core.{n}" for n in ("Architecture", "Axis", "Slice", "hookimpl")),
+        }
 
 
 def _without_docstrings(tree):
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             node.body = body[1:] or [ast.Pass()]
     return tree
 

@@ -40,10 +40,16 @@ def test_statistics_of_masked_weights_are_those_of_a_model_with_these_weights(ki
                 np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-12)
 
 
-@pytest.mark.parametrize("allocate, more", [("hgsp", ""), ("hgsp", "query_heads: true"), ("uniform", ""), ("depth", ""), ("search", "")])
+@pytest.mark.parametrize(
+    "allocate, more", [("hgsp", ""), ("hgsp", "query_heads: true"), ("uniform", ""), ("depth", ""), ("search", "")]
+)
 def test_steps_are_nested_exact_and_score_anew(allocate, more, tmp_path):
     def plan(steps, ratio):
-        settings = [f"allocate={{use: {allocate}, with: {{{more}}}}}", f"allocate.with.ratio={ratio}", f"iterative_steps={steps}"]
+        settings = [
+            f"allocate={{use: {allocate}, with: {{{more}}}}}",
+            f"allocate.with.ratio={ratio}",
+            f"iterative_steps={steps}",
+        ]
         return decide(parse_recipe(TEXT, "r", settings), LogMonitor(), Store(tmp_path / "store"))
 
     once, twice, half = plan(1, 0.4), plan(2, 0.4), plan(1, 0.2)

@@ -40,7 +40,9 @@ def by_hand(plan, held_out):
     ids = torch.from_numpy(TOKENS)
     inputs = {}
     hooks = [
-        model.get_submodule(b.writer.module).register_forward_pre_hook(lambda m, a, n=b.writer.module: inputs.__setitem__(n, a[0]))
+        model.get_submodule(b.writer.module).register_forward_pre_hook(
+            lambda m, a, n=b.writer.module: inputs.__setitem__(n, a[0])
+        )
         for b in LAYOUT.blocks()
     ]
     with torch.no_grad():
@@ -172,11 +174,14 @@ class Counting:
 def scores_of(seed):
     rng = np.random.default_rng(seed)
     importance = [
-        {a: rng.lognormal(size=b.units) * 10 ** rng.uniform(0, 2) for a, b in layer.blocks.items()} for layer in LAYOUT.layers
+        {a: rng.lognormal(size=b.units) * 10 ** rng.uniform(0, 2) for a, b in layer.blocks.items()}
+        for layer in LAYOUT.layers
     ]
     for layer, found in zip(LAYOUT.layers, importance):
         heads = layer.blocks["attention"].heads
-        found["attention.heads"] = np.repeat(found["attention"][:, None], heads, 1) * rng.uniform(0.1, 1 / heads, (1, heads))
+        found["attention.heads"] = np.repeat(found["attention"][:, None], heads, 1) * rng.uniform(
+            0.1, 1 / heads, (1, heads)
+        )
     return Scores.of(LAYOUT, importance)
 
 
@@ -185,7 +190,9 @@ def scores_of(seed):
 def test_a_search_is_never_worse_than_its_start_and_within_the_budget(seed, ratio):
     judge, shown = Counting(), []
     params = SearchParams(ratio=ratio, of="layers", moves=6, seed=seed)
-    plan = Search(params)(AllocateJob(LAYOUT, scores_of(seed), None, judge, lambda done, total: shown.append((done, total))))
+    plan = Search(params)(
+        AllocateJob(LAYOUT, scores_of(seed), None, judge, lambda done, total: shown.append((done, total)))
+    )
     repairs = judge.repairs
     start, mine = next(iter(repairs.values()))[1], repairs[plan.sha256][1]
     assert next(iter(repairs)) == min(judge.found[0], judge.found[-1], key=lambda found: found[1])[0].sha256
@@ -222,7 +229,13 @@ def test_a_plan_that_is_better_on_one_half_alone_is_not_better():
 
     assert better("a", least(2.0, 2.0), repaired) is None
     assert [half.tolist() for half in better("b", least(2.0, 2.0), repaired)] == [[1.0] * 3, [1.5] * 3]
-    assert better("b", least(1.0, 2.0), repaired) is None and asked == [0, 1, 0, 1, 0]  # the other half is not asked in vain
+    assert better("b", least(1.0, 2.0), repaired) is None and asked == [
+        0,
+        1,
+        0,
+        1,
+        0,
+    ]  # the other half is not asked in vain
 
 
 @pytest.mark.parametrize("gain, holds", [(0.05, False), (0.15, False), (0.17, True), (1.0, True)])
@@ -249,7 +262,9 @@ def test_where_limits_leave_too_little_in_the_order_of_prices_hgsps_plan_stands(
 def test_what_cannot_be_is_said_before_anything_is_judged():
     judge = Counting()
     with pytest.raises(PlanError, match="at most"):
-        Search(SearchParams(ratio=0.6, of="layers", limits={"layer_max_rate": 0.3}))(AllocateJob(LAYOUT, scores_of(0), None, judge))
+        Search(SearchParams(ratio=0.6, of="layers", limits={"layer_max_rate": 0.3}))(
+            AllocateJob(LAYOUT, scores_of(0), None, judge)
+        )
     assert not judge.found
     with pytest.raises(SweepError, match="12 windows are to judge plans, and calibrate.samples is 12"):
         Search(SearchParams(samples=12)).held_out(LAYOUT, 12)
@@ -258,7 +273,10 @@ def test_what_cannot_be_is_said_before_anything_is_judged():
     assert Search(SearchParams()).held_out(LAYOUT, 5) == Search(SearchParams(moves=1)).held_out(LAYOUT, 6) == 2
     blocks = len(LAYOUT.blocks())
     for forwards in (1, 2):  # five sizes a block, each of which runs half of the layers on the mean
-        assert Search(SearchParams(forwards=forwards)).held_out(LAYOUT, 100 * blocks) * blocks * 5 / 2 == forwards * 100 * blocks
+        assert (
+            Search(SearchParams(forwards=forwards)).held_out(LAYOUT, 100 * blocks) * blocks * 5 / 2
+            == forwards * 100 * blocks
+        )
 
 
 def test_scores_below_zero_are_moved_as_those_above():
@@ -272,7 +290,9 @@ def test_scores_below_zero_are_moved_as_those_above():
     for shift in (0, -5):
         judge = Partial()
         shifted = scores.with_score(scores.score - scores.score.min() + shift)
-        Search(SearchParams(ratio=0.3, of="layers", moves=4, query_heads=False))(AllocateJob(LAYOUT, shifted, None, judge))
+        Search(SearchParams(ratio=0.3, of="layers", moves=4, query_heads=False))(
+            AllocateJob(LAYOUT, shifted, None, judge)
+        )
         asked.append([plan.layers for plan, _ in judge.repairs.values()])
     assert asked[0] == asked[1] and len(asked[0]) > 2
 
@@ -339,13 +359,17 @@ def test_prices_are_the_slopes_of_the_hull_and_rise_within_a_block():
     queue, _ = prepared(SearchParams(query_heads=False), jobs.allocate_job(Search(SearchParams())))
     sizes = [tried(queue, block) for block in range(len(queue.units))]
     cost = [queue.spent_by(block, int(queue.units[block])) for block in range(len(queue.units))]
-    price = priced(queue, sizes, lambda block, n: (block + 1) * queue.spent_by(block, n) ** 2)  # slope 2 (block + 1) · cost
+    price = priced(
+        queue, sizes, lambda block, n: (block + 1) * queue.spent_by(block, n) ** 2
+    )  # slope 2 (block + 1) · cost
     for block in range(len(layout.blocks())):
         mine = queue.block == block
         spent = np.cumsum(queue.cost[mine]) - queue.cost[mine] / 2
         assert (np.diff(price[mine]) >= 0).all()
         inside = spent < queue.spent_by(block, sizes[block][-2])
-        assert price[mine][inside] == pytest.approx(2 * (block + 1) * spent[inside], abs=0.16 * 2 * (block + 1) * cost[block])
+        assert price[mine][inside] == pytest.approx(
+            2 * (block + 1) * spent[inside], abs=0.16 * 2 * (block + 1) * cost[block]
+        )
 
 
 def test_the_same_seed_finds_the_same_plan_and_no_limit_is_passed():

@@ -31,7 +31,10 @@ def test_a_search_that_was_made_before_judges_nothing(first, monkeypatch):
     monkeypatch.setattr(StoredJudge, "_open", lambda self: pytest.fail("judged again"))
     again = decided(store)
     assert again.plan == once.plan and once.judge.saved == 0 < again.judge.saved
-    assert all(again.judge.repaired(once.plan, half).tolist() == once.judge.repaired(once.plan, half).tolist() for half in (0, 1))
+    assert all(
+        again.judge.repaired(once.plan, half).tolist() == once.judge.repaired(once.plan, half).tolist()
+        for half in (0, 1)
+    )
 
 
 def test_a_search_that_was_cut_off_judges_the_rest(first, monkeypatch, tmp_path):
@@ -49,7 +52,9 @@ def test_a_search_that_was_cut_off_judges_the_rest(first, monkeypatch, tmp_path)
 def test_halves_plans_and_repairs_are_told_apart(first):
     store, once = first
     found = [once.judge.repaired(once.plan, half) for half in (0, 1)]
-    assert all(kl.shape == (5,) and (kl > 0).all() for kl in found) and not np.array_equal(*found)  # 2 of the 12 judge blocks
+    assert all(kl.shape == (5,) and (kl > 0).all() for kl in found) and not np.array_equal(
+        *found
+    )  # 2 of the 12 judge blocks
     other = decided(store, "reconstruct.use=none", "allocate.with.moves=0")
     assert not np.array_equal(other.judge.repaired(once.plan, 0), found[0])
     assert other.judge(once.plan) == once.judge(once.plan)

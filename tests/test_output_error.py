@@ -42,7 +42,9 @@ def test_obs_error_is_what_is_left_after_the_best_refit(name):
     """Least squares with a pull of λ towards the old weights: the least of Σ|(W' − W) x|² + λ|W' − W|² with W'_S = 0."""
     ridge = 0.05
     block = LAYOUT.layers[0].blocks[name.partition(".")[0]]
-    found = run_sweep(Resident(sample_model(), LAYOUT), LAYOUT, TOKENS, [OutputError(ridge)], 4)[OutputError(ridge)][0][name]
+    found = run_sweep(Resident(sample_model(), LAYOUT), LAYOUT, TOKENS, [OutputError(ridge)], 4)[OutputError(ridge)][0][
+        name
+    ]
     x, w = inputs_of(block)
     width = block.writer.width // (block.heads if name.endswith("heads") else 1)
     damping = np.sqrt(ridge * (x**2).sum(0).mean())

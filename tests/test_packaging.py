@@ -55,7 +55,9 @@ def test_the_wheel_holds_the_catalogue_the_text_and_the_modeling_file(wheels):
 
 def test_installed_wheels_find_each_other(wheels, tmp_path):
     pip_install(tmp_path / "site", *wheels)
-    code = "import hgsp_core; from hgsp_core import plugins; print(hgsp_core.__file__, plugins.architecture('llama').head)"
+    code = (
+        "import hgsp_core; from hgsp_core import plugins; print(hgsp_core.__file__, plugins.architecture('llama').head)"
+    )
     where, head = python("-c", code, path=tmp_path / "site", cwd=tmp_path).split()
     assert Path(where).is_relative_to(tmp_path) and head == "lm_head"
 
@@ -171,7 +173,10 @@ def bare(tmp_path_factory):
 @pytest.mark.parametrize("ratio, shape", [(0.2, "non-uniform"), (0.2, "uniform")])
 def test_the_result_loads_without_hgsp_and_is_the_same(ratio, shape, bare, tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    allocate = {"non-uniform": "{use: hgsp, with: {ratio: %s}}", "uniform": "{use: hgsp, with: {ratio: %s, uniform: true}}"}
+    allocate = {
+        "non-uniform": "{use: hgsp, with: {ratio: %s}}",
+        "uniform": "{use: hgsp, with: {ratio: %s, uniform: true}}",
+    }
     recipe.write_text(
         f"model: {{path: {MODEL}}}\ncalibrate: {{dataset: pydoc, samples: 16}}\nallocate: {allocate[shape] % ratio}\noutput: out\n"
     )

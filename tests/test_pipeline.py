@@ -69,7 +69,10 @@ def untied(folder):
     """The demo model with a head of its own, which starts as the embedding."""
     shutil.copytree(MODEL, folder / "untied")
     tensors = load_file(MODEL / "model.safetensors")
-    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, folder / "untied" / "model.safetensors")
+    save_file(
+        tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()},
+        folder / "untied" / "model.safetensors",
+    )
     config = json.loads((MODEL / "config.json").read_text())
     (folder / "untied" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
     return folder / "untied"
@@ -77,7 +80,12 @@ def untied(folder):
 
 @pytest.mark.parametrize("weights", ["resident", "streamed"])
 def test_a_head_of_its_own_is_repaired_in_the_checkpoint(untied, folder, store, weights):
-    settings = [f"model.path={untied}", f"model.weights={weights}", "reconstruct.use=least-squares", "allocate.with.ratio=0.3"]
+    settings = [
+        f"model.path={untied}",
+        f"model.weights={weights}",
+        "reconstruct.use=least-squares",
+        "allocate.with.ratio=0.3",
+    ]
     report = run(recipe(folder / weights, *settings), LogMonitor(), store)
     exported = load_file(folder / weights / "model" / "model.safetensors")
     decision, repaired = decide(recipe(folder / "no", *settings), LogMonitor(), store), {}
@@ -238,7 +246,9 @@ def test_what_a_killed_run_left_is_replaced(tmp_path):
 
 
 def test_a_failing_run_leaves_nothing(folder, store, tmp_path, monkeypatch):
-    monkeypatch.setattr("hgsp_core.pipeline.write_run_files", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(
+        "hgsp_core.pipeline.write_run_files", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
     with pytest.raises(OSError):
         run(recipe(tmp_path / "deep" / "er" / "run"), LogMonitor(), store)
     assert list(tmp_path.iterdir()) == []

@@ -82,8 +82,14 @@ def in_recipes(projects, site, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipes")
     for kind, project in projects.items():
         lines = re.search(r"```yaml\n(.*?)```", (project / "README.md").read_text(), re.DOTALL)[1]
-        (folder / f"{kind}.yaml").write_text(yaml.safe_dump({"model": {"path": "x"}, "output": "y"} | yaml.safe_load(lines)))
-    start = {"model": {"path": str(MODEL)}, "calibrate": {"dataset": "my-dataset", "samples": 8, "seq_len": 32}, "output": "out"}
+        (folder / f"{kind}.yaml").write_text(
+            yaml.safe_dump({"model": {"path": "x"}, "output": "y"} | yaml.safe_load(lines))
+        )
+    start = {
+        "model": {"path": str(MODEL)},
+        "calibrate": {"dataset": "my-dataset", "samples": 8, "seq_len": 32},
+        "output": "out",
+    }
     methods = {
         "score": {"use": "my-scorer"},
         "normalize": [{"use": "my-normalizer"}],
@@ -194,7 +200,9 @@ def test_new_is_quick_and_says_what_to_do_next(tmp_path):
 
 
 def test_a_name_that_another_plugin_has_is_written_with_its_distribution():
-    assert yaml.safe_load(substitutions("scorer", "taylor", set())["recipe"]) == {"score": {"use": "hgsp-taylor/taylor"}}
+    assert yaml.safe_load(substitutions("scorer", "taylor", set())["recipe"]) == {
+        "score": {"use": "hgsp-taylor/taylor"}
+    }
 
 
 @pytest.mark.parametrize("name", ["", "My", "my_method", "1st", "my--method", "-my", "my-", "../my", "my method", "é"])
@@ -211,7 +219,11 @@ def test_a_name_that_cannot_be_one_is_refused(name, tmp_path, monkeypatch):
         ("scorrer", "mine", "There is no kind of plugin 'scorrer'. Did you mean 'scorer'?"),
         ("scorer", "core", "its distribution would be 'hgsp-core', which exists"),
         ("architecture", "llama", "its distribution would be 'hgsp-llama', which exists"),
-        ("architecture", "smollm33", "transformers knows no models with model_type 'smollm33'. Did you mean 'smollm3'?"),
+        (
+            "architecture",
+            "smollm33",
+            "transformers knows no models with model_type 'smollm33'. Did you mean 'smollm3'?",
+        ),
     ],
 )
 def test_what_cannot_be_made_is_refused_with_the_fix(kind, name, message, tmp_path, monkeypatch):

@@ -37,7 +37,9 @@ def scores(seed=0, decades=1.0):
 def test_a_pruned_model_has_the_parameters_that_the_plan_counts():
     plan = fewer_heads(LAYOUT, everywhere=False)
     kept = dict(prune_tensors(sample_model().state_dict().items(), LAYOUT, plan))
-    assert sum(t.numel() for t in kept.values()) == plan.parameters_after(LAYOUT) == plan.layout_after(LAYOUT).parameters
+    assert (
+        sum(t.numel() for t in kept.values()) == plan.parameters_after(LAYOUT) == plan.layout_after(LAYOUT).parameters
+    )
     after = plan.layout_after(LAYOUT)
     assert {b.heads for b in after.blocks() if b.axis.name == "attention"} == {ATTENTION.heads, ATTENTION.heads - 1}
     assert {name: tuple(t.shape) for name, t in kept.items()} == {
@@ -53,7 +55,9 @@ def test_keys_and_values_of_a_group_stay_when_query_heads_go():
     head = ATTENTION.slices[0].width // ATTENTION.heads
     for layer in LAYOUT.layers:
         for name in ("k_proj", "v_proj"):
-            torch.testing.assert_close(kept[f"{layer.module}.self_attn.{name}.weight"], before[f"{layer.module}.self_attn.{name}.weight"])
+            torch.testing.assert_close(
+                kept[f"{layer.module}.self_attn.{name}.weight"], before[f"{layer.module}.self_attn.{name}.weight"]
+            )
         stays = [
             unit * ATTENTION.heads + h
             for unit, heads in enumerate(plan.layers[layer.index]["attention"].heads)
@@ -62,7 +66,9 @@ def test_keys_and_values_of_a_group_stay_when_query_heads_go():
         rows = [h * head + i for h in stays for i in range(head)]
         q, o = (f"{layer.module}.self_attn.{name}.weight" for name in ("q_proj", "o_proj"))
         assert torch.equal(kept[q], before[q][rows]) and torch.equal(kept[o], before[o][:, rows])
-        assert torch.equal(masked[o][:, rows], before[o][:, rows]) and masked[o].count_nonzero() == kept[o].count_nonzero()
+        assert (
+            torch.equal(masked[o][:, rows], before[o][:, rows]) and masked[o].count_nonzero() == kept[o].count_nonzero()
+        )
 
 
 @pytest.mark.parametrize("collector", [WeightAbs(), TaylorAbs(), WandaAbs()], ids=lambda c: type(c).__name__)
@@ -109,7 +115,9 @@ def _two_by_two(block):
 def test_the_budget_is_met_with_query_heads_and_never_passed(seed, ratio, decades):
     params = HGSPParams(ratio=ratio, of="layers", temperature=0, query_heads=True)
     plan = HGSP(params)(AllocateJob(LAYOUT, scores(seed, decades), None))
-    removed = LAYOUT.parameters - sum(t.numel() for t in dict(prune_tensors(sample_model().state_dict().items(), LAYOUT, plan)).values())
+    removed = LAYOUT.parameters - sum(
+        t.numel() for t in dict(prune_tensors(sample_model().state_dict().items(), LAYOUT, plan)).values()
+    )
     assert removed == plan.removed(LAYOUT) <= params.budget(LAYOUT)
     assert params.budget(LAYOUT) - removed <= max(b.unit_cost + b.fixed_cost for b in LAYOUT.blocks()) * ATTENTION.units
     for layer in plan.layers:
@@ -129,7 +137,9 @@ def test_each_group_drops_its_own_least_important_heads():
 
 
 def test_a_plan_with_query_heads_survives_its_json():
-    plan = HGSP(HGSPParams(ratio=0.4, of="layers", temperature=0, query_heads=True))(AllocateJob(LAYOUT, scores(5, 0), None))
+    plan = HGSP(HGSPParams(ratio=0.4, of="layers", temperature=0, query_heads=True))(
+        AllocateJob(LAYOUT, scores(5, 0), None)
+    )
     again = Plan.from_json(json.loads(json.dumps(plan.to_json(LAYOUT, "m", "f"))), LAYOUT)
     assert again == plan and again.sha256 == plan.sha256 and again.within(plan) and plan.within(again)
     everything = Plan.keep_all(LAYOUT)

@@ -20,7 +20,9 @@ def test_left_out_stages_take_the_defaults_and_are_written_out():
 
 @pytest.mark.parametrize("quality", QUALITY)
 def test_a_quality_fills_in_what_is_left_out_and_nothing_else(quality):
-    recipe = parse_recipe(BASE + f"quality: {quality}\nallocate: {{with: {{ratio: 0.4}}}}\nreconstruct: {{use: none}}\n", "r")
+    recipe = parse_recipe(
+        BASE + f"quality: {quality}\nallocate: {{with: {{ratio: 0.4}}}}\nreconstruct: {{use: none}}\n", "r"
+    )
     preset = QUALITY[quality]
     assert recipe.score.use == preset["score"]["use"] and recipe.reconstruct.use == "none"
     assert recipe.allocate.use == preset["allocate"]["use"]
@@ -47,7 +49,12 @@ def test_overrides_reach_defaults_lists_and_nested_keys():
     recipe = parse_recipe(
         BASE + "evaluate: [{use: perplexity}]\n",
         "r.yaml",
-        ["allocate.with.ratio=0.3", "allocate.with.limits.freeze_first=1", "evaluate.0.with.seq_len=64", "normalize=[{use: log}]"],
+        [
+            "allocate.with.ratio=0.3",
+            "allocate.with.limits.freeze_first=1",
+            "evaluate.0.with.seq_len=64",
+            "normalize=[{use: log}]",
+        ],
     )
     assert recipe.allocate.use == "search" and recipe.allocate.with_ == {"ratio": 0.3, "limits": {"freeze_first": 1}}
     assert recipe.evaluate[0].with_ == {"seq_len": 64} and recipe.normalize[0].use == "log"
@@ -62,7 +69,11 @@ def test_overrides_reach_defaults_lists_and_nested_keys():
         (BASE + "calibrate: {samples: many}", [], ["calibrate.samples", "integer", "'many'"]),
         (BASE + "allocate: {with: {ratio: 1.2}}", [], ["allocate.with.ratio", "less than 1", "1.2"]),
         (BASE + "allocate: {with: {ratoi: 0.2}}", [], ["allocate.with.ratoi", "'ratio'"]),
-        (BASE + "allocate: {with: {limits: {freeze_frist: 1}}}", [], ["allocate.with.limits.freeze_frist", "'freeze_first'"]),
+        (
+            BASE + "allocate: {with: {limits: {freeze_frist: 1}}}",
+            [],
+            ["allocate.with.limits.freeze_frist", "'freeze_first'"],
+        ),
         (BASE + "score: {use: tailor}", [], ["score.use", "no scorer 'tailor'", "'taylor'"]),
         (BASE + "score: taylor", [], ["score", "given: 'taylor'"]),
         (BASE + "evaluate: [{use: perplexity}, {use: perplexty}]", [], ["evaluate.1.use", "'perplexity'"]),

@@ -51,7 +51,9 @@ def recover(checkpoint, destination, use="lora", job=None, **settings):
         (given.setdefault(part, {}) if part else given)[name] = value
     config = read_config(checkpoint)
     family = ARCHITECTURES[config.get("base_model_type") or config["model_type"]]
-    job = replace(job or RecoverJob(checkpoint, destination, None, 0, family), checkpoint=checkpoint, destination=destination)
+    job = replace(
+        job or RecoverJob(checkpoint, destination, None, 0, family), checkpoint=checkpoint, destination=destination
+    )
     return plugins.build("recoverer", use, given)(job)
 
 
@@ -130,7 +132,9 @@ def test_bfloat16_products_train_weights_that_stay_float32(use, checkpoint, tmp_
 
 def test_packing_takes_fewer_rows_for_the_same_tokens(checkpoint, tmp_path):
     data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps({"instruction": "Hi.", "output": "Hello. " * (1 + i % 3)}) + "\n" for i in range(24)))
+    data.write_text(
+        "".join(json.dumps({"instruction": "Hi.", "output": "Hello. " * (1 + i % 3)}) + "\n" for i in range(24))
+    )
     common = dict(dataset=str(data), samples=None, records__seq_len=300)
     apart, together = (recover(checkpoint, tmp_path / str(p), records__packing=p, **common) for p in (False, True))
     assert together["learned_tokens"] == apart["learned_tokens"] and together["rows"] <= apart["rows"] / 2
@@ -154,7 +158,10 @@ def test_divergence_is_the_kl_of_the_dense_models_probabilities():
 
 def test_held_out_loss_is_the_mean_over_tokens_whatever_the_batch(checkpoint):
     model = load_model(checkpoint)[0]
-    rows = [Row(list(range(5, 5 + n)), [IGNORED] * (n // 2) + list(range(5 + n // 2, 5 + n)), list(range(n))) for n in (4, 9, 6)]
+    rows = [
+        Row(list(range(5, 5 + n)), [IGNORED] * (n // 2) + list(range(5 + n // 2, 5 + n)), list(range(n)))
+        for n in (4, 9, 6)
+    ]
     total = count = 0
     for row in rows:
         p = model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
@@ -216,7 +223,9 @@ def test_a_training_that_was_broken_off_goes_on_from_its_checkpoint_and_ends_the
 
 
 def test_a_training_goes_on_from_an_adapter_and_refuses_one_of_another_model(checkpoint, tmp_path):
-    config = peft.LoraConfig(task_type="CAUSAL_LM", r=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False
+    )
     torch.manual_seed(0)
     trained = peft.get_peft_model(load_model(checkpoint)[0], config)
     trained.save_pretrained(tmp_path / "adapter")
@@ -228,11 +237,16 @@ def test_a_training_goes_on_from_an_adapter_and_refuses_one_of_another_model(che
     assert told["trainable_parameters"] == size
 
     sizes = pruned(tmp_path / "a", plan="sizes differ")
-    with pytest.raises(RecoverError, match=r"trained on another model: model.layers.0.mlp.down_proj had 20 inputs there and has 48 here"):
+    with pytest.raises(
+        RecoverError,
+        match=r"trained on another model: model.layers.0.mlp.down_proj had 20 inputs there and has 48 here",
+    ):
         recover(sizes, tmp_path / "never", adapter=str(tmp_path / "adapter"))
     of_attention = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
     peft.get_peft_model(load_model(sizes)[0], of_attention).save_pretrained(tmp_path / "other")
-    with pytest.raises(RecoverError, match="trained on another model: model.layers.0.self_attn.q_proj is not in this one"):
+    with pytest.raises(
+        RecoverError, match="trained on another model: model.layers.0.self_attn.q_proj is not in this one"
+    ):
         recover(checkpoint, tmp_path / "never", adapter=str(tmp_path / "other"))
     with pytest.raises(RecoverError, match="is no LoRA adapter"):
         recover(checkpoint, tmp_path / "never", adapter=str(tmp_path))

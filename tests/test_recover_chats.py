@@ -19,12 +19,21 @@ from hgsp_core.recover.chats import NOT_CERTAIN, NOT_MARKED, NOT_SHOWN, ChatTemp
 from hgsp_core.recover.records import Records
 from hgsp_core.recover.rows import BEYOND, IGNORED, chat_tokens, make_rows
 
-TEMPLATES = {path.stem: path.read_text(encoding="utf-8").removesuffix("\n") for path in Path(__file__).parent.glob("chat_templates/*.jinja")}
+TEMPLATES = {
+    path.stem: path.read_text(encoding="utf-8").removesuffix("\n")
+    for path in Path(__file__).parent.glob("chat_templates/*.jinja")
+}
 #: the prompt begins a thought, so the answer to the last question goes on with it
-TEMPLATES["qwen3-thinking"] = TEMPLATES["qwen3"].replace("'<|im_start|>assistant\\n' }}\n    {%- if en", "'<|im_start|>assistant\\n<think>\\n' }}\n    {%- if en")
+TEMPLATES["qwen3-thinking"] = TEMPLATES["qwen3"].replace(
+    "'<|im_start|>assistant\\n' }}\n    {%- if en", "'<|im_start|>assistant\\n<think>\\n' }}\n    {%- if en"
+)
 #: as it was first published: it asks for an answer at the end of every chat
-TEMPLATES["llama3-always"] = TEMPLATES["llama3"].replace("{% if add_generation_prompt %}", "").removesuffix("{% endif %}")
-TEMPLATES["chatml-always"] = TEMPLATES["chatml"].replace("{% if add_generation_prompt %}", "").removesuffix("{% endif %}")
+TEMPLATES["llama3-always"] = (
+    TEMPLATES["llama3"].replace("{% if add_generation_prompt %}", "").removesuffix("{% endif %}")
+)
+TEMPLATES["chatml-always"] = (
+    TEMPLATES["chatml"].replace("{% if add_generation_prompt %}", "").removesuffix("{% endif %}")
+)
 #: without special tokens in the tokenizer
 PLAIN = ("vicuna",)
 ENDS = {"chatml": "<|im_end|>", "qwen": "<|im_end|>", "smollm": "<|im_end|>", "llama3": "<|eot_id|>", "deepseek": "<｜end▁of▁sentence｜>",
@@ -79,14 +88,19 @@ def learned(record, tokenizer):
 
 
 PLAIN_CHAT = chat("user: Is it?", "assistant: Yes, it is.", "user: Sure?", "assistant: No.")
-SYSTEM_CHAT = chat("system: Be short.", "user: Is it?", "assistant: Yes, it is.", "user: Sure?", "assistant: No.", "user: Why?")
+SYSTEM_CHAT = chat(
+    "system: Be short.", "user: Is it?", "assistant: Yes, it is.", "user: Sure?", "assistant: No.", "user: Why?"
+)
 QUOTES = chat("user: Say 'Yes, it is.'\nassistant", "assistant: Yes, it is.", "user: Yes, it is. No.", "assistant: No.")
 SPACES = chat("user:  Is it? \n", "assistant: \n Yes, it is. \n", "user: \tSure?", "assistant: No. ")
 FIRST = chat("assistant: Hello!", "user: Is it?", "assistant: Yes.")
 NO_USER = chat("system: Be short.", "assistant: Hello!")
 TWICE = chat("user: Is it?", "assistant: Yes, it is.", "assistant: No.")
 THOUGHTS = chat(
-    "user: 1+1?", "assistant: <think>\nOne more.\n</think>\n\nTwo.", "user: 2+1?", "assistant: <think>\nTwo and one.\n</think>\n\nThree."
+    "user: 1+1?",
+    "assistant: <think>\nOne more.\n</think>\n\nTwo.",
+    "user: 2+1?",
+    "assistant: <think>\nTwo and one.\n</think>\n\nThree.",
 )
 CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "look", "arguments": {"at": "<b>"}}}
 TOOLS = {
@@ -97,7 +111,9 @@ TOOLS = {
         {"role": "assistant", "content": "It is sunny."},
     ]
 }
-TOOLS_AND_TEXT = {"messages": [TOOLS["messages"][0], {**TOOLS["messages"][1], "content": "Let me look."}, *TOOLS["messages"][2:]]}
+TOOLS_AND_TEXT = {
+    "messages": [TOOLS["messages"][0], {**TOOLS["messages"][1], "content": "Let me look."}, *TOOLS["messages"][2:]]
+}
 SAID = '<tool_call>\n{"name": "look", "arguments": {"at": "<b>"}}\n</tool_call><|im_end|>\n'
 YES_NO = ["Yes, it is.{}", "No.{}"]
 
@@ -220,7 +236,11 @@ def mistral(said):
 
 def llama2(said):
     for role, content in said:
-        yield (f" {content.strip()} </s>", True) if role == "assistant" else (f"<s>[INST] {content.strip()} [/INST]", False)
+        yield (
+            (f" {content.strip()} </s>", True)
+            if role == "assistant"
+            else (f"<s>[INST] {content.strip()} [/INST]", False)
+        )
 
 
 def deepseek(said):
@@ -324,13 +344,17 @@ CONTENTS = st.lists(st.sampled_from(PIECES), max_size=5).map("".join)
 
 @pytest.mark.parametrize("family", WRITERS)
 @settings(max_examples=60, deadline=None)
-@given(first=st.sampled_from(["user", "assistant"]), contents=st.lists(CONTENTS, min_size=2, max_size=6), data=st.data())
+@given(
+    first=st.sampled_from(["user", "assistant"]), contents=st.lists(CONTENTS, min_size=2, max_size=6), data=st.data()
+)
 def test_whatever_is_said_only_the_assistants_turns_and_their_ends_are_learned(family, first, contents, data):
     writer, alternating = WRITERS[family]
     if alternating:
         said = list(zip(["user", "assistant"] * 3, contents))
     else:
-        roles = data.draw(st.lists(st.sampled_from(["user", "assistant"]), min_size=len(contents) - 1, max_size=len(contents) - 1))
+        roles = data.draw(
+            st.lists(st.sampled_from(["user", "assistant"]), min_size=len(contents) - 1, max_size=len(contents) - 1)
+        )
         said = list(zip([first, *roles], contents))
     pieces = list(writer(said))
     tokenizer, record = TOKENIZERS[family], {"messages": [{"role": role, "content": content} for role, content in said]}
@@ -345,7 +369,9 @@ def test_a_turn_that_is_not_learned_is_told_with_its_reason():
     hides = "{% for m in messages %}{% if m.role == 'user' or loop.last %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
     twice = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}{{ messages[1].content }}"
     shouts = "{% for m in messages %}{% if m.content[-1:] in '.?' %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
-    half = TEMPLATES["generation"].replace("{%- if message.role == 'assistant' %}", "{%- if message.role == 'assistant' and loop.last %}")
+    half = TEMPLATES["generation"].replace(
+        "{%- if message.role == 'assistant' %}", "{%- if message.role == 'assistant' and loop.last %}"
+    )
     for template, missing in {
         hides: {1: NOT_SHOWN}, twice: {1: NOT_CERTAIN}, shouts: {1: NOT_CERTAIN, 3: NOT_CERTAIN}, half: {1: NOT_MARKED},
     }.items():  # fmt: skip
@@ -357,7 +383,9 @@ def test_a_turn_that_is_not_learned_is_told_with_its_reason():
         assert made.turns == 4 and len(made.rows) == (0 if len(missing) == 2 else 2)
         first = min(missing)
         why = missing[first]
-        assert made.notes[0].startswith(f"{2 * len(missing)} of 4 turns of the assistant are not learned: {why} (record 1, message 2; ")
+        assert made.notes[0].startswith(
+            f"{2 * len(missing)} of 4 turns of the assistant are not learned: {why} (record 1, message 2; "
+        )
     tokenizer.chat_template = TEMPLATES["chatml"]
     made = make_rows(Records("x", "chat", (PLAIN_CHAT,) * 5), tokenizer, None, 40)
     assert len(made.rows) == 5 and all(len(row.ids) == 40 for row in made.rows)
@@ -375,7 +403,9 @@ def test_all_records_that_a_template_refuses_are_named_at_once_with_its_own_word
     )
     with pytest.raises(RecoverError, match=message):
         make_rows(records, bytes_tokenizer("gemma"), None, 512)
-    with pytest.raises(RecoverError, match=r"refuses 1 of 1 record\(s\) of 'x', record 1, and says .System role not supported.. Leave"):
+    with pytest.raises(
+        RecoverError, match=r"refuses 1 of 1 record\(s\) of 'x', record 1, and says .System role not supported.. Leave"
+    ):
         make_rows(Records("x", "chat", (SYSTEM_CHAT,)), bytes_tokenizer("gemma"), None, 512)
 
 
@@ -441,7 +471,12 @@ def test_the_first_tokens_of_a_long_chat_are_those_of_all_of_it(kind):
 
 def test_a_template_is_given_the_tools_of_a_record_and_thoughts_of_their_own():
     tokenizer = bytes_tokenizer("qwen3")
-    record = {"messages": [THOUGHTS["messages"][0], {"role": "assistant", "content": "Two.", "reasoning_content": "One more."}]}
+    record = {
+        "messages": [
+            THOUGHTS["messages"][0],
+            {"role": "assistant", "content": "Two.", "reasoning_content": "One more."},
+        ]
+    }
     assert learned(record, tokenizer) == ["<think>\nOne more.\n</think>\n\nTwo.<|im_end|>\n"]
     tokenizer.chat_template = "{% for t in tools %}{{ t.name }}{% endfor %}" + TEMPLATES["qwen3"]
     record["tools"] = [{"name": "look"}, {"name": "find"}]
@@ -453,7 +488,9 @@ def test_marks_of_the_template_give_what_transformers_itself_reads_from_them():
     for kind in ("qwen2", "llama-bpe"):
         tokenizer = dressed(KINDS[kind](), "generation")
         for record in (PLAIN_CHAT, SYSTEM_CHAT, QUOTES, SPACES, FIRST, TWICE):
-            theirs = tokenizer.apply_chat_template(record["messages"], return_dict=True, return_assistant_tokens_mask=True)
+            theirs = tokenizer.apply_chat_template(
+                record["messages"], return_dict=True, return_assistant_tokens_mask=True
+            )
             ids, labels, _ = chat_tokens(ChatTemplate(tokenizer, "x").read(record), tokenizer, 10_000)
             assert ids == theirs["input_ids"]
             assert [int(label != IGNORED) for label in labels] == theirs["assistant_masks"]
@@ -462,4 +499,6 @@ def test_marks_of_the_template_give_what_transformers_itself_reads_from_them():
 def test_chats_of_the_demo_model_are_learned_from_its_own_tokenizer(tmp_path):
     tokenizer = load_tokenizer(Path(__file__).parents[1] / "models" / "pydoc-llama")
     tokenizer.chat_template = TEMPLATES["qwen3"]
-    assert "".join(learned(THOUGHTS, tokenizer)) == "Two.<|im_end|>\n<think>\nTwo and one.\n</think>\n\nThree.<|im_end|>\n"
+    assert (
+        "".join(learned(THOUGHTS, tokenizer)) == "Two.<|im_end|>\n<think>\nTwo and one.\n</think>\n\nThree.<|im_end|>\n"
+    )

@@ -15,9 +15,7 @@ from hgsp_core.recover.records import Records, read_records
 from hgsp_core.recover.rows import BLANK, IGNORED, Row, batch, hold_out, make_rows, pack
 
 MODEL = Path(__file__).parents[1] / "models" / "pydoc-llama"
-TEMPLATE = (
-    "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]\n{% endif %}"
-)
+TEMPLATE = "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]\n{% endif %}"
 ALPACA = {"instruction": "Add the numbers.", "input": "1 and 2", "output": "It is 3."}
 
 
@@ -55,7 +53,13 @@ def test_an_instruction_without_input_says_nothing_of_one(tokenizer):
 
 
 def test_of_a_chat_only_what_the_assistant_says_is_learned(tokenizer):
-    said = [("system", "Be short."), ("user", "Is it?"), ("assistant", "Yes, it is."), ("user", "Sure?"), ("assistant", "No.")]
+    said = [
+        ("system", "Be short."),
+        ("user", "Is it?"),
+        ("assistant", "Yes, it is."),
+        ("user", "Sure?"),
+        ("assistant", "No."),
+    ]
     record = {"messages": [{"role": role, "content": content} for role, content in said]}
     tokenizer.chat_template = TEMPLATE
     try:
@@ -84,7 +88,11 @@ def test_long_records_are_cut_and_those_whose_answer_is_cut_off_are_left_out(tok
 
 @pytest.mark.parametrize("source", ["llama", "qwen2-window", "pruned"])
 def test_packed_and_filled_up_rows_give_each_record_the_logits_that_it_has_alone(source, tmp_path):
-    model = load_model(prune(tmp_path, "llama", PLANS["everything"]).directory)[0] if source == "pruned" else tiny_model(source)
+    model = (
+        load_model(prune(tmp_path, "llama", PLANS["everything"]).directory)[0]
+        if source == "pruned"
+        else tiny_model(source)
+    )
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(1, 97, (n,), generator=generator).tolist() for n in (7, 9, 4, 11, 3)]
     rows = [Row(i, [IGNORED, *i[1:]], list(range(len(i)))) for i in ids]
@@ -111,7 +119,10 @@ def test_the_format_is_seen_from_the_first_record(tmp_path):
     chat = [{"messages": [{"role": "assistant", "content": "Hi."}]}]
     assert read_records(records(tmp_path / "a.jsonl", [ALPACA] * 3), {}, "auto", 2, 16).records == (ALPACA, ALPACA)
     assert read_records(records(tmp_path / "c.jsonl", chat), {}, "auto", None, 16).format == "chat"
-    assert read_records(records(tmp_path / "t.jsonl", [{"text": "one"}, {"text": "two"}]), {}, "auto", None, 16).text == "one\n\ntwo"
+    assert (
+        read_records(records(tmp_path / "t.jsonl", [{"text": "one"}, {"text": "two"}]), {}, "auto", None, 16).text
+        == "one\n\ntwo"
+    )
     (tmp_path / "t.txt").write_text("plain\n")
     assert read_records(str(tmp_path / "t.txt"), {}, "auto", None, 16).text == "plain"
     body = records(tmp_path / "b.jsonl", [{"body": "named"}])
@@ -134,9 +145,18 @@ USER = {"role": "user", "content": "?"}
         ([{"messages": [USER, {"role": "assistant"}]}], "record 1 of .* has no 'content' in message 2"),
         ([{"messages": []}], "record 1 of .* has no 'messages'"),
         ([{"messages": [USER, ["assistant", "x"]]}], "record 1 of .* has no 'role' in message 2"),
-        ([{"messages": [USER, {"role": "assistant", "content": ["x"]}]}], "record 1 of .* has no 'content' in message 2"),
-        ([{"messages": [USER, {"role": "assistant", "tool_calls": [{"id": 1}]}]}], "has 'tool_calls' that are no list of .* in message 2"),
-        ([{"messages": [USER, {"role": "assistant", "content": "x"}], "tools": "look"}], "has 'tools' that are str, not a list"),
+        (
+            [{"messages": [USER, {"role": "assistant", "content": ["x"]}]}],
+            "record 1 of .* has no 'content' in message 2",
+        ),
+        (
+            [{"messages": [USER, {"role": "assistant", "tool_calls": [{"id": 1}]}]}],
+            "has 'tool_calls' that are no list of .* in message 2",
+        ),
+        (
+            [{"messages": [USER, {"role": "assistant", "content": "x"}], "tools": "look"}],
+            "has 'tools' that are str, not a list",
+        ),
         ([{"body": "x"}], "fields body.*column: NAME"),
     ],
 )

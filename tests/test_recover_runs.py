@@ -59,7 +59,14 @@ def test_a_short_training_lowers_the_held_out_perplexity_of_a_pruned_model(recov
 def test_a_finished_run_is_trained_further_and_left_as_it_was(recovered, tmp_path):
     folder, _ = recovered
     before = {path.name: path.read_bytes() for path in (folder / "out" / "model").iterdir()}
-    settings = {"dataset": "pydoc", "samples": 40, "epochs": 1, "batch_size": 8, "distill": True, "records": {"seq_len": 32}}
+    settings = {
+        "dataset": "pydoc",
+        "samples": 40,
+        "epochs": 1,
+        "batch_size": 8,
+        "distill": True,
+        "records": {"seq_len": 32},
+    }
     use = Use.model_validate({"use": "full", "with": settings})
     report = finetune(
         folder / "out", use, tmp_path / "ft", LogMonitor(), device="cpu", dense=MODEL, store=Store(tmp_path / "store")
@@ -99,17 +106,23 @@ CHAT = {
 def test_a_model_is_trained_on_chats_and_turns_that_are_not_learned_are_told(hidden, tmp_path):
     template = (ROOT / "tests" / "chat_templates" / "qwen3.jinja").read_text()
     if hidden:  # only the last answer is shown
-        template = template.replace("{%- for message in messages %}", "{%- for message in messages %}{%- if loop.index0 != 1 %}")
+        template = template.replace(
+            "{%- for message in messages %}", "{%- for message in messages %}{%- if loop.index0 != 1 %}"
+        )
         template = "{%- endif %}{%- endfor %}".join(template.rsplit("{%- endfor %}", 1))
     shutil.copytree(MODEL, tmp_path / "model")
     (tmp_path / "model" / "chat_template.jinja").write_text(template)
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(CHAT) + "\n" for _ in range(12)))
     settings = ["--num_epochs", "4", "--batch_size", "4", "--learning_rate", "0.01", "--set", "records.packing=true"]
-    done = hgsp("finetune", "model", "--data_path", "chats.jsonl", "--output_dir", "out", "--json", *settings, cwd=tmp_path)
+    done = hgsp(
+        "finetune", "model", "--data_path", "chats.jsonl", "--output_dir", "out", "--json", *settings, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)["recovery"]
     assert told["held_out_perplexity"]["after"] < 0.5 * told["held_out_perplexity"]["before"]
-    note = "12 of 24 turns of the assistant are not learned: the chat template does not show them (record 1, message 2; "
+    note = (
+        "12 of 24 turns of the assistant are not learned: the chat template does not show them (record 1, message 2; "
+    )
     assert (note in done.stderr) == hidden == ("notes" in told and told["notes"][0].startswith(note))
     from hgsp_core.checkpoint.load import load_tokenizer
 
@@ -159,7 +172,9 @@ def test_a_training_that_is_killed_resumes_and_ends_the_same(command, tmp_path):
             "run": ["-m", "hgsp_core", "run", "recipe.yaml", "--cache", "store", "--output", output],
             "finetune": ["finetune.py", str(MODEL), output],
         }
-        return subprocess.Popen([sys.executable, *ways[command]], cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, *ways[command]], cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        )
 
     process = start("out")
     while process.poll() is None and not list(tmp_path.glob("store/recovery/*/checkpoint-12/trainer_state.json")):
@@ -183,7 +198,14 @@ def test_two_processes_train_like_one_and_one_of_them_writes(distill, tmp_path):
     """185 rows trained on: neither a whole number of batches nor of micro-batches, so the last ones are filled up."""
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     for processes in (1, 2):
-        launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=29547", "-m", "hgsp_core"]
+        launcher = [
+            "-m",
+            "torch.distributed.run",
+            f"--nproc-per-node={processes}",
+            "--master-port=29547",
+            "-m",
+            "hgsp_core",
+        ]
         settings = ["--set", f"recover.with.distill={distill}", "--set", "recover.with.samples=195"]
         done = subprocess.run(
             [sys.executable, *launcher, "run", "recipe.yaml", "--cache", f"store{processes}", "--json", *settings]

@@ -127,18 +127,25 @@ def test_the_comparison_and_the_analysis_add_up_to_the_plan(small):
     for side in ("before", "after"):
         assert sum(layer[side]["parameters"] for layer in sizes["layers"]) + outside == sizes["parameters"][side]
         for layer in sizes["layers"]:
-            assert layer[side]["attention"]["parameters"] + layer[side]["mlp"]["parameters"] == layer[side]["parameters"]
+            assert (
+                layer[side]["attention"]["parameters"] + layer[side]["mlp"]["parameters"] == layer[side]["parameters"]
+            )
     assert sizes["parameters"] == {"before": small.parameters, "after": plan.parameters_after(small)}
     first = sizes["layers"][0]
     assert first["before"]["attention"] | {"parameters": 0} == {"parameters": 0, "units": 4, "query_heads": 8}
     assert first["after"]["attention"] | {"parameters": 0} == {"parameters": 0, "units": 3, "query_heads": 6}
     assert (first["before"]["mlp"]["units"], first["after"]["mlp"]["units"]) == (24, 18)
 
-    assert found["removed"]["parameters"] == plan.removed(small) == sum(
-        kind["parameters_removed"] for kind in found["kinds"].values()
+    assert (
+        found["removed"]["parameters"]
+        == plan.removed(small)
+        == sum(kind["parameters_removed"] for kind in found["kinds"].values())
     )
     assert found["layers_removed_whole"] == [1]
-    assert found["kinds"]["attention"]["blocks_removed_whole"] == [1] and found["kinds"]["mlp"]["units_removed"] == 3 * 6 + 24
+    assert (
+        found["kinds"]["attention"]["blocks_removed_whole"] == [1]
+        and found["kinds"]["mlp"]["units_removed"] == 3 * 6 + 24
+    )
     assert found["rate"]["largest"] == 1 and found["rate"]["spread"] == 1 - found["rate"]["smallest"]
     assert [layer["rate"] for layer in found["layers"]] == [layer["removed"] for layer in sizes["layers"]]
 

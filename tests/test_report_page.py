@@ -55,7 +55,9 @@ def run_of(layout, priors=True, decades=3.5, report=REPORT) -> RunFacts:
         changed = scores
         for use in recipe.normalize:
             changed = plugins.build("normalizer", use.use, use.with_)(NormalizeJob(layout, changed))
-        return changed, plugins.build("allocator", recipe.allocate.use, recipe.allocate.with_)(AllocateJob(layout, changed, found))
+        return changed, plugins.build("allocator", recipe.allocate.use, recipe.allocate.with_)(
+            AllocateJob(layout, changed, found)
+        )
 
     allocated, plan = replan(recipe)
     diagnosis = diagnose(recipe, layout, plan, allocated, Scales.of_scores(scores), replan)
@@ -104,13 +106,20 @@ def test_the_page_is_whole_and_no_text_becomes_markup(html):
     read = Reader(html)
     assert not [tag for tag, _ in read.tags if tag == "script"]
     assert not [a for _, a in read.tags for name in a if name.startswith("on")]
-    shown = {text for tag in ("td", "th", "li", "dd", "dt", "pre", "code", "p", "span") for text in read.texts.get(tag, [])}
+    shown = {
+        text for tag in ("td", "th", "li", "dd", "dt", "pre", "code", "p", "span") for text in read.texts.get(tag, [])
+    }
     assert EVIL in shown and f"perplexity, {EVIL}" in shown
     assert sum(EVIL in text for text in shown) >= 5
 
 
 def test_the_page_fetches_nothing(html):
-    addresses = [value for _, a in Reader(html).tags for name, value in a.items() if name in ("src", "href", "xlink:href", "srcset")]
+    addresses = [
+        value
+        for _, a in Reader(html).tags
+        for name, value in a.items()
+        if name in ("src", "href", "xlink:href", "srcset")
+    ]
     assert addresses and all(value.startswith(("#", "data:")) for value in addresses)
     assert not re.search(r"@import|url\(|@font-face", html)
 
@@ -129,7 +138,14 @@ def test_the_headline_on_the_page_is_that_of_the_terminal(html):
 def test_what_was_not_measured_has_no_section():
     assert "Importance of layers" not in run_page(run_of(small(), priors=False))
     assert "Training after the cut" not in run_page(run_of(small(), report={**REPORT, "recovery": None}))
-    nothing = {**REPORT, "calibration": None, "after": {"parameters": 5}, "before": {"parameters": 9}, "notes": [], "exports": []}
+    nothing = {
+        **REPORT,
+        "calibration": None,
+        "after": {"parameters": 5},
+        "before": {"parameters": 9},
+        "notes": [],
+        "exports": [],
+    }
     assert "Nothing that was measured needed any text" in run_page(run_of(small(), report=nothing))
 
 
@@ -178,7 +194,9 @@ def test_a_table_keeps_markup_of_ours_and_escapes_the_rest():
     assert "<i>1</i>" in text and "&lt;b&gt;" in text and 'id="-a-"' in text
 
 
-browser = pytest.mark.skipif(BINARY is None, reason=f"no Chromium is installed: none of {', '.join(NAMES)} is on the path")
+browser = pytest.mark.skipif(
+    BINARY is None, reason=f"no Chromium is installed: none of {', '.join(NAMES)} is on the path"
+)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +266,9 @@ def test_every_word_stands_out_from_what_is_behind_it(chromium, file, scheme, me
 def test_a_reader_who_prefers_dark_gets_dark_paper_and_a_printer_never_does(chromium, file):
     def paper(**how):
         chromium.open(file, **how)
-        return sum(map(int, re.findall(r"\d+", chromium.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
+        return sum(
+            map(int, re.findall(r"\d+", chromium.evaluate("getComputedStyle(document.body).backgroundColor"))[:3])
+        )
 
     assert paper(scheme="light") > 700 and paper(scheme="dark") < 150 and paper(scheme="dark", media="print") > 700
 
@@ -256,7 +276,10 @@ def test_a_reader_who_prefers_dark_gets_dark_paper_and_a_printer_never_does(chro
 @browser
 def test_in_print_the_folded_numbers_are_there_and_nothing_is_cut_off(chromium, file):
     chromium.open(file)
-    assert chromium.evaluate("document.querySelector('details table').checkVisibility({contentVisibilityAuto: true})") is False
+    assert (
+        chromium.evaluate("document.querySelector('details table').checkVisibility({contentVisibilityAuto: true})")
+        is False
+    )
     chromium.open(file, width=700, media="print")
     assert chromium.evaluate("document.querySelector('details table').getBoundingClientRect().height") > 300
     assert chromium.evaluate("[...document.querySelectorAll('pre')].every(p => p.scrollWidth <= p.clientWidth + 1)")

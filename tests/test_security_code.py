@@ -19,7 +19,20 @@ RECIPE = {
     "evaluate": [{"use": "perplexity", "with": {"datasets": ["pydoc"], "seq_len": 16, "max_windows": 2}}],
     "output": "out",
 }
-TRAINING = ("--data_path", "pydoc", "--num_samples", 16, "--seq_len", 16, "--num_epochs", 1, "--batch_size", 4, "--device", "cpu")
+TRAINING = (
+    "--data_path",
+    "pydoc",
+    "--num_samples",
+    16,
+    "--seq_len",
+    16,
+    "--num_epochs",
+    1,
+    "--batch_size",
+    4,
+    "--device",
+    "cpu",
+)
 
 
 @pytest.fixture
@@ -59,17 +72,40 @@ def commands(model, files):
         "run": ("run", files / "recipe.yaml"),
         "sweep": ("sweep", files / "sweep.yaml"),
         "prune": ("prune", "--base_model", model, "--pruning_ratio", 0.2, "--dataset", "pydoc", "--output", "out"),
-        "baseline": ("baseline", "magnitude", "--base_model", model, "--pruning_ratio", 0.2, "--dataset", "pydoc", "--output", "out"),
+        "baseline": (
+            "baseline",
+            "magnitude",
+            "--base_model",
+            model,
+            "--pruning_ratio",
+            0.2,
+            "--dataset",
+            "pydoc",
+            "--output",
+            "out",
+        ),
         "eval": ("eval", model, *perplexity),
         "eval --dense": ("eval", sound, "--dense", model, *perplexity),
         "finetune": ("finetune", model, *TRAINING, "--output_dir", "out"),
-        "finetune --dense": ("finetune", sound, "--dense", model, "--set", "distill=true", *TRAINING, "--output_dir", "out"),
+        "finetune --dense": (
+            "finetune",
+            sound,
+            "--dense",
+            model,
+            "--set",
+            "distill=true",
+            *TRAINING,
+            "--output_dir",
+            "out",
+        ),
         "export": ("export", model, "--to", "huggingface", "--output", "out"),
         "export gguf": ("export", model, "--to", "gguf", "--output", "out"),
     }
 
 
-@pytest.mark.parametrize("auto_map", [MODEL_CLASS, {"AutoModel": "someone/else--evil.EvilModel"}], ids=["local", "of the hub"])
+@pytest.mark.parametrize(
+    "auto_map", [MODEL_CLASS, {"AutoModel": "someone/else--evil.EvilModel"}], ids=["local", "of the hub"]
+)
 def test_every_command_refuses_a_model_class_of_the_models_own(said, tmp_path, model, files, auto_map):
     set_keys(model / "config.json", auto_map=auto_map)
     for name, command in commands(model, files).items():
@@ -91,7 +127,11 @@ def test_every_command_refuses_an_attention_kernel_of_the_hub(said, tmp_path, mo
 
 def test_a_tokenizer_class_of_the_models_own_is_refused_where_there_is_no_tokenizer_json(said, tmp_path, model, files):
     (model / "tokenizer.json").unlink()
-    set_keys(model / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.EvilTokenizer", None]}, tokenizer_class="EvilTokenizer")
+    set_keys(
+        model / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["evil.EvilTokenizer", None]},
+        tokenizer_class="EvilTokenizer",
+    )
     for name, command in commands(model, files).items():
         if name not in ("plan", "run", "prune", "eval", "finetune", "export gguf"):
             continue  # needs no tokenizer of this model, or tells it of one of several runs
@@ -101,7 +141,9 @@ def test_a_tokenizer_class_of_the_models_own_is_refused_where_there_is_no_tokeni
         assert not list(tmp_path.iterdir()), name
 
 
-def test_a_config_class_alone_and_a_tokenizer_class_beside_tokenizer_json_are_done_without(said, tmp_path, model, files):
+def test_a_config_class_alone_and_a_tokenizer_class_beside_tokenizer_json_are_done_without(
+    said, tmp_path, model, files
+):
     """Everything works, and what is written names no code and holds none but this package's."""
     set_keys(model / "config.json", auto_map=CONFIG_CLASS)
     set_keys(model / "tokenizer_config.json", auto_map=["evil.EvilTokenizer", None], tokenizer_class="EvilTokenizer")
@@ -111,8 +153,30 @@ def test_a_config_class_alone_and_a_tokenizer_class_beside_tokenizer_json_are_do
         "run": ("run", files / "recipe.yaml", "--output", "run", "--set", exports),
         "run uniform": ("run", files / "recipe.yaml", "--output", "uniform", *uniform),
         "sweep": ("sweep", files / "sweep.yaml"),
-        "eval": ("eval", "run", "--dense", model, "--dataset", "pydoc", "--seq_len", 16, "--max_samples", 2, "--efficiency"),
-        "finetune": ("finetune", "run", *TRAINING, "--dense", model, "--set", "distill=true", "--output_dir", "trained"),
+        "eval": (
+            "eval",
+            "run",
+            "--dense",
+            model,
+            "--dataset",
+            "pydoc",
+            "--seq_len",
+            16,
+            "--max_samples",
+            2,
+            "--efficiency",
+        ),
+        "finetune": (
+            "finetune",
+            "run",
+            *TRAINING,
+            "--dense",
+            model,
+            "--set",
+            "distill=true",
+            "--output_dir",
+            "trained",
+        ),
         "finetune full": ("finetune", model, "--finetune_method", "full", *TRAINING, "--output_dir", "full"),
         "export": ("export", model, "--to", "huggingface", "--output", "export"),
         "export run": ("export", "run", "--to", "huggingface", "--output", "again"),
@@ -126,7 +190,9 @@ def test_a_config_class_alone_and_a_tokenizer_class_beside_tokenizer_json_are_do
         names = {path.name for path in folder.rglob("*") if path.is_file()}
         config = json.loads((folder / "config.json").read_text())
         layered = config["model_type"] == "hgsp"
-        assert not [n for n in names if n.endswith((".py", ".bin", ".pt", ".pkl")) and not (layered and n == OURS)], names
+        assert not [n for n in names if n.endswith((".py", ".bin", ".pt", ".pkl")) and not (layered and n == OURS)], (
+            names
+        )
         assert not (folder / "custom_generate").exists()
         assert ("auto_map" in config) == layered == (OURS in names)
         settings = json.loads((folder / "tokenizer_config.json").read_text())

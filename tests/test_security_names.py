@@ -19,7 +19,12 @@ from hgsp_core.report import markdown as md
 NAME = "wiki [/b] [red]x[/red] :smile: <i>y</i> | $\\frac$ `z` *w* [a](http://b) &lt;"
 SECRET = "s3cret"
 TOKEN = "hf_" + "abcDEF123" * 4
-ADDRESSES = (f"https://me:{SECRET}@hub.example/o/n", f"https:/me:{SECRET}@hub.example/o/n", f"https://{SECRET}@hub.example/x", TOKEN)
+ADDRESSES = (
+    f"https://me:{SECRET}@hub.example/o/n",
+    f"https:/me:{SECRET}@hub.example/o/n",
+    f"https://{SECRET}@hub.example/x",
+    TOKEN,
+)
 
 
 @pytest.fixture
@@ -48,7 +53,9 @@ def recipe(tmp_path_factory):
 
 def texts_of(markdown):
     """What a reader sees of it: the text of every inline part, and the kinds of parts there are."""
-    parts = [child for token in MarkdownIt("gfm-like", {"linkify": False}).parse(markdown) for child in token.children or ()]
+    parts = [
+        child for token in MarkdownIt("gfm-like", {"linkify": False}).parse(markdown) for child in token.children or ()
+    ]
     return "\n".join(part.content for part in parts), {part.type for part in parts}
 
 
@@ -73,7 +80,10 @@ def test_a_name_is_shown_as_it_is_everywhere_and_ends_no_run(said, tmp_path, rec
 
 
 def test_the_card_shows_names_as_they_are_and_no_local_path(said, tmp_path, recipe):
-    settings = ("--set", "prior={use: file, with: {path: " + json.dumps(str(recipe.parent / "secret place" / "p.json")) + "}}")
+    settings = (
+        "--set",
+        "prior={use: file, with: {path: " + json.dumps(str(recipe.parent / "secret place" / "p.json")) + "}}",
+    )
     (recipe.parent / "secret place" / "p.json").write_text('{"layer": [1, 2]}')
     code, _, err = said("run", recipe, *settings)
     assert code == 0, err
@@ -87,16 +97,36 @@ def test_the_card_shows_names_as_they_are_and_no_local_path(said, tmp_path, reci
         assert "base_model" not in yaml.safe_load(front)
         assert "secret place" not in card and str(recipe.parent.parent) not in card and "/tmp" not in card
         seen, kinds = texts_of(body)
-        assert f"perplexity, {NAME}" in seen and "perplexity, text.txt" in seen and "model $\\x$ [b] <b>, pruned" in seen
+        assert (
+            f"perplexity, {NAME}" in seen and "perplexity, text.txt" in seen and "model $\\x$ [b] <b>, pruned" in seen
+        )
         assert "html_inline" not in kinds and "text.txt" in body and "p.json" in body
 
 
 def test_markdown_of_any_text_reads_as_that_text():
-    for value in (NAME, "# a", "- a", "_a_ b_c", "~~a~~", "a\nb | c", "``", "`a``b`", "<!-- -->", "\\", "![x](y)", "&amp;"):
+    for value in (
+        NAME,
+        "# a",
+        "- a",
+        "_a_ b_c",
+        "~~a~~",
+        "a\nb | c",
+        "``",
+        "`a``b`",
+        "<!-- -->",
+        "\\",
+        "![x](y)",
+        "&amp;",
+    ):
         line = " ".join(value.split())
         html = MarkdownIt("gfm-like", {"linkify": False})
-        (inline,) = [token for token in html.parse(md.table(["x"], [[md.text(value)]], [False])) if token.type == "inline"][1:]
-        assert "".join(child.content for child in inline.children) == line and {c.type for c in inline.children} <= {"text", "text_special"}
+        (inline,) = [
+            token for token in html.parse(md.table(["x"], [[md.text(value)]], [False])) if token.type == "inline"
+        ][1:]
+        assert "".join(child.content for child in inline.children) == line and {c.type for c in inline.children} <= {
+            "text",
+            "text_special",
+        }
         (inline,) = [token for token in html.parse(md.bullets([value])) if token.type == "inline"]
         assert "".join(child.content for child in inline.children) == line
         (inline,) = [token for token in html.parse(f"x {md.code(value)} y") if token.type == "inline"]
@@ -112,7 +142,14 @@ def test_a_recipe_that_holds_a_password_or_token_is_refused_without_repeating_it
         ("eval", address, "--dataset", "pydoc"),
         ("eval", MODEL, "--dataset", address),
         ("eval", MODEL, "--dataset", "none", "--tasks", "x", "--set", f"evaluate.0.with.include_path={address}"),
-        ("eval", MODEL, "--dataset", "pydoc", "--set", f"evaluate.0.with.datasets.0={{use: pydoc, with: {{token: '{address}'}}}}"),
+        (
+            "eval",
+            MODEL,
+            "--dataset",
+            "pydoc",
+            "--set",
+            f"evaluate.0.with.datasets.0={{use: pydoc, with: {{token: '{address}'}}}}",
+        ),
         ("finetune", MODEL, "--data_path", address, "--output_dir", "out"),
         ("finetune", MODEL, "--data_path", "pydoc", "--output_dir", address),
         ("export", MODEL, "--to", "huggingface", "--output", address),

@@ -49,7 +49,9 @@ def carry_out(tmp_path, poisoned, *commands):
     script.write_text("from hgsp_core.cli import main\n\nif __name__ == '__main__':\n    main()\n")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HGSP_CACHE": str(tmp_path / "store"), "PYTHONPATH": str(ROOT)}
     for command in commands:
-        done = subprocess.run([sys.executable, script, *command], env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, script, *command], env=environment, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
 
 

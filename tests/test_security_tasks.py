@@ -45,7 +45,9 @@ def folder(tmp_path_factory, trap):
     rows = [{"question": text} for text in ("Is it?", "Was it?")]
     (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "mine.yaml").write_text(PLAIN.format(data=folder / "data.jsonl"))
-    (folder / "evil.py").write_text(trap.source + "def function(*args, **kwargs):\n    return args[0] if args else None\n")
+    (folder / "evil.py").write_text(
+        trap.source + "def function(*args, **kwargs):\n    return args[0] if args else None\n"
+    )
     (folder / "more.yml").write_text("process_docs: !function evil.function\n")
     return folder
 
@@ -81,7 +83,9 @@ def test_with_the_permission_the_code_is_run(said, folder, trap):
 
 
 def test_the_permission_alone_means_nothing(refused):
-    message = refused("eval", MODEL, "--dataset", "none", "--tasks", "piqa", "--set", "evaluate.0.with.trust_task_code=true")
+    message = refused(
+        "eval", MODEL, "--dataset", "none", "--tasks", "piqa", "--set", "evaluate.0.with.trust_task_code=true"
+    )
     assert "trust_task_code is about the files in include_path, and none is given" in message
 
 
@@ -89,7 +93,9 @@ def test_the_permission_alone_means_nothing(refused):
 def test_a_template_cannot_leave_its_sandbox(refused, folder, trap, late):
     escape = "{{ cycler.__init__.__globals__.os.system('touch " + str(trap.path) + "') }}"
     template = "{% if question == 'Was it?' %}" + escape + "{% endif %}" if late else escape
-    (folder / "mine.yaml").write_text((folder / "mine.yaml").read_text().replace('"{{question}}"', json.dumps(template)))
+    (folder / "mine.yaml").write_text(
+        (folder / "mine.yaml").read_text().replace('"{{question}}"', json.dumps(template))
+    )
     message = refused(*evaluate(folder))
     assert "lm_eval" in message and "unsafe" in message
     assert not trap.sprung()

@@ -36,8 +36,10 @@ def run_blocks(model, layout, weights, ids):
     seen = {}
     handles = []
     for b in layout.blocks():
+
         def hook(module, arguments, output, name=b.writer.module):
             seen[name] = (arguments[0].detach().flatten(0, 1), output.detach().flatten(0, 1))
+
         handles.append(model.get_submodule(b.writer.module).register_forward_hook(hook))
     with torch.no_grad():
         torch.func.functional_call(model, weights, (ids,), {"use_cache": False}, tie_weights=False)
@@ -67,8 +69,16 @@ def test_the_repair_of_each_block_is_the_ridge_solution_on_stacked_data(case, ta
         # everything before this block is repaired, nothing from it on: its input then is what the repair saw
         done = {n: t for n, t in changed.items() if _before(n, block)}
         lower = Plan(
-            tuple({a: p if (i, a) in _blocks_before(layout, block) else full for (a, p), full in zip(layer.items(), Plan.keep_all(layout).layers[i].values())}
-                  for i, layer in enumerate(plan.layers)), plan.before, plan.target)
+            tuple(
+                {
+                    a: p if (i, a) in _blocks_before(layout, block) else full
+                    for (a, p), full in zip(layer.items(), Plan.keep_all(layout).layers[i].values())
+                }
+                for i, layer in enumerate(plan.layers)
+            ),
+            plan.before,
+            plan.target,
+        )
         seen = run_blocks(model, layout, masked(model, layout, lower, done), ids)
         x = seen[block.writer.module][0].double()
         y = (dense if target == "dense" else seen)[block.writer.module][1].double()
@@ -103,7 +113,9 @@ def _before(name, block):
 def test_the_own_target_is_the_optimal_brain_surgeon_update():
     """Hassibi & Stork: removing the columns Q from w changes the others by −w_Q [(H⁻¹)_QQ]⁻¹ (H⁻¹)_Q,:."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(200, 12, generator=generator, dtype=torch.double) @ torch.randn(12, 12, generator=generator, dtype=torch.double)
+    x = torch.randn(200, 12, generator=generator, dtype=torch.double) @ torch.randn(
+        12, 12, generator=generator, dtype=torch.double
+    )
     w = torch.randn(5, 12, generator=generator, dtype=torch.double)
     gram = x.T @ x
     gone, kept = [1, 4, 5, 9], [0, 2, 3, 6, 7, 8, 10, 11]
@@ -120,7 +132,10 @@ def test_the_own_target_is_the_optimal_brain_surgeon_update():
 def test_the_repaired_model_is_nearer_to_the_dense_one(kind):
     model = tiny_model(kind)
     layout = layout_of(model)
-    kept = {(b.layer, b.axis.name): range(b.units) if b.axis.name == "attention" else range(0, b.units, 2) for b in layout.blocks()}
+    kept = {
+        (b.layer, b.axis.name): range(b.units) if b.axis.name == "attention" else range(0, b.units, 2)
+        for b in layout.blocks()
+    }
     plan = Plan.of(layout, kept, 0)
     tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (64, SEQ_LEN))
     repaired = {}
@@ -146,7 +161,14 @@ def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
         return Moments(len(x), x.sum(0), x.T @ x, {"own": y.T @ x}, {"own": float(y.square().sum())})
 
     job = BlockJob(
-        None, (0, 1), positions((0, 1), 1), SliceLayout("m.o", 1, (3, 4), 1, False), w, None, moments(seen, seen @ -w.T), moments(other, other @ w.T)
+        None,
+        (0, 1),
+        positions((0, 1), 1),
+        SliceLayout("m.o", 1, (3, 4), 1, False),
+        w,
+        None,
+        moments(seen, seen @ -w.T),
+        moments(other, other @ w.T),
     )
     repaired = LeastSquares(LeastSquaresParams(target="own", ridge=0.01))(job)
     assert torch.equal(repaired.weight[:, :2], w[:, :2]) and "not repaired" in repaired.note
@@ -155,8 +177,12 @@ def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
 def observed(matrix):
     """Moments of a writer W with its own outputs as target, and its inputs x."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(300, matrix.shape[1], generator=generator) @ torch.randn(matrix.shape[1], matrix.shape[1], generator=generator)
-    return Moments(300, x.sum(0), x.T @ x, {"own": matrix @ (x.T @ x)}, {"own": float((x @ matrix.T).square().sum())}), x
+    x = torch.randn(300, matrix.shape[1], generator=generator) @ torch.randn(
+        matrix.shape[1], matrix.shape[1], generator=generator
+    )
+    return Moments(
+        300, x.sum(0), x.T @ x, {"own": matrix @ (x.T @ x)}, {"own": float((x @ matrix.T).square().sum())}
+    ), x
 
 
 @pytest.mark.parametrize("width", [1, 3])
@@ -208,12 +234,16 @@ def test_the_map_of_the_readers_is_the_ridge_solution_on_stacked_data(case):
     final = repair(Resident(model, layout), plan, Watching(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update)
     name = "model.layers.2.self_attn.q_proj"
     seen = {}
-    handle = model.get_submodule(name).register_forward_pre_hook(lambda m, args: seen.setdefault("x", []).append(args[0].flatten(0, 1)))
+    handle = model.get_submodule(name).register_forward_pre_hook(
+        lambda m, args: seen.setdefault("x", []).append(args[0].flatten(0, 1))
+    )
     ids = torch.from_numpy(tokens[:-2])
     below = {n: t for n, t in repaired.items() if n.startswith(("model.layers.0.", "model.layers.1."))}
     with torch.no_grad():
         model(ids, use_cache=False)
-        torch.func.functional_call(model, masked(model, layout, final, below), (ids,), {"use_cache": False}, tie_weights=False)
+        torch.func.functional_call(
+            model, masked(model, layout, final, below), (ids,), {"use_cache": False}, tie_weights=False
+        )
     handle.remove()
     dense, x = (part.double() for part in seen["x"])
     ridge = 0.02 * (x.T @ x).diagonal().mean()
@@ -224,14 +254,18 @@ def test_the_map_of_the_readers_is_the_ridge_solution_on_stacked_data(case):
     torch.testing.assert_close(LeastSquares(LeastSquaresParams(ridge=0.02)).read(job), back, atol=2e-4, rtol=2e-3)
     for linear in ("q_proj", "k_proj", "v_proj"):
         weight = f"model.layers.2.self_attn.{linear}.weight"
-        torch.testing.assert_close(repaired[weight].double(), model.state_dict()[weight].double() @ back, atol=2e-4, rtol=2e-3)
+        torch.testing.assert_close(
+            repaired[weight].double(), model.state_dict()[weight].double() @ back, atol=2e-4, rtol=2e-3
+        )
     assert (0, "attention") not in jobs, "nothing below the first block has changed"
 
 
 def test_the_head_reads_what_it_read_in_the_dense_model_where_it_is_a_tensor_of_its_own(case):
     model, layout, plan, tokens = case
     repaired = {}
-    final = repair(Resident(model, layout), plan, LeastSquares(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update)
+    final = repair(
+        Resident(model, layout), plan, LeastSquares(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update
+    )
     head = repaired.pop("lm_head.weight")
     ids, found = torch.from_numpy(tokens[:-2]), []
     handle = model.lm_head.register_forward_pre_hook(lambda m, args: found.append(args[0].flatten(0, 1).double()))

@@ -9,7 +9,12 @@ from hgsp_core.errors import StoreError
 from hgsp_core.store import Store, key_of
 
 INPUTS = {"model": "abc", "seed": 1}
-ARRAYS = {"0.mlp": np.arange(5.0), "0.attention": np.zeros((0,), np.float32), "n": np.array(3), "t": np.arange(6).reshape(2, 3).T}
+ARRAYS = {
+    "0.mlp": np.arange(5.0),
+    "0.attention": np.zeros((0,), np.float32),
+    "n": np.array(3),
+    "t": np.arange(6).reshape(2, 3).T,
+}
 
 
 @pytest.fixture

@@ -42,7 +42,9 @@ def test_streamed_weights_give_what_resident_ones_give(tmp_path):
         reports = {}
         for weights in ("resident", "streamed"):
             settings = [f"model.weights={weights}", "memory=cpu", f"output={tmp_path / weights}"]
-            reports[weights] = run(parse_recipe(TEXT, "r", settings), LogMonitor(), Store(tmp_path / f"store-{weights}"))
+            reports[weights] = run(
+                parse_recipe(TEXT, "r", settings), LogMonitor(), Store(tmp_path / f"store-{weights}")
+            )
     finally:
         torch.set_num_threads(threads)
     assert files(tmp_path / "resident") == files(tmp_path / "streamed")
@@ -106,13 +108,17 @@ def test_a_checkpoint_several_times_larger_than_the_memory_limit_is_pruned(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["Calibrate", "Load", "Sweep", "Evaluate original", "Repair", "Cut", "Evaluate pruned", "Export"])
+@pytest.mark.parametrize(
+    "stage", ["Calibrate", "Load", "Sweep", "Evaluate original", "Repair", "Cut", "Evaluate pruned", "Export"]
+)
 def test_a_run_that_is_killed_resumes_and_ends_the_same(stage, tmp_path):
     (tmp_path / "recipe.yaml").write_text(TEXT + "output: out\n")
     command = [sys.executable, "-m", "hgsp_core", "run", "recipe.yaml", "--cache", "store"]
 
     def start():
-        return subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     process = start()
     log = tmp_path / ".out.partial" / "run.log"

@@ -15,9 +15,17 @@ from hgsp_core.surgery import mask_tensors, prune_tensors
 def tiny(groups=2, heads_per_group=4, head_dim=8, hidden=32, layers=3, bias=False, mlp_bias=False, tied=False, seed=0):
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=50, hidden_size=hidden, intermediate_size=24, num_hidden_layers=layers, head_dim=head_dim,
-        num_attention_heads=groups * heads_per_group, num_key_value_heads=groups, attention_bias=bias, mlp_bias=mlp_bias,
-        tie_word_embeddings=tied, max_position_embeddings=64,
+        vocab_size=50,
+        hidden_size=hidden,
+        intermediate_size=24,
+        num_hidden_layers=layers,
+        head_dim=head_dim,
+        num_attention_heads=groups * heads_per_group,
+        num_key_value_heads=groups,
+        attention_bias=bias,
+        mlp_bias=mlp_bias,
+        tie_word_embeddings=tied,
+        max_position_embeddings=64,
     )
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():  # biases start at zero and norms at one: make every parameter matter
@@ -54,14 +62,21 @@ def pruned_logits(model, layout, plan, ids):
     rotary = model.model.rotary_emb(x, positions)
     for new, old in enumerate(old_layers):
         layer = model.model.layers[old]
-        own = {n.removeprefix(f"model.layers.{new}."): t for n, t in tensors.items() if n.startswith(f"model.layers.{new}.")}
+        own = {
+            n.removeprefix(f"model.layers.{new}."): t
+            for n, t in tensors.items()
+            if n.startswith(f"model.layers.{new}.")
+        }
         if "self_attn.q_proj.weight" in own:
             y = layer.input_layernorm.__class__(x.shape[-1], model.config.rms_norm_eps)
             y.weight = torch.nn.Parameter(own["input_layernorm.weight"])
             parts = {n.removeprefix("self_attn."): t for n, t in own.items() if n.startswith("self_attn.")}
-            x = x + torch.func.functional_call(
-                layer.self_attn, parts, (y(x),), {"position_embeddings": rotary, "attention_mask": None}
-            )[0]
+            x = (
+                x
+                + torch.func.functional_call(
+                    layer.self_attn, parts, (y(x),), {"position_embeddings": rotary, "attention_mask": None}
+                )[0]
+            )
         if "mlp.up_proj.weight" in own:
             y = layer.post_attention_layernorm.__class__(x.shape[-1], model.config.rms_norm_eps)
             y.weight = torch.nn.Parameter(own["post_attention_layernorm.weight"])
@@ -101,7 +116,9 @@ def test_pruned_equals_masked(shape):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("gone", [(0, "attention"), (1, "attention"), (2, "attention"), (1, "mlp"), "layer 1", "layers 0 2"])
+@pytest.mark.parametrize(
+    "gone", [(0, "attention"), (1, "attention"), (2, "attention"), (1, "mlp"), "layer 1", "layers 0 2"]
+)
 @torch.no_grad()
 def test_removed_blocks_and_layers_add_nothing(gone, bias):
     model = tiny(bias=bias, mlp_bias=bias)
@@ -133,7 +150,8 @@ def test_parameters_of_the_cut_tensors_are_the_plans_count(data):
     model = tiny(**shape)
     layout = layout_of(model)
     drop = {
-        (b.layer, b.axis.name): data.draw(st.sets(st.integers(0, b.units - 1), max_size=b.units)) for b in layout.blocks()
+        (b.layer, b.axis.name): data.draw(st.sets(st.integers(0, b.units - 1), max_size=b.units))
+        for b in layout.blocks()
     }
     plan = plan_of(layout, drop)
     tensors = dict(prune_tensors(model.state_dict().items(), layout, plan))

@@ -64,7 +64,9 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*torchrun, __file__, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [*torchrun, __file__, *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_two_processes_find_what_one_does(tmp_path):

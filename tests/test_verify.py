@@ -67,7 +67,9 @@ def test_what_an_export_has_written_is_sound(exported):
         r"gguf: model-f32\.gguf: (llama\.cpp loads it and answers as it did|logits: llama-cpp-python is not installed)",
     ):
         assert re.search(expected, said), (expected, said)
-    assert [f.text for f in verify(exported / "model", LogMonitor())] == [f.text for f in findings if f.place == "model"]
+    assert [f.text for f in verify(exported / "model", LogMonitor())] == [
+        f.text for f in findings if f.place == "model"
+    ]
 
 
 def test_a_file_of_a_third_partys_exporter_is_not_checked_and_that_is_said(run):
@@ -103,7 +105,14 @@ def _edit_config(run):
         (lambda run: shutil.rmtree(run / "model"), r"model' is missing"),
         (lambda run: (run / "model" / "hgsp.json").write_text("{"), r"hgsp\.json' cannot be read"),
     ],
-    ids=["a flipped bit", "a missing shard", "an edited config", "a flipped bit in GGUF", "no model", "a damaged record"],
+    ids=[
+        "a flipped bit",
+        "a missing shard",
+        "an edited config",
+        "a flipped bit in GGUF",
+        "no model",
+        "a damaged record",
+    ],
 )
 def test_damage_is_found_and_the_file_named(run, damage, message):
     damage(run)

@@ -30,7 +30,9 @@ class Attention:
         """query [tokens, heads * size], key and value [tokens, kv_heads * size]; lengths: new tokens of each text."""
         assert query.shape[1:] == (self.heads * self.size,) and key.shape[1:] == (self.kv_heads * self.size,)
         results = []
-        for text, (q, k, v) in enumerate(zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)):
+        for text, (q, k, v) in enumerate(
+            zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
+        ):
             if text in self.kept:
                 k, v = torch.cat([self.kept[text][0], k]), torch.cat([self.kept[text][1], v])
             self.kept[text] = (k, v)
@@ -83,7 +85,9 @@ def build(directory):
 @pytest.mark.parametrize("plan", ["sizes differ", "everything"])
 @pytest.mark.parametrize("family", ["llama", "llama-tied", "mistral-window", "qwen2", "qwen3"])
 @torch.no_grad()
-def test_gives_the_logits_of_the_masked_original_for_several_texts_at_once_and_token_by_token(tmp_path, backend, family, plan):
+def test_gives_the_logits_of_the_masked_original_for_several_texts_at_once_and_token_by_token(
+    tmp_path, backend, family, plan
+):
     pruned = prune(tmp_path, family, PLANS[plan])
     model, head, instances = build(pruned.directory)
     texts = [tokens(1, 9, seed=1)[0], tokens(1, 4, seed=2)[0]]

@@ -57,7 +57,11 @@ def test_aliases_that_explode_are_refused_at_once(one_more):
 
 
 def test_aliases_merge_keys_and_a_byte_order_mark_are_understood():
-    assert parse_yaml("\ufeffa: &a {x: 1}\nb: {<<: *a, y: 2}\nc: *a") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": {"x": 1}}
+    assert parse_yaml("\ufeffa: &a {x: 1}\nb: {<<: *a, y: 2}\nc: *a") == {
+        "a": {"x": 1},
+        "b": {"x": 1, "y": 2},
+        "c": {"x": 1},
+    }
 
 
 def test_a_date_is_the_text_that_it_is_written_as():

@@ -35,7 +35,9 @@ def byte_level(split=None, ignore_merges=False, nfc=False, bos=False, size=1200)
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(CHUNKS, trainer)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, level]) if first else level
     tokenizer.model.ignore_merges = ignore_merges

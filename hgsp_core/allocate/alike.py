@@ -18,7 +18,8 @@ def least_lost(queue: Queue, scores: Scores, budget: int, multiple: int, whole: 
     starts = np.append(0, np.cumsum(queue.units))
     score = scores.score - min(scores.score.min(), 0)
     lost = [  # by block: [units + 1], by the number of units that go
-        np.append(0, np.cumsum(score[starts[i] + state.order])) * queue.unit_cost[i] for i, state in enumerate(queue.states)
+        np.append(0, np.cumsum(score[starts[i] + state.order])) * queue.unit_cost[i]
+        for i, state in enumerate(queue.states)
     ]
     layers = np.arange(queue.layer.max() + 1)
     held = np.bincount(queue.layer, weights=queue.floor) > 0

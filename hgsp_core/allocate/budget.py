@@ -152,7 +152,9 @@ class Queue:
     def by(self, score: np.ndarray) -> Queue:
         """The queue in the order of other scores [bundles], which must ascend within each block."""
         order = np.lexsort((self.after, self.block, score))
-        return replace(self, score=score[order], block=self.block[order], after=self.after[order], cost=self.cost[order])
+        return replace(
+            self, score=score[order], block=self.block[order], after=self.after[order], cost=self.cost[order]
+        )
 
     def spent(self, gone: np.ndarray) -> np.ndarray:
         """[blocks]: parameters that `gone` removes."""

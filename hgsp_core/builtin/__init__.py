@@ -30,8 +30,12 @@ def hgsp_scorers():
         Method("taylor", f"{_HERE}.taylor:Taylor", Params, "sum of |W * gradient| over the unit's weights"),
         Method("taylor_2nd", f"{_HERE}.taylor_2nd:Taylor2nd", Taylor2ndParams, "taylor + 1/2 sum of |W^2 * curvature|"),
         Method("wanda", f"{_HERE}.wanda:Wanda", Params, "sum of |W| times the norm of its input; no gradients"),
-        Method("output", f"{_HERE}.output_error:Output", Params, "squared error of the block's output without the unit"),
-        Method("obs", f"{_HERE}.output_error:Obs", ObsParams, "the same when what stays is refitted: Optimal Brain Surgeon"),
+        Method(
+            "output", f"{_HERE}.output_error:Output", Params, "squared error of the block's output without the unit"
+        ),
+        Method(
+            "obs", f"{_HERE}.output_error:Obs", ObsParams, "the same when what stays is refitted: Optimal Brain Surgeon"
+        ),
         Method("magnitude", f"{_HERE}.magnitude:Magnitude", Params, "sum of |W|; needs no calibration data"),
         Method("l2", f"{_HERE}.l2:L2", Params, "sum of W^2; needs no calibration data"),
         Method("random", f"{_HERE}.random_scores:Random", Params, "seeded noise: the control"),
@@ -41,7 +45,9 @@ def hgsp_scorers():
 @hookimpl
 def hgsp_priors():
     return [
-        Method("similarity", f"{_HERE}.similarity:Similarity", Params, "1 - cosine of the residual stream before and after"),
+        Method(
+            "similarity", f"{_HERE}.similarity:Similarity", Params, "1 - cosine of the residual stream before and after"
+        ),
         Method("removal", f"{_HERE}.removal:Removal", RemovalParams, "loss without the layer or block - loss"),
         Method("activation", f"{_HERE}.activation:Activation", Params, "mean norm of the layer's output"),
         Method("file", f"{_HERE}.prior_file:PriorFile", PriorFileParams, "priors measured before, from a JSON file"),
@@ -63,8 +69,12 @@ def hgsp_normalizers():
 @hookimpl
 def hgsp_allocators():
     return [
-        Method("hgsp", f"{_HERE}.hgsp:HGSP", HGSPParams, "gated global knapsack: layer and block priors times unit scores"),
-        Method("search", f"{_HERE}.search:Search", SearchParams, "rates by block, by what held-out windows lose; and moves"),
+        Method(
+            "hgsp", f"{_HERE}.hgsp:HGSP", HGSPParams, "gated global knapsack: layer and block priors times unit scores"
+        ),
+        Method(
+            "search", f"{_HERE}.search:Search", SearchParams, "rates by block, by what held-out windows lose; and moves"
+        ),
         Method("uniform", f"{_HERE}.uniform:Uniform", UniformParams, "the same rate in every layer of a range"),
         Method("layerwise", f"{_HERE}.layerwise:Layerwise", LayerwiseParams, "the rate of a layer from its prior"),
         Method("depth", f"{_HERE}.depth:Depth", DepthParams, "whole layers of least prior"),
@@ -97,16 +107,36 @@ def hgsp_recoverers():
 def hgsp_evaluators():
     return [
         Method("perplexity", f"{_HERE}.perplexity:Perplexity", PerplexityParams, "exp of the mean loss on a text"),
-        Method("efficiency", f"{_HERE}.efficiency:Efficiency", EfficiencyParams, "time, memory, cache and MACs of running it"),
-        Method("lm_eval", f"{_HERE}.harness:LmEval", LmEvalParams, "accuracy on tasks of lm-eval; by default seven zero-shot ones"),
+        Method(
+            "efficiency",
+            f"{_HERE}.efficiency:Efficiency",
+            EfficiencyParams,
+            "time, memory, cache and MACs of running it",
+        ),
+        Method(
+            "lm_eval",
+            f"{_HERE}.harness:LmEval",
+            LmEvalParams,
+            "accuracy on tasks of lm-eval; by default seven zero-shot ones",
+        ),
     ]
 
 
 @hookimpl
 def hgsp_exporters():
     return [
-        Method("huggingface", f"{_HERE}.huggingface:HuggingFace", HuggingFaceParams, "safetensors directory for transformers"),
-        Method("gguf", f"{_HERE}.gguf_export:Gguf", GgufParams, "one GGUF file with the tokenizer, checked against the model"),
+        Method(
+            "huggingface",
+            f"{_HERE}.huggingface:HuggingFace",
+            HuggingFaceParams,
+            "safetensors directory for transformers",
+        ),
+        Method(
+            "gguf",
+            f"{_HERE}.gguf_export:Gguf",
+            GgufParams,
+            "one GGUF file with the tokenizer, checked against the model",
+        ),
     ]
 
 

@@ -33,7 +33,10 @@ class HubParams(Params):
 def _preset(name: str, **defaults: str) -> type[HubParams]:
     """HubParams with other defaults and the same descriptions."""
     fields = HubParams.model_fields
-    changed = {key: (fields[key].annotation, Field(value, description=fields[key].description)) for key, value in defaults.items()}
+    changed = {
+        key: (fields[key].annotation, Field(value, description=fields[key].description))
+        for key, value in defaults.items()
+    }
     return create_model(name, __base__=HubParams, **changed)
 
 
@@ -129,5 +132,7 @@ def _column(rows, column: str, name: str) -> Iterator[str]:
         raise DataError.no_column(name, column, rows.column_names)
     for number, row in enumerate(rows):
         if not isinstance(row[column], str):
-            raise DataError.unreadable(name, TypeError(f"row {number}: '{column}' is {type(row[column]).__name__}, not text"))
+            raise DataError.unreadable(
+                name, TypeError(f"row {number}: '{column}' is {type(row[column]).__name__}, not text")
+            )
         yield row[column]

@@ -8,7 +8,9 @@ from hgsp_core.types import Params
 
 
 class EfficiencyParams(Params):
-    batch_sizes: tuple[PositiveInt, ...] = Field((1, 4), min_length=1, description="sequences at a time; each is measured")
+    batch_sizes: tuple[PositiveInt, ...] = Field(
+        (1, 4), min_length=1, description="sequences at a time; each is measured"
+    )
     prompt_tokens: int = Field(128, ge=2, description="tokens read at once (prefill)")
     new_tokens: int = Field(32, ge=1, description="tokens generated one by one after them (decode)")
     rounds: int = Field(10, ge=3, description="times that each model is measured; the median counts")

@@ -38,11 +38,15 @@ RESAMPLINGS = 1000
 
 class LmEvalParams(Params):
     tasks: tuple[str, ...] = Field(TASKS, min_length=1, description="names of lm-eval's tasks, groups or tags")
-    num_fewshot: int | None = Field(None, ge=0, description="solved examples before each question; none = as each task says, mostly 0")
+    num_fewshot: int | None = Field(
+        None, ge=0, description="solved examples before each question; none = as each task says, mostly 0"
+    )
     limit: int | None = Field(None, ge=1, description="only the first so many documents of each task; none = all")
     batch_size: int = Field(8, ge=1, description="requests at a time; changes cost, not the result")
     include_path: str | None = Field(None, min_length=1, description="directory with YAML files of your own tasks")
-    trust_task_code: bool = Field(False, description="true = run the Python that those files name (!function, class, own metrics)")
+    trust_task_code: bool = Field(
+        False, description="true = run the Python that those files name (!function, class, own metrics)"
+    )
 
     @model_validator(mode="after")
     def _trust_what(self) -> LmEvalParams:

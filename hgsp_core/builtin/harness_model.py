@@ -24,7 +24,10 @@ class ShownHFLM(HFLM):
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.stand_in = 0 if first is None else None
         self._rows = job.rows
-        if None not in (job.rows, tokenizer.pad_token_id, tokenizer.eos_token_id) and tokenizer.pad_token_id >= job.rows:
+        if (
+            None not in (job.rows, tokenizer.pad_token_id, tokenizer.eos_token_id)
+            and tokenizer.pad_token_id >= job.rows
+        ):
             tokenizer.pad_token = tokenizer.eos_token
         super().__init__(
             pretrained=job.model,
@@ -42,7 +45,9 @@ class ShownHFLM(HFLM):
 
     def tok_batch_encode(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         ids, mask = super().tok_batch_encode(*args, **kwargs)
-        ids = ids.masked_fill(mask == 0, 0)  # the padding token may have no row in the embedding; what is masked is not read
+        ids = ids.masked_fill(
+            mask == 0, 0
+        )  # the padding token may have no row in the embedding; what is masked is not read
         require_rows(ids.numpy(), self._rows, self.tokenizer, "lm_eval")
         return ids, mask
 

@@ -63,7 +63,9 @@ class HuggingFace:
         if all(file.stat().st_size <= limit for file in set(tensor_files(source).values())):
             # a run deletes its checkpoint afterwards; what `hgsp export` was given stays, and must share nothing
             linked = source.parent == job.destination
-            copy_checkpoint(source, config, destination, _link_or_copy if linked else shutil.copy2, 0 if linked else size)
+            copy_checkpoint(
+                source, config, destination, _link_or_copy if linked else shutil.copy2, 0 if linked else size
+            )
         else:
             write_checkpoint(iter_tensors(source), config, source, destination, limit, size)
         config = read_config(destination)

@@ -105,7 +105,11 @@ def fit(columns: Tensor, weight: Tensor, bias: Tensor | None, moments: Moments, 
 def squared_error(weight: Tensor, bias: Tensor | None, moments: Moments, target: str) -> float:
     """Σ |y − W x − b|² over the tokens, up to a constant that no W changes: |y|² − 2 tr(W Cᵀ) + tr(W G Wᵀ), C of y − b."""
     w = weight.double()
-    return moments.power[target] - 2 * float((w * _cross(bias, moments, target)).sum()) + float(((w @ moments.gram.double()) * w).sum())
+    return (
+        moments.power[target]
+        - 2 * float((w * _cross(bias, moments, target)).sum())
+        + float(((w @ moments.gram.double()) * w).sum())
+    )
 
 
 def _cross(bias: Tensor | None, moments: Moments, target: str) -> Tensor:

@@ -57,7 +57,11 @@ class LoRA:
                 raise RecoverError.no_adapter(self.adapter, str(error).partition("\n")[0]) from error
         p = self.params
         config = LoraConfig(
-            task_type="CAUSAL_LM", r=p.r, lora_alpha=p.alpha, lora_dropout=p.dropout, target_modules=targets(job.architecture)
+            task_type="CAUSAL_LM",
+            r=p.r,
+            lora_alpha=p.alpha,
+            lora_dropout=p.dropout,
+            target_modules=targets(job.architecture),
         )
         return get_peft_model(model, config)
 

@@ -25,7 +25,9 @@ from hgsp_core.types import EvaluateJob, Params
 class TextUse(Use):
     """A dataset by name, with its parameters; a bare name stands for one without any."""
 
-    name: str | None = Field(None, min_length=1, description="what the report calls it, where that is not the dataset's name")
+    name: str | None = Field(
+        None, min_length=1, description="what the report calls it, where that is not the dataset's name"
+    )
 
     @property
     def label(self) -> str:
@@ -34,11 +36,15 @@ class TextUse(Use):
 
 class PerplexityParams(Params):
     datasets: tuple[TextUse, ...] = Field(
-        (TextUse(use="wikitext2"),), min_length=1, description="names, local files, hub ids, or {use, with, name} of each"
+        (TextUse(use="wikitext2"),),
+        min_length=1,
+        description="names, local files, hub ids, or {use, with, name} of each",
     )
     seq_len: int = Field(128, ge=2, description="tokens per window")
     stride: int = Field(
-        0, ge=0, description="tokens from one window to the next, each predicted once with what is before it; 0 = no overlap"
+        0,
+        ge=0,
+        description="tokens from one window to the next, each predicted once with what is before it; 0 = no overlap",
     )
     batch_size: int = Field(8, ge=1, description="windows at a time; changes cost, never the result")
     max_windows: int | None = Field(None, ge=1, description="only the first so many windows of each text; none = all")
@@ -46,13 +52,19 @@ class PerplexityParams(Params):
     @field_validator("datasets", mode="before")
     @classmethod
     def _names_stand_for_datasets(cls, value: Any) -> Any:
-        return [{"use": item} if isinstance(item, str) else item for item in value] if isinstance(value, (list, tuple)) else value
+        return (
+            [{"use": item} if isinstance(item, str) else item for item in value]
+            if isinstance(value, (list, tuple))
+            else value
+        )
 
     @field_validator("stride")
     @classmethod
     def _windows_leave_no_gap(cls, stride: int, others: ValidationInfo) -> int:
         if stride > others.data.get("seq_len", stride):
-            raise ValueError(f"more than seq_len {others.data['seq_len']}, so that tokens between windows would be left out")
+            raise ValueError(
+                f"more than seq_len {others.data['seq_len']}, so that tokens between windows would be left out"
+            )
         return stride
 
 

@@ -14,7 +14,9 @@ from hgsp_core.types import Params, PriorJob
 
 
 class PriorFileParams(Params):
-    path: str = Field("layer_importance.json", min_length=1, description="JSON: {layer: [a number each], blocks: {axis: [...]}}")
+    path: str = Field(
+        "layer_importance.json", min_length=1, description="JSON: {layer: [a number each], blocks: {axis: [...]}}"
+    )
 
 
 class PriorFile:

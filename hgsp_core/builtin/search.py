@@ -177,7 +177,9 @@ def gone_before(queue: Queue, job: AllocateJob) -> np.ndarray:
     if job.before is None:
         return np.zeros(len(queue.block), bool)
     spent = [block.cost - job.before.kept_cost(block) for block in job.layout.blocks()]
-    return np.array([queue.spent_by(b, n) <= spent[b] for b, n in zip(queue.block.tolist(), queue.after.tolist())], bool)
+    return np.array(
+        [queue.spent_by(b, n) <= spent[b] for b, n in zip(queue.block.tolist(), queue.after.tolist())], bool
+    )
 
 
 def tried(queue: Queue, block: int) -> list[int]:
@@ -205,7 +207,9 @@ def priced(queue: Queue, sizes: list[list[int]], judged: Callable[[int, int], fl
         points = [(0, 0.0)] + [(queue.spent_by(block, n), max(judged(block, n), 0.0)) for n in sizes[block]]
         cost, kl = map(np.array, zip(*hull(points)))
         slopes, middles = np.maximum(np.diff(kl) / np.diff(cost), np.finfo(float).tiny), (cost[1:] + cost[:-1]) / 2
-        spent = np.cumsum(queue.cost[mine]) - queue.cost[mine] / 2  # a block's bundles stand in the order in which they go
+        spent = (
+            np.cumsum(queue.cost[mine]) - queue.cost[mine] / 2
+        )  # a block's bundles stand in the order in which they go
         price[mine] = np.exp(np.interp(spent, [0, *middles], np.log([slopes[0] / 2, *slopes])))
     return price
 
@@ -214,7 +218,9 @@ def directions(queue: Queue, seed: int) -> Iterator[np.ndarray]:
     """Endless changes of log prices [blocks]: of attention or MLPs by waves over the depth, then of one block by chance."""
     depth = queue.layer / max(1, queue.layer.max())
     for wave in range(WAVES):
-        for part in (queue.attention, ~queue.attention)[: 1 + (wave > 0)]:  # all MLPs are dearer where all attention is cheaper
+        for part in (queue.attention, ~queue.attention)[
+            : 1 + (wave > 0)
+        ]:  # all MLPs are dearer where all attention is cheaper
             along = part * np.cos(np.pi * wave * depth)
             yield from (along, -along)
     random = np.random.default_rng(seed)

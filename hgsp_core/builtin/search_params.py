@@ -12,7 +12,9 @@ from hgsp_core.builtin.hgsp import GateParams
 class SearchParams(GateParams):
     """Those of H-GSP, whose plan the search starts from, and how long it searches."""
 
-    temperature: float = Field(0.0, ge=0, le=10, description="exponent T of the gate of the plan to start from; 0 = no gate")
+    temperature: float = Field(
+        0.0, ge=0, le=10, description="exponent T of the gate of the plan to start from; 0 = no gate"
+    )
     query_heads: bool = Field(
         True,
         description="true = attention may also lose single query heads, as many in every group of a layer; its KV heads stay",
@@ -23,7 +25,10 @@ class SearchParams(GateParams):
         "many as `forwards` allows, 2 at the least; never fewer than processes",
     )
     forwards: float = Field(
-        2.0, gt=0, le=100, description="what the search of blocks may cost, in forwards over the calibration set, where `samples` is auto"
+        2.0,
+        gt=0,
+        le=100,
+        description="what the search of blocks may cost, in forwards over the calibration set, where `samples` is auto",
     )
     moves: int = Field(
         0,

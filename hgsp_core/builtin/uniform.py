@@ -27,7 +27,9 @@ class UniformParams(RatioParams):
         description="true = as many groups and channels in every layer, for a checkpoint of the stock class; "
         "short of the ratio by up to one channel of every layer",
     )
-    limits: UniformLimits = Field(UniformLimits(), description="how many units each block keeps, and shares of the budget")
+    limits: UniformLimits = Field(
+        UniformLimits(), description="how many units each block keeps, and shares of the budget"
+    )
 
     @model_validator(mode="after")
     def _alike_everywhere(self) -> UniformParams:

@@ -53,7 +53,9 @@ def model_card(
     recipe = report.get("recipe", {})
     name = base_name(recipe, base)
     paragraphs = [
-        "---\n" + yaml.safe_dump(_front_matter(directory, config, recipe, base), sort_keys=False, allow_unicode=True) + "---",
+        "---\n"
+        + yaml.safe_dump(_front_matter(directory, config, recipe, base), sort_keys=False, allow_unicode=True)
+        + "---",
         f"# {md.text(name)}, pruned" if name else "# A pruned model",
         _opening(name, report),
         *(_results(report) if report else []),
@@ -137,7 +139,9 @@ def _method(recipe: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[st
     steps = {key: use for key, use in steps.items() if use != "none"}
     line = ", ".join(f"{key} {md.code(use)}" for key, use in steps.items())
     recovery = recipe.get("recover")
-    trained = f" Afterwards it was trained ({md.code(recovery['use'])})." if recovery else " It was not trained afterwards."
+    trained = (
+        f" Afterwards it was trained ({md.code(recovery['use'])})." if recovery else " It was not trained afterwards."
+    )
     yield f"{line[:1].upper()}{line[1:]}.{trained}"
     if calibration := report.get("calibration"):
         yield (
@@ -145,7 +149,9 @@ def _method(recipe: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[st
             f"{md.code(_without_folder(calibration['dataset']))} (seed {calibration['seed']})."
         )
     yield "The recipe, for `hgsp run`:"
-    shown = {key: value for key, value in recipe.items() if key not in ("output", "device", "memory", "export") and value}
+    shown = {
+        key: value for key, value in recipe.items() if key not in ("output", "device", "memory", "export") and value
+    }
     yield md.block(yaml.safe_dump(_without_folders(shown), sort_keys=False, allow_unicode=True), "yaml")
 
 
@@ -230,7 +236,11 @@ def _licence_files(directory: Path) -> list[str]:
 def _licence(directory: Path, base: Path | None) -> str:
     files = _licence_files(directory)
     licence = original_card(base).get("license_name") or original_card(base).get("license")
-    parts = [f"That of the original: {md.text(str(licence))}." if licence else "The original's licence holds for this model too."]
+    parts = [
+        f"That of the original: {md.text(str(licence))}."
+        if licence
+        else "The original's licence holds for this model too."
+    ]
     if files:
         parts.append(f"Carried over from it: {', '.join(map(md.text, files))}.")
     elif not licence:

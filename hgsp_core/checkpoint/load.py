@@ -79,7 +79,9 @@ def load_config(directory: Path | str) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         if getattr(config, "head_dim", 0) is None:  # a null that not every class takes for its default
             config.head_dim = config.hidden_size // config.num_attention_heads
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and not getattr(config, "sliding_window", None):
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and not getattr(
+        config, "sliding_window", None
+    ):
         raise CheckpointError.no_window(directory)  # transformers finds this only when the model is run
     return config
 

@@ -50,13 +50,19 @@ class HgspConfig(PreTrainedConfig):
         if self.base_model_type is not None:  # transformers also builds a config without arguments, for comparison
             family = CONFIG_MAPPING[self.base_model_type](**kwargs)
             own = set(PreTrainedConfig().__dict__) | set(self.__dict__)
-            for old in ("rope_scaling", "rope_theta", "partial_rotary_factor"):  # the family has made rope_parameters of them
+            for old in (
+                "rope_scaling",
+                "rope_theta",
+                "partial_rotary_factor",
+            ):  # the family has made rope_parameters of them
                 kwargs.pop(old, None)
             kwargs.update({key: value for key, value in family.__dict__.items() if key not in own})
             known = {NO_ATTENTION, *LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING}
             kinds = self.layer_types
             if kinds is not None and (len(kinds) != family.num_hidden_layers or not known.issuperset(kinds)):
-                raise ValueError(f"layer_types must name the attention of each of the {family.num_hidden_layers} layers")
+                raise ValueError(
+                    f"layer_types must name the attention of each of the {family.num_hidden_layers} layers"
+                )
         super().__post_init__(**kwargs, per_layer_config=per_layer_config)
         # tools that know one size for all layers get the original model's (and a warning) instead of an exception
         self.allow_global_per_layer_attribute_access = True

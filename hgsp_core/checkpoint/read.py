@@ -104,7 +104,9 @@ def read_config(directory: Path | str) -> dict[str, Any]:
 
 def require_model(path: Path) -> None:
     """Raises CheckpointError, which names what the path is, where it is not a directory that may hold a model."""
-    if (path.is_file() and path.suffix == ".gguf") or (path.is_dir() and any(path.glob("*.gguf")) and not any(path.glob("*.safetensors"))):
+    if (path.is_file() and path.suffix == ".gguf") or (
+        path.is_dir() and any(path.glob("*.gguf")) and not any(path.glob("*.safetensors"))
+    ):
         raise CheckpointError.gguf(path)
     if path.is_file():
         raise CheckpointError.file(path)
@@ -133,7 +135,9 @@ def places(directory: Path | str) -> Mapping[str, Place]:
         pickles = sorted({path.name for pattern in _PICKLES for path in directory.glob(pattern)})
         raise CheckpointError.pickles(directory, pickles) if pickles else CheckpointError.no_weights(directory)
     for part, wrapper in _WRAPPERS.items():
-        if wrapped := next((n for n in found if n.startswith(f"{part}.") or (part[0] == "_" and f".{part}." in n)), None):
+        if wrapped := next(
+            (n for n in found if n.startswith(f"{part}.") or (part[0] == "_" and f".{part}." in n)), None
+        ):
             raise CheckpointError.wrapped(directory, wrapped, f"{part}.", wrapper)
     return {name: place for name, place in found.items() if not name.endswith(_IGNORED_SUFFIXES)}
 
@@ -239,7 +243,9 @@ def _weight_map(directory: Path) -> dict[str, str]:
         raise CheckpointError.bad_json(directory / INDEX, "'weight_map' is empty")
     for shard in weight_map.values():
         if Path(shard).name != shard:
-            raise CheckpointError.bad_json(directory / INDEX, f"'weight_map' names {shard!r}, which is no file beside it")
+            raise CheckpointError.bad_json(
+                directory / INDEX, f"'weight_map' names {shard!r}, which is no file beside it"
+            )
     return weight_map
 
 

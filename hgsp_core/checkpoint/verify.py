@@ -69,7 +69,11 @@ def verify_streamed(
 
 
 def _verify(
-    script: Sequence[str], directory: Path | str, token_ids: torch.Tensor, reference: torch.Tensor, more: Sequence[object]
+    script: Sequence[str],
+    directory: Path | str,
+    token_ids: torch.Tensor,
+    reference: torch.Tensor,
+    more: Sequence[object],
 ) -> float:
     directory = Path(directory).resolve()
     with tempfile.TemporaryDirectory(prefix="hgsp-verify-") as work:

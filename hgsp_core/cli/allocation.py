@@ -99,7 +99,8 @@ def _choose(draft: Draft) -> tuple[str, Allocation]:
         if all(allocation.takes(flag) for flag in flags):
             return strategy, allocation
     goes_with = {
-        flag: [name for name, allocations in STRATEGIES.items() if any(a.takes(flag) for a in allocations)] for flag in flags
+        flag: [name for name, allocations in STRATEGIES.items() if any(a.takes(flag) for a in allocations)]
+        for flag in flags
     }
     raise FlagError.strategy(given, goes_with)
 
@@ -137,7 +138,10 @@ def _prior(draft: Draft, strategy: str) -> None:
     if config is not None:
         if len(given) > 1:
             raise FlagError.excludes("--layer_importance_config", given[0], "with a file nothing is measured")
-        prior: dict[str, Any] = {"use": "file", "with": {"path": existing_file("--layer_importance_config", Path(config))}}
+        prior: dict[str, Any] = {
+            "use": "file",
+            "with": {"path": existing_file("--layer_importance_config", Path(config))},
+        }
     else:
         method = method or "removal"
         prior = {"use": method}
@@ -145,7 +149,9 @@ def _prior(draft: Draft, strategy: str) -> None:
             prior["with"] = {"samples": 50 if samples is None else samples}
             there = draft.data["calibrate"]["samples"]
             if samples is not None and samples > there:
-                draft.notes.append(f"--layer_importance_samples {samples}: there are {there} calibration samples; all are used.")
+                draft.notes.append(
+                    f"--layer_importance_samples {samples}: there are {there} calibration samples; all are used."
+                )
         elif samples is not None:
             draft.notes.append(
                 f"--layer_importance_samples {samples}: '{method}' is measured on all calibration samples, at no further cost."

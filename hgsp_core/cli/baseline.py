@@ -30,7 +30,12 @@ SHARED = Panel(
     "How much goes, and where",
     (
         _RATIO,
-        Flag("--pruning_distribution", str, "Shares of attention and MLPs in what goes: 5:5, 10:0, 0:10.", "one budget for both"),
+        Flag(
+            "--pruning_distribution",
+            str,
+            "Shares of attention and MLPs in what goes: 5:5, 10:0, 0:10.",
+            "one budget for both",
+        ),
         Flag("--prune_mlp", bool, "Prune MLPs too; --no-prune_mlp is 10:0.", "prune_mlp", off=True),
         Flag("--layer_start", int, "First layer that may be pruned, counted from 0.", "0"),
         Flag("--layer_end", int, "Layer behind the last that may be pruned.", "all"),
@@ -88,7 +93,9 @@ def magnitude(
     draft = uniform(Draft("hgsp baseline magnitude", given), "magnitude")
     unread = [f.name for f in origin.CALIBRATION.flags if f.name in given and f.name not in ("--dataset", "--seq_len")]
     if unread:
-        draft.notes.append(f"{', '.join(unread)}: magnitude reads no calibration text; what follows it (--set reconstruct...) may.")
+        draft.notes.append(
+            f"{', '.join(unread)}: magnitude reads no calibration text; what follows it (--set reconstruct...) may."
+        )
     origin.carry_out(draft, settings, print_recipe, cache, quiet, as_json)
 
 

@@ -19,17 +19,25 @@ if TYPE_CHECKING:
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(parser=expanded, metavar="RUN...", help="Directories of runs, or of a whole sweep.", show_default=False)
+        list[Path],
+        typer.Argument(
+            parser=expanded, metavar="RUN...", help="Directories of runs, or of a whole sweep.", show_default=False
+        ),
     ],
     sort: Annotated[
         str | None,
-        typer.Option("--sort", metavar="COLUMN", help="Order of each model's runs: a column's title, such as 'parameters'."),
+        typer.Option(
+            "--sort", metavar="COLUMN", help="Order of each model's runs: a column's title, such as 'parameters'."
+        ),
     ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="As CSV, with every measurement.")] = False,
     as_html: Annotated[bool, typer.Option("--html", help="As one HTML page with plots.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", parser=expanded, metavar="FILE", help="Write to FILE, which must not exist yet.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", parser=expanded, metavar="FILE", help="Write to FILE, which must not exist yet."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -48,7 +56,9 @@ def compare(
     forms = {"markdown": as_markdown, "csv": as_csv, "html": as_html, "json": as_json}
     chosen = [form for form, wanted in forms.items() if wanted]
     if len(chosen) > 1 or (output and not chosen):
-        raise typer.BadParameter("choose one of --markdown, --csv, --html and --json", param_hint="--output" if output else None)
+        raise typer.BadParameter(
+            "choose one of --markdown, --csv, --html and --json", param_hint="--output" if output else None
+        )
     if not chosen:
         show(found, table)
     else:
@@ -118,7 +128,9 @@ def rich_table(table: RunTable):
     columns, cells = table.shown()
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        result.add_column(column.title, justify="right" if column.show else "left", no_wrap=bool(column.show), overflow="fold")
+        result.add_column(
+            column.title, justify="right" if column.show else "left", no_wrap=bool(column.show), overflow="fold"
+        )
     for line, row in zip(table.lines, cells):
         result.add_row(*row, style="bold" if line.run is None else None)
     return result

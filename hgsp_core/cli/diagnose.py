@@ -13,7 +13,9 @@ from hgsp_core.paths import expanded
 
 
 def diagnose(
-    run: Annotated[Path, typer.Argument(parser=expanded, metavar="RUN", help="Directory of a finished run.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(parser=expanded, metavar="RUN", help="Directory of a finished run.", show_default=False)
+    ],
     as_json: Json = False,
 ) -> None:
     """Show whether some layers of a run lost far too much, why, and the recipe lines that repair it.

@@ -71,7 +71,9 @@ class Draft:
 
         data = parse_mapping(read_text(path, "recipe"), str(path))
         if not data or data.get(part) is None:
-            raise RecipeError.at(str(path), part, f"the file has no part '{part}:'.", "`hgsp plugins list` shows what can stand there.")
+            raise RecipeError.at(
+                str(path), part, f"the file has no part '{part}:'.", "`hgsp plugins list` shows what can stand there."
+            )
         self.data[part] = data[part]
 
     def recipe(self, settings: Sequence[str] | None = None) -> Recipe:

@@ -38,24 +38,40 @@ def evaluate(
     given: Given,
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="A run directory, a Hugging Face directory, or a hub id.", show_default=False),
+        typer.Argument(
+            metavar="MODEL", help="A run directory, a Hugging Face directory, or a hub id.", show_default=False
+        ),
     ] = None,
     dense: Annotated[
-        str | None, typer.Option("--dense", metavar="MODEL", help="Measure this model beside it, and show the ratio of the two.")
+        str | None,
+        typer.Option("--dense", metavar="MODEL", help="Measure this model beside it, and show the ratio of the two."),
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option("--recipe", parser=expanded, metavar="FILE", help="Measure what the 'evaluate' part of this recipe says, instead of flags."),
+        typer.Option(
+            "--recipe",
+            parser=expanded,
+            metavar="FILE",
+            help="Measure what the 'evaluate' part of this recipe says, instead of flags.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any parameter: --set evaluate.0.with.seq_len=256. May be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any parameter: --set evaluate.0.with.seq_len=256. May be repeated."
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", parser=expanded, metavar="FILE", help="Write the result here as JSON; must not exist.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", parser=expanded, metavar="FILE", help="Write the result here as JSON; must not exist."
+        ),
     ] = None,
     print_recipe: Annotated[
-        bool, typer.Option("--print-recipe", help="Print the 'evaluate' part of a recipe that this stands for, and do nothing.")
+        bool,
+        typer.Option(
+            "--print-recipe", help="Print the 'evaluate' part of a recipe that this stands for, and do nothing."
+        ),
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -110,7 +126,9 @@ def draft_of(given: Given, model: str | None, recipe: Path | None, output: Path 
         draft.load(recipe, "evaluate")
         more = [flag for flag in given if flag not in ("--model_path", "--dtype", "--device")]
         if more:
-            raise FlagError.excludes(more[0], "--recipe", "the recipe says what is measured, and --set KEY=VALUE changes it")
+            raise FlagError.excludes(
+                more[0], "--recipe", "the recipe says what is measured, and --set KEY=VALUE changes it"
+            )
     else:
         draft.set("evaluate", measurements(draft))
     return draft

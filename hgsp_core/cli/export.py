@@ -12,10 +12,16 @@ from hgsp_core.paths import expanded
 
 Model = Annotated[
     Path,
-    typer.Argument(parser=expanded, metavar="MODEL", help="A run directory, or a Hugging Face directory, pruned or not.", show_default=False),
+    typer.Argument(
+        parser=expanded,
+        metavar="MODEL",
+        help="A run directory, or a Hugging Face directory, pruned or not.",
+        show_default=False,
+    ),
 ]
 Exporter = Annotated[
-    str, typer.Option("--to", metavar="NAME", help="The exporter: gguf, huggingface, or a plugin's.", show_default=False)
+    str,
+    typer.Option("--to", metavar="NAME", help="The exporter: gguf, huggingface, or a plugin's.", show_default=False),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -26,7 +32,10 @@ Settings = Annotated[
     ),
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", parser=expanded, metavar="DIR", help="Directory to write; must not exist.", show_default=False)
+    Path,
+    typer.Option(
+        "--output", "-o", parser=expanded, metavar="DIR", help="Directory to write; must not exist.", show_default=False
+    ),
 ]
 
 

@@ -20,7 +20,12 @@ PANEL = Panel(
     (
         Flag("--pruned_model", str, "The same as CHECKPOINT.", metavar="DIR"),
         Flag("--finetune_method", str, "lora, full, or another recoverer (hgsp plugins list).", "lora"),
-        Flag("--data_path", str, "Dataset name, local file or hub id: instructions, chats or text.", "yahma/alpaca-cleaned"),
+        Flag(
+            "--data_path",
+            str,
+            "Dataset name, local file or hub id: instructions, chats or text.",
+            "yahma/alpaca-cleaned",
+        ),
         Flag("--num_epochs", float, "Passes over the data.", "2"),
         Flag("--learning_rate", float, "Largest learning rate.", "3e-4, full: 2e-5"),
         Flag("--batch_size", int, "Records of one optimizer step.", "128"),
@@ -32,7 +37,9 @@ PANEL = Panel(
         Flag("--lora_alpha", float, "An adapter counts alpha/r times.", "16"),
         Flag("--use_gradient_checkpointing", bool, "Compute activations twice instead of keeping them: less memory."),
         Flag("--device", str, "auto, cpu, cuda or cuda:N.", "auto"),
-        Flag("--output_dir", str, "Directory of the result, which must not exist.", "CHECKPOINT-finetuned", metavar="DIR"),
+        Flag(
+            "--output_dir", str, "Directory of the result, which must not exist.", "CHECKPOINT-finetuned", metavar="DIR"
+        ),
         Flag("--output", str, "The same as --output_dir.", metavar="DIR"),
     ),
 )
@@ -43,22 +50,43 @@ def finetune(
     given: Given,
     checkpoint: Annotated[
         str | None,
-        typer.Argument(metavar="CHECKPOINT", help="A run directory, or a Hugging Face directory, pruned or not.", show_default=False),
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A run directory, or a Hugging Face directory, pruned or not.",
+            show_default=False,
+        ),
     ] = None,
     dense: Annotated[
-        Path | None, typer.Option("--dense", parser=expanded, metavar="DIR", help="The model before the cut, which --set distill=true learns from.")
+        Path | None,
+        typer.Option(
+            "--dense",
+            parser=expanded,
+            metavar="DIR",
+            help="The model before the cut, which --set distill=true learns from.",
+        ),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", parser=expanded, metavar="FILE", help="Start from the 'recover' part of this recipe; flags change it.")
+        Path | None,
+        typer.Option(
+            "--recipe",
+            parser=expanded,
+            metavar="FILE",
+            help="Start from the 'recover' part of this recipe; flags change it.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Any parameter (hgsp plugins show lora): --set schedule.patience=5. May be repeated."
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any parameter (hgsp plugins show lora): --set schedule.patience=5. May be repeated.",
         ),
     ] = None,
     print_recipe: Annotated[
-        bool, typer.Option("--print-recipe", help="Print the 'recover' part of a recipe that this stands for, and do nothing.")
+        bool,
+        typer.Option(
+            "--print-recipe", help="Print the 'recover' part of a recipe that this stands for, and do nothing."
+        ),
     ] = False,
     cache: Cache = None,
     quiet: Quiet = False,
@@ -153,6 +181,8 @@ def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:
     if held_out:
         before, after = held_out["before"], held_out["after"]
         change = percent(after / before - 1)
-        console.print(f"Perplexity on held-out data: {metric_value(before)} before, {metric_value(after)} after ({change})")
+        console.print(
+            f"Perplexity on held-out data: {metric_value(before)} before, {metric_value(after)} after ({change})"
+        )
     console.print(f"Result: {directory}")
     console.print("Load it with:", *loading_lines(directory / "model"), sep="\n  ")

@@ -40,7 +40,12 @@ def new(
     ],
     directory: Annotated[
         Path | None,
-        typer.Option("--directory", parser=expanded, metavar="DIR", help="The project's directory, instead of hgsp-NAME in this one."),
+        typer.Option(
+            "--directory",
+            parser=expanded,
+            metavar="DIR",
+            help="The project's directory, instead of hgsp-NAME in this one.",
+        ),
     ] = None,
 ) -> None:
     """Write a plugin to start from: a complete project that installs, works in a recipe, and passes its tests.

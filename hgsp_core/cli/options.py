@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from hgsp_core.recipe import Recipe
     from hgsp_core.store import Store
 
-RecipeFile = Annotated[Path, typer.Argument(parser=expanded, metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+RecipeFile = Annotated[
+    Path, typer.Argument(parser=expanded, metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -22,13 +24,17 @@ Settings = Annotated[
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", parser=expanded, metavar="DIR", help="Directory of the run, instead of the recipe's 'output'.")
+    Path | None,
+    typer.Option(
+        "--output", parser=expanded, metavar="DIR", help="Directory of the run, instead of the recipe's 'output'."
+    ),
 ]
 Cache = Annotated[
     Path | None,
     typer.Option(
         "--cache",
-        parser=expanded, metavar="DIR",
+        parser=expanded,
+        metavar="DIR",
         help="Where tokens and statistics are kept for reuse, instead of HGSP_CACHE or ~/.cache/hgsp.",
     ),
 ]

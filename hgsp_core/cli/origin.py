@@ -28,7 +28,9 @@ MODEL = Panel(
 CALIBRATION = Panel(
     "Calibration: the one token set for everything that measures",
     (
-        Flag("--dataset", str, "Name, local file or hub id; perplexity is measured on its evaluation split.", "wikitext2"),
+        Flag(
+            "--dataset", str, "Name, local file or hub id; perplexity is measured on its evaluation split.", "wikitext2"
+        ),
         Flag("--nsamples", int, "Windows drawn from the text.", "128"),
         Flag("--calibration_samples", int, "The same as --nsamples."),
         Flag("--num_samples", int, "The same as --nsamples."),
@@ -58,15 +60,23 @@ RESULT = Panel(
     "Evaluation and result",
     (
         Flag("--skip_evaluation", bool, "Measure nothing but parameters, size and MACs."),
-        Flag("--eval_tasks", str, "Tasks of lm-eval, with commas: boolq,piqa. Perplexity is measured in any case.", "none"),
+        Flag(
+            "--eval_tasks",
+            str,
+            "Tasks of lm-eval, with commas: boolq,piqa. Perplexity is measured in any case.",
+            "none",
+        ),
         Flag("--tasks", str, "The same as --eval_tasks."),
         Flag("--output_name", str, "The result goes to results/NAME.", "by model, method and ratio", metavar="NAME"),
-        Flag("--output", str, "Directory of the result, which must not exist; instead of --output_name.", metavar="DIR"),
+        Flag(
+            "--output", str, "Directory of the result, which must not exist; instead of --output_name.", metavar="DIR"
+        ),
     ),
 )
 
 PrintRecipe = Annotated[
-    bool, typer.Option("--print-recipe", help="Print the recipe that the flags stand for (for `hgsp run`), and do nothing.")
+    bool,
+    typer.Option("--print-recipe", help="Print the recipe that the flags stand for (for `hgsp run`), and do nothing."),
 ]
 
 
@@ -83,7 +93,12 @@ def calibrate(draft: Draft, samples: int = 128, seq_len: int = 128, stride: int 
     """`calibrate`; the arguments are the method's own defaults."""
     draft.put("calibrate.dataset", "--dataset", default="wikitext2")
     draft.put(
-        "calibrate.samples", "--nsamples", "--calibration_samples", "--num_samples", "--head_importance_samples", default=samples
+        "calibrate.samples",
+        "--nsamples",
+        "--calibration_samples",
+        "--num_samples",
+        "--head_importance_samples",
+        default=samples,
     )
     most = draft.take("--max_samples")
     if most is not None and most < draft.data["calibrate"]["samples"]:
@@ -154,7 +169,9 @@ def percent(ratio: float) -> str:
     return f"{100 * ratio:g}"
 
 
-def carry_out(draft: Draft, settings: list[str] | None, print_recipe: bool, cache: Path | None, quiet: bool, as_json: bool) -> None:
+def carry_out(
+    draft: Draft, settings: list[str] | None, print_recipe: bool, cache: Path | None, quiet: bool, as_json: bool
+) -> None:
     """Print the recipe, or run it as `hgsp run` would."""
     from hgsp_core.cli.run import prune
 

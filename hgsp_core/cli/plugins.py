@@ -104,7 +104,9 @@ def check(
         print_json({"distribution": distribution, **counts, "results": [asdict(r) for r in results]})
     else:
         console = output()
-        console.print(_table((r.check, r.subject, f"{r.outcome}: {r.reason}" if r.reason else r.outcome) for r in results))
+        console.print(
+            _table((r.check, r.subject, f"{r.outcome}: {r.reason}" if r.reason else r.outcome) for r in results)
+        )
         console.print(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
     if counts["failed"]:
         raise typer.Exit(1)

@@ -20,7 +20,12 @@ SIZE = Panel(
             "(layerwise); uniform: the same rate in every layer.",
             "global, or what takes all flags given",
         ),
-        Flag("--pruning_distribution", str, "Shares of attention and MLPs in what goes: 5:5, 10:0, 0:10.", "one budget for both"),
+        Flag(
+            "--pruning_distribution",
+            str,
+            "Shares of attention and MLPs in what goes: 5:5, 10:0, 0:10.",
+            "one budget for both",
+        ),
         Flag("--prune_mlp", bool, "Prune MLPs too; --no-prune_mlp is 10:0.", "prune_mlp", off=True),
         Flag("--iterative_steps", int, "Times to score, remove a part and score again.", "1"),
     ),
@@ -29,9 +34,18 @@ GLOBAL = Panel(
     "One ranking of all units (global)",
     (
         Flag("--temperature", float, "How much the importance of layers and blocks counts; 0 = not at all.", "1.0"),
-        Flag("--tau", str, "Layers of less importance are gated by it, others by their blocks': a number, auto, inf.", "auto"),
+        Flag(
+            "--tau",
+            str,
+            "Layers of less importance are gated by it, others by their blocks': a number, auto, inf.",
+            "auto",
+        ),
         Flag("--epsilon", float, "A layer of which less than this share stays goes whole.", "0.15"),
-        Flag("--global_pruning", bool, "Rank by the units' scores alone: temperature 0 and epsilon 0, unless they are given."),
+        Flag(
+            "--global_pruning",
+            bool,
+            "Rank by the units' scores alone: temperature 0 and epsilon 0, unless they are given.",
+        ),
     ),
 )
 BY_LAYER = Panel(
@@ -58,7 +72,12 @@ RANGE = Panel(
 UNITS = Panel(
     "Importance of units: attention groups and MLP channels",
     (
-        Flag("--importance_method", str, "taylor, taylor_2nd, wanda, magnitude, or another scorer (hgsp plugins list).", "taylor"),
+        Flag(
+            "--importance_method",
+            str,
+            "taylor, taylor_2nd, wanda, magnitude, or another scorer (hgsp plugins list).",
+            "taylor",
+        ),
         Flag("--head_importance_samples", int, "The same as --nsamples: all methods see one token set."),
         Flag("--taylor_seq_len", int, "The same as --seq_len."),
         Flag("--gradient_batch_size", int, "Windows at a time; in taylor_2nd also those of one gradient.", "4"),

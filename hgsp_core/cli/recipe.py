@@ -21,7 +21,10 @@ app = typer.Typer(
 @app.command()
 def init(
     file: Annotated[
-        Path, typer.Argument(parser=expanded, metavar="FILE", help="Where to write it; an existing file is never overwritten.")
+        Path,
+        typer.Argument(
+            parser=expanded, metavar="FILE", help="Where to write it; an existing file is never overwritten."
+        ),
     ] = Path("recipe.yaml"),
 ) -> None:
     """Write a commented recipe to start from.
@@ -47,7 +50,9 @@ def init(
 
 @app.command()
 def validate(
-    files: Annotated[list[Path], typer.Argument(parser=expanded, metavar="FILE...", help="Recipes to check.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(parser=expanded, metavar="FILE...", help="Recipes to check.", show_default=False)
+    ],
 ) -> None:
     """Check recipes: every key, type, range, method and parameter. Exit code 2 if any has a fault.
 

@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(parser=expanded, metavar="SWEEP", help="The sweep, a YAML file.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(parser=expanded, metavar="SWEEP", help="The sweep, a YAML file.", show_default=False)
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", parser=expanded, metavar="DIR", help="Directory of the sweep, instead of the file's 'output'.")
+        Path | None,
+        typer.Option(
+            "--output", parser=expanded, metavar="DIR", help="Directory of the sweep, instead of the file's 'output'."
+        ),
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Runs at a time on this machine.")] = 1,
     ray: Annotated[
-        str | None, typer.Option("--ray", metavar="ADDRESS", help="Send the runs to this Ray cluster: an address, auto or local.")
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Send the runs to this Ray cluster: an address, auto or local."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs, and what is to be measured for them; do nothing.")
@@ -93,7 +99,11 @@ def show_forecast(grid: Grid, forecast: tuple, as_json: bool) -> None:
 
     kept, groups, needed = forecast
     if as_json:
-        counts = needed if isinstance(needed, str) else {kind: {"needed": n.needed, "stored": n.stored} for kind, n in needed.items()}
+        counts = (
+            needed
+            if isinstance(needed, str)
+            else {kind: {"needed": n.needed, "stored": n.stored} for kind, n in needed.items()}
+        )
         runs = [{"name": c.name, "state": "there" if c.name in kept else "to run"} for c in grid.cells]
         print_json({"output": str(grid.output), "runs": runs, "groups": len(groups), "measured": counts})
         return

@@ -12,7 +12,10 @@ from hgsp_core.cli.options import Json, Quiet
 from hgsp_core.paths import expanded
 
 Directory = Annotated[
-    Path, typer.Argument(parser=expanded, metavar="DIR", help="Directory of a model, of GGUF files, or of a run.", show_default=False)
+    Path,
+    typer.Argument(
+        parser=expanded, metavar="DIR", help="Directory of a model, of GGUF files, or of a run.", show_default=False
+    ),
 ]
 _WORDS = {True: "ok", False: "FAULT", None: "not checked"}
 

@@ -48,7 +48,9 @@ def run_llama_cpp(path: Path, tokens: np.ndarray, texts: Sequence[str]) -> Answe
     """
     with tempfile.TemporaryDirectory(prefix="hgsp-gguf-") as work:
         inputs, outputs = Path(work, "inputs.json"), Path(work, "logits.npy")
-        inputs.write_text(json.dumps({"path": str(Path(path).resolve()), "tokens": tokens.tolist(), "texts": list(texts)}))
+        inputs.write_text(
+            json.dumps({"path": str(Path(path).resolve()), "tokens": tokens.tolist(), "texts": list(texts)})
+        )
         done = _fresh("ask", inputs, outputs)
         if done.returncode:
             raise GgufError.not_loaded(path, done.stderr)

@@ -46,5 +46,7 @@ def export_gguf(job: ExportJob, folder: Path, number_type: str) -> Path:
     for text, theirs in zip(asked, answer.ids):
         if theirs != (ours := tokenizer(text)["input_ids"]):
             raise GgufError.other_ids(path, text, theirs, ours)
-    job.note(f"{done}; llama.cpp's logits are {found:.1g} of their spread away, its token ids of {len(asked)} texts equal.")
+    job.note(
+        f"{done}; llama.cpp's logits are {found:.1g} of their spread away, its token ids of {len(asked)} texts equal."
+    )
     return path

@@ -158,7 +158,9 @@ def network(layout: Layout, config: PreTrainedConfig) -> Network:
     context, notes = _context(config)
     stubs = sum(s.heads != w.heads for s, w in zip(sizes, written))
     if stubs:
-        notes += (f"GGUF: llama.cpp wants an attention where {stubs} layer(s) have none: a head of zeros is written there.",)
+        notes += (
+            f"GGUF: llama.cpp wants an attention where {stubs} layer(s) have none: a head of zeros is written there.",
+        )
     pieces = tuple(_pieces(arch, layout, shapes, sizes, written, head_dim, rope))
     return Network(arch, config, written, head_dim, context, pieces, notes)
 

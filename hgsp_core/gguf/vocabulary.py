@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 #: kinds of tokens (gguf.TokenType)
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
-SPLIT_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+SPLIT_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLIT_QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -101,7 +99,9 @@ def vocabulary(tokenizer: PreTrainedTokenizerFast, rows: int) -> Vocabulary:
     elif model["type"] == "BPE":
         specific = _sentencepiece(rules)
     else:
-        raise GgufError.tokenizer(f"its model is {model['type']}, and llama.cpp's runs otherwise than that of tokenizers")
+        raise GgufError.tokenizer(
+            f"its model is {model['type']}, and llama.cpp's runs otherwise than that of tokenizers"
+        )
     tokens, kinds = _tokens(model, added, rows)
     scores = specific.pop("scores", None)
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in _SPECIAL}
@@ -126,7 +126,9 @@ def _byte_level(rules: Mapping[str, Any]) -> dict[str, Any]:
     if rules["normalizer"] is not None:
         if rules["normalizer"]["type"] != "NFC":
             raise GgufError.tokenizer(f"it normalises text by {_names(rules['normalizer'])}")
-        notes = ("GGUF: llama.cpp does not compose Unicode (NFC), this tokenizer does: decomposed text gets other ids.",)
+        notes = (
+            "GGUF: llama.cpp does not compose Unicode (NFC), this tokenizer does: decomposed text gets other ids.",
+        )
     split = _split(rules["pre_tokenizer"])
     pre = _PRE.get((split, bool(model.get("ignore_merges"))))
     if pre is None:

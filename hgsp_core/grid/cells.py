@@ -39,8 +39,12 @@ class GridFile(_Part):
     """What a file for `hgsp sweep` may hold."""
 
     version: Literal[1] = Field(1, description="version of the format")
-    base: str | dict[str, Any] = Field(description="the recipe that all runs start from: a path (from this file) or written out")
-    variants: dict[str, tuple[Variant, ...]] = Field({}, description="axis -> variants: named bundles of settings, such as methods")
+    base: str | dict[str, Any] = Field(
+        description="the recipe that all runs start from: a path (from this file) or written out"
+    )
+    variants: dict[str, tuple[Variant, ...]] = Field(
+        {}, description="axis -> variants: named bundles of settings, such as methods"
+    )
     grid: dict[str, tuple[Any, ...]] = Field({}, description="recipe key with dots -> values")
     output: str = Field(min_length=1, description="directory of the sweep; one that holds it already is gone on with")
 

@@ -59,7 +59,12 @@ def cluster(store: Store, address: str) -> Iterator[Cluster]:
     try:
         if ours:
             with elsewhere():  # ray puts the current directory on its workers' path
-                ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False, logging_level="error")
+                ray.init(
+                    address=address,
+                    include_dashboard=False if address == "local" else None,
+                    log_to_driver=False,
+                    logging_level="error",
+                )
     except Exception as error:  # noqa: BLE001 - ray has no common type for what can go wrong here
         raise GridError.no_cluster(address, error) from None
     try:

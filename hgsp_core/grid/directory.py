@@ -1,9 +1,9 @@
 """The directory of a sweep: what is there already, what is still to be run, and the pages at the end.
 
-    sweep.yaml   the file, with its base recipe written out
-    runs/NAME/   one run directory each, whole or not at all
-    failed/NAME.txt   why a run has no result
-    comparison.md, .csv, .html and the plots
+sweep.yaml   the file, with its base recipe written out
+runs/NAME/   one run directory each, whole or not at all
+failed/NAME.txt   why a run has no result
+comparison.md, .csv, .html and the plots
 """
 
 from __future__ import annotations
@@ -40,8 +40,14 @@ def finished(grid: Grid) -> frozenset[str]:
     for name in there:
         if name not in cells:
             raise GridError.other_run(output, name)
-        before, now = (_settings(recipe) for recipe in (load_recipe(output / RUNS / name / "recipe.yaml"), cells[name].recipe))
-        if changes := [f"{key} {before.get(key)}, not {now.get(key)}" for key in {**before, **now} if before.get(key) != now.get(key)]:
+        before, now = (
+            _settings(recipe) for recipe in (load_recipe(output / RUNS / name / "recipe.yaml"), cells[name].recipe)
+        )
+        if changes := [
+            f"{key} {before.get(key)}, not {now.get(key)}"
+            for key in {**before, **now}
+            if before.get(key) != now.get(key)
+        ]:
             raise GridError.other_recipe(output, name, changes)
     return frozenset(there)
 
@@ -50,7 +56,9 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     """Dotted key -> value of everything that may change a result."""
 
     def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
+        items = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
+        )
         if items is None:
             yield prefix, value
         else:

@@ -59,7 +59,9 @@ class Listener:
         self._open.pop(task.name)[0].close()
 
 
-def sweep(grid: Grid, store: Store, monitor: Monitor, workers: AbstractContextManager[Workers], listener: Listener) -> Result:
+def sweep(
+    grid: Grid, store: Store, monitor: Monitor, workers: AbstractContextManager[Workers], listener: Listener
+) -> Result:
     """Run what is not there yet, go on past runs that fail, and compare all that are there.
 
     Raises:
@@ -93,7 +95,9 @@ def sweep(grid: Grid, store: Store, monitor: Monitor, workers: AbstractContextMa
 
 def _outcomes(groups: Sequence[Group], workers: Workers, listener: Listener) -> Iterator[tuple[Task, Outcome]]:
     """Every task as it ends. A group's runs follow what they share; the groups of a model follow its first one."""
-    runs = {group.name: [Task(cell.name, group.name, (cell.recipe,), False) for cell in group.cells] for group in groups}
+    runs = {
+        group.name: [Task(cell.name, group.name, (cell.recipe,), False) for cell in group.cells] for group in groups
+    }
     followers: dict[str, list[Task]] = {}
     ready: deque[Task] = deque()
     first_of: dict[Any, str] = {}
@@ -115,4 +119,3 @@ def _outcomes(groups: Sequence[Group], workers: Workers, listener: Listener) -> 
             ready.extendleft(reversed(runs[task.group]))
             ready.extend(followers.get(task.group, ()))
         yield task, outcome
-

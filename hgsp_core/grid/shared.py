@@ -63,7 +63,9 @@ def check(cells: Sequence[Cell]) -> None:
         check_exports(uses)
         for use in uses:
             build("exporter", use.use, use.with_)
-    for recipe in _distinct(recipe.model_copy(update={"output": "", "evaluate": (), "export": ()}) for recipe in recipes):
+    for recipe in _distinct(
+        recipe.model_copy(update={"output": "", "evaluate": (), "export": ()}) for recipe in recipes
+    ):
         methods_of(recipe)
         if recipe.recover:
             check_recoverable(build("recoverer", recipe.recover.use, recipe.recover.with_), recipe.model)
@@ -129,4 +131,3 @@ def needs(groups: Sequence[Group], store: Store) -> dict[str, Need]:
         if there:
             found["sweeps"][group.name] = all(there)
     return {kind: Need(len(paths), sum(paths.values())) for kind, paths in found.items()}
-

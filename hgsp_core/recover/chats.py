@@ -114,7 +114,9 @@ class _Chat:
             **self.tokenizer.special_tokens_map,
         )
         parts = sorted((start, end) for start, end in found if start < end)
-        owned = self.places or [(start, i) for i, (start, _) in zip(self.assistant, parts) if len(parts) == len(self.assistant)]
+        owned = self.places or [
+            (start, i) for i, (start, _) in zip(self.assistant, parts) if len(parts) == len(self.assistant)
+        ]
         turns = {i: start for start, end in parts for place, i in owned if start <= place <= end}
         return Spoken(self.text, tuple(parts), turns, {i: NOT_MARKED for i in self.assistant if i not in turns})
 
@@ -204,7 +206,9 @@ class _Chat:
         A space at its end is left out: it is the model's to write, often as one token with the first word.
         """
         rendered = self.try_render(chat) or ""
-        return {mark: head.rstrip(" ") for head, mark in zip(self.any_mark.split(rendered), self.any_mark.findall(rendered))}
+        return {
+            mark: head.rstrip(" ") for head, mark in zip(self.any_mark.split(rendered), self.any_mark.findall(rendered))
+        }
 
     def _answer(self, i: int) -> Message:
         return {"role": "assistant", "content": self.marks[i]}

@@ -21,7 +21,9 @@ from hgsp_core.recover.records import Records
 IGNORED = -100
 
 #: Taori et al. 2023, Stanford Alpaca
-_HEAD = "Below is an instruction that describes a task{}. Write a response that appropriately completes the request.\n\n"
+_HEAD = (
+    "Below is an instruction that describes a task{}. Write a response that appropriately completes the request.\n\n"
+)
 _WITH_INPUT = _HEAD.format(", paired with an input that provides further context")
 _WITHOUT_INPUT = _HEAD.format("")
 
@@ -182,7 +184,8 @@ def pack(rows: Iterable[Row], seq_len: int) -> list[Row]:
         return [value for row in together for value in part(row)]
 
     return [
-        Row(joined(t, lambda r: r.ids), joined(t, lambda r: r.labels), joined(t, lambda r: r.positions)) for t in packed()
+        Row(joined(t, lambda r: r.ids), joined(t, lambda r: r.labels), joined(t, lambda r: r.positions))
+        for t in packed()
     ]
 
 

@@ -49,7 +49,9 @@ log = logging.getLogger("hgsp")
 _STATE, _LOCK = "trainer_state.json", ".lock"
 #: the argument's name, which transformers changed within version 5
 _CHECKPOINTING = next(
-    name for name in ("activation_checkpointing", "gradient_checkpointing") if name in {f.name for f in fields(TrainingArguments)}
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in {f.name for f in fields(TrainingArguments)}
 )
 
 
@@ -117,7 +119,11 @@ def train(job: RecoverJob, params: Any, records: Records, way: Way) -> dict[str,
     _wait()
     after = held_out_loss(load_model(job.destination, device=job.device)[0], held_out, params.micro_batch_size)
     if after > before:
-        log.warning("Recovery made the held-out loss worse (%.4f, before %.4f): use more data or a lower learning_rate.", after, before)
+        log.warning(
+            "Recovery made the held-out loss worse (%.4f, before %.4f): use more data or a lower learning_rate.",
+            after,
+            before,
+        )
     return {"held_out_perplexity": {"before": _perplexity(before), "after": _perplexity(after)}, **told}
 
 
@@ -193,7 +199,9 @@ class _Trainer(Trainer):
             "steps": state.global_step,
             "steps_planned": state.max_steps,
             "best_step": state.best_global_step or state.global_step,
-            "held_out_loss": {str(entry["step"]): entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry},
+            "held_out_loss": {
+                str(entry["step"]): entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry
+            },
         }
 
 
@@ -224,7 +232,9 @@ class _Course(TrainerCallback):
 
 def _arguments(job: RecoverJob, params: Any, work: Path) -> TrainingArguments:
     schedule, on_gpu = params.schedule, job.device != "cpu"
-    bf16 = schedule.precision == "bfloat16" or (schedule.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    bf16 = schedule.precision == "bfloat16" or (
+        schedule.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
+    )
     arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=params.epochs,
@@ -270,7 +280,9 @@ def _check_room(job: RecoverJob, params: Any, way: Way) -> None:
         needed += sum(path.stat().st_size for path in set(tensor_files(job.dense).values()))
     free, here = free_bytes(torch.device(job.device)), processes_here() if job.device == "cpu" else 1
     if needed * here > free:
-        raise RecoverError.no_room(f"{needed * here / 2**30:.2f} GiB", f"{free / 2**30:.2f} GiB", type(way).__name__.lower())
+        raise RecoverError.no_room(
+            f"{needed * here / 2**30:.2f} GiB", f"{free / 2**30:.2f} GiB", type(way).__name__.lower()
+        )
 
 
 def _teacher(job: RecoverJob, config: dict[str, Any]) -> Any:

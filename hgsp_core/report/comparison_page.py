@@ -30,14 +30,24 @@ def _sections(comparison: Comparison, runs: RunTable, failed: Mapping[str, str])
         yield Section("Failed", join(card(name, "bad", bullets([message])) for name, message in failed.items()),
                       "These runs have no result; the same command tries them again.")  # fmt: skip
     if comparison.warnings:
-        yield Section("Compare with care", card("Not all numbers are of one kind", "warn", bullets(comparison.warnings)))
+        yield Section(
+            "Compare with care", card("Not all numbers are of one kind", "warn", bullets(comparison.warnings))
+        )
     header, best = best_table(comparison)
     if best:
         yield Section("Best of each budget", table(_run_first(header), [_run_first(row) for row in best], "Least perplexity"),
                       "Among the runs of a model that removed at least 97 % of what was asked for.")  # fmt: skip
-    drawings = [_drawing(cloud, comparison) for cost in costs_of(comparison) for cloud in clouds(comparison, cost)] if best else []
+    drawings = (
+        [_drawing(cloud, comparison) for cost in costs_of(comparison) for cloud in clouds(comparison, cost)]
+        if best
+        else []
+    )
     if drawings:
-        yield Section("Size and time against perplexity", join(drawings), "Each dot is a run; no run is below and left of the line.")
+        yield Section(
+            "Size and time against perplexity",
+            join(drawings),
+            "Each dot is a run; no run is below and left of the line.",
+        )
     columns, cells = runs.shown()
     notes = [*runs.footnotes(), *legend(comparison)]
     all_runs = table([column.title for column in columns], cells, "Under each original its runs")

@@ -59,7 +59,9 @@ class Scales:
     @classmethod
     def of_gradients(cls, layers: Sequence[LayerStatistics]) -> Scales:
         """From what the sweep's GradientScale found."""
-        columns = {name: np.array([float(layer[name]) for layer in layers]) for name in ("mean", "std", "norm", "max", "min")}
+        columns = {
+            name: np.array([float(layer[name]) for layer in layers]) for name in ("mean", "std", "norm", "max", "min")
+        }
         return cls("gradients", **columns)
 
     @classmethod
@@ -69,7 +71,9 @@ class Scales:
         norms = [np.sqrt((x**2).sum()) for x in sizes]
         parts = ([measure(x) for x in sizes] for measure in (np.mean, np.std))
         mean, std = map(np.array, parts)
-        return cls("scores", mean, std, np.array(norms), np.array([x.max() for x in sizes]), np.array([x.min() for x in sizes]))
+        return cls(
+            "scores", mean, std, np.array(norms), np.array([x.max() for x in sizes]), np.array([x.min() for x in sizes])
+        )
 
     @property
     def what(self) -> str:
@@ -85,7 +89,9 @@ def ratio(values: np.ndarray) -> float:
     return 1.0 if high == 0 else np.inf if low == 0 else high / low
 
 
-def diagnose(recipe: Recipe, layout: Layout, plan: Plan, scores: Scores, scales: Scales, replan: Replan | None) -> dict[str, Any]:
+def diagnose(
+    recipe: Recipe, layout: Layout, plan: Plan, scores: Scores, scales: Scales, replan: Replan | None
+) -> dict[str, Any]:
     """The content of gradient_diagnosis.json.
 
     Args:
@@ -183,7 +189,11 @@ def repair_text(repair: Mapping[str, Any]) -> str:
         return "These recipe lines forbid it. They were not tried, as the search would have to run again: compare the perplexity of both runs."
     count = then["num_extreme_layers"]
     layers = "no layer loses" if count == 0 else "one layer loses" if count == 1 else f"{count} layers lose"
-    verdict = "These recipe lines repair it" if repair["repairs"] else "No setting that was tried repairs all of it; these recipe lines come nearest"
+    verdict = (
+        "These recipe lines repair it"
+        if repair["repairs"]
+        else "No setting that was tried repairs all of it; these recipe lines come nearest"
+    )
     return (
         f"{verdict}. On the scores of this run, {layers} more than half with them, and layers 2 to 4 lose "
         f"{then['layers_2_to_4_lose_at_most']:.0%} at the most. Compare the perplexity of both runs."
@@ -233,7 +243,9 @@ def find_faults(state: State, scales: Scales, suffers: bool) -> Iterator[Fault]:
     text = f"{scales.source.capitalize()} are {_times(mean_ratio)} as large in layer {high} as in layer {low}. "
     if suffers:
         severity = "high" if mean_ratio > FAR_APART else "medium"
-        then = "All layers are ranked together, so those of small scale lose their units first, however useful these are."
+        then = (
+            "All layers are ranked together, so those of small scale lose their units first, however useful these are."
+        )
     else:
         severity, then = "note", "This allocation does not depend on it."
     yield Fault("scale", severity, (high, low), "The layers are of different scale", text + then)
@@ -378,4 +390,10 @@ def _flow(value: Any) -> str:
 
 
 def _times(value: float) -> str:
-    return "infinitely many times" if not np.isfinite(value) else f"{value:,.1f} times" if value < 10 else f"{value:,.0f} times"
+    return (
+        "infinitely many times"
+        if not np.isfinite(value)
+        else f"{value:,.1f} times"
+        if value < 10
+        else f"{value:,.0f} times"
+    )

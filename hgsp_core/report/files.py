@@ -29,9 +29,19 @@ def write_reports(directory: Path, facts: RunFacts) -> None:
     write_evaluation(directory / "evaluation_results.json", facts)
     if facts.priors is not None:
         write_json(directory / "layer_importance.json", facts.priors.to_json())
-        draw_curves(directory / "layer_importance.png", facts.prior_series(), f"{facts.model}: importance of layers and blocks", "prior")
+        draw_curves(
+            directory / "layer_importance.png",
+            facts.prior_series(),
+            f"{facts.model}: importance of layers and blocks",
+            "prior",
+        )
     what = facts.diagnosis["source"]
-    draw_curves(directory / "gradient_scale.png", facts.scale_series(), f"{facts.model}: size of {what} by layer", f"absolute {what}")
+    draw_curves(
+        directory / "gradient_scale.png",
+        facts.scale_series(),
+        f"{facts.model}: size of {what} by layer",
+        f"absolute {what}",
+    )
     draw_layers(directory / "layers.png", facts)
     (directory / "report.html").write_text(run_page(facts), encoding="utf-8")
 
@@ -89,7 +99,10 @@ def summary(facts: RunFacts) -> str:
         f"{total:.2%} of all parameters, {of_layers:.2%} of the layers' parameters.",
         f"Layers: {len(facts.layers)} before, {len(plan.kept_layers())} after.",
         *(f"Note: {note}" for note in plan.notes),
-        *(f"Finding ({f['severity']}): {f['title']}. See gradient_diagnosis.json." for f in facts.diagnosis["findings"]),
+        *(
+            f"Finding ({f['severity']}): {f['title']}. See gradient_diagnosis.json."
+            for f in facts.diagnosis["findings"]
+        ),
     ]
     return "\n".join(lines) + "\n"
 

@@ -66,9 +66,9 @@ def page(title: str, lead: str | Markup, sections: Sequence[Section]) -> str:
         lead=paragraph(lead),
         contents=_lines(Markup('<li><a href="#{}">{}</a></li>').format(s.anchor, s.title) for s in sections),
         sections=_lines(
-            Markup('<section id="{0}" aria-labelledby="{0}-title">\n<h2 id="{0}-title">{1}</h2>\n{2}{3}\n</section>').format(
-                s.anchor, s.title, paragraph(s.intro) if s.intro else "", s.body
-            )
+            Markup(
+                '<section id="{0}" aria-labelledby="{0}-title">\n<h2 id="{0}-title">{1}</h2>\n{2}{3}\n</section>'
+            ).format(s.anchor, s.title, paragraph(s.intro) if s.intro else "", s.body)
             for s in sections
         ),
     )
@@ -85,7 +85,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str | Markup]], caption
     """
     head = _join(Markup('<th scope="col">{}</th>').format(name) for name in header)
     body = _lines(
-        Markup('<tr><th scope="row">{}</th>{}</tr>').format(row[0], _join(Markup("<td>{}</td>").format(c) for c in row[1:]))
+        Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+            row[0], _join(Markup("<td>{}</td>").format(c) for c in row[1:])
+        )
         for row in rows
     )
     return Markup(

@@ -25,7 +25,9 @@ class Cost:
 
 def costs_of(comparison: Comparison) -> list[Cost]:
     """The costs that the runs can be plotted by: always parameters and the time to prune, generation where it was measured."""
-    batch = next((batch for run in comparison.runs for batch in run.report["after"].get("decode_seconds_per_token", ())), "")
+    batch = next(
+        (batch for run in comparison.runs for batch in run.report["after"].get("decode_seconds_per_token", ())), ""
+    )
 
     def decode(side: str) -> Callable[[Run], float | None]:
         return lambda run: run.report[side].get("decode_seconds_per_token", {}).get(batch)
@@ -88,10 +90,17 @@ def draw_pareto(path: Path, comparison: Comparison, cost: Cost) -> None:
     FigureCanvasAgg(figure)
     methods = list(dict.fromkeys(method for cloud in panels for method in cloud.dots))
     for panel, cloud in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        panel.plot([x for x, _, _ in cloud.front], [y for _, y, _ in cloud.front], color="#222222", linestyle="--", linewidth=1)
+        panel.plot(
+            [x for x, _, _ in cloud.front], [y for _, y, _ in cloud.front], color="#222222", linestyle="--", linewidth=1
+        )
         for method, dots in cloud.dots.items():
-            colour, marker = COLOURS[methods.index(method) % len(COLOURS)], "os^Dv"[methods.index(method) // len(COLOURS) % 5]
-            panel.scatter([x for x, _, _ in dots], [y for _, y, _ in dots], s=22, color=colour, marker=marker, label=shown(method))
+            colour, marker = (
+                COLOURS[methods.index(method) % len(COLOURS)],
+                "os^Dv"[methods.index(method) // len(COLOURS) % 5],
+            )
+            panel.scatter(
+                [x for x, _, _ in dots], [y for _, y, _ in dots], s=22, color=colour, marker=marker, label=shown(method)
+            )
         if cloud.dense:
             panel.scatter(*cloud.dense, s=70, color="#222222", marker="*", label="dense")
         highest, lowest = (f(y for dots in cloud.dots.values() for _, y, _ in dots) for f in (max, min))

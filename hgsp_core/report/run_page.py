@@ -75,7 +75,9 @@ def _lead(run: RunFacts) -> str:
     for dataset, before in _mapping(run.report["before"].get("perplexity")).items():
         after = _mapping(run.report["after"].get("perplexity")).get(dataset)
         if isinstance(before, int | float) and isinstance(after, int | float):
-            text += f" Perplexity on {dataset} went from {metric_value(before)} to {metric_value(after)} (lower is better)."
+            text += (
+                f" Perplexity on {dataset} went from {metric_value(before)} to {metric_value(after)} (lower is better)."
+            )
     return text
 
 
@@ -99,7 +101,11 @@ def _headline(run: RunFacts) -> Section:
 
 def _findings(run: RunFacts) -> Section:
     checks = [
-        (c["check"], check_value(c), Markup('<span class="{}">{}</span>').format(*(("ok", "✓ yes") if c["ok"] else ("no", "✗ no"))))
+        (
+            c["check"],
+            check_value(c),
+            Markup('<span class="{}">{}</span>').format(*(("ok", "✓ yes") if c["ok"] else ("no", "✗ no"))),
+        )
         for c in run.diagnosis["checks"]
     ]
     findings = run.diagnosis["findings"]
@@ -108,7 +114,9 @@ def _findings(run: RunFacts) -> Section:
     if not cards:
         cards = [card("No findings", "good", paragraph("No layer lost so much that other settings are called for."))]
     intro = "Whether some layers lost far more than others, which usually ruins a model, and what to change then."
-    return Section("Findings", join([*cards, table(("", "this run", "healthy"), checks, "What a healthy run looks like")]), intro)
+    return Section(
+        "Findings", join([*cards, table(("", "this run", "healthy"), checks, "What a healthy run looks like")]), intro
+    )
 
 
 def _finding(finding: Mapping[str, Any], known: bool) -> Markup:
@@ -135,7 +143,10 @@ def _layers(run: RunFacts) -> Section:
             [b.share if b else math.nan for b in blocks],
             series=i,
             top=1.0,
-            titles=[f"layer {n}: {b.text()} units, {b.share:.1%} of the parameters stay" if b else "" for n, b in zip(names, blocks)],
+            titles=[
+                f"layer {n}: {b.text()} units, {b.share:.1%} of the parameters stay" if b else ""
+                for n, b in zip(names, blocks)
+            ],
             line=share,
             show=lambda value: f"{value:.0%}",
             x_label="layer",
@@ -145,7 +156,11 @@ def _layers(run: RunFacts) -> Section:
         figures.append(figure(drawing, caption))
     header, rows = run.layer_table()
     numbers = folded("The numbers", table(header, rows, "Units and parameters of each layer"))
-    return Section("What stays of each layer", join([beside(figures), numbers]), "Colour is what stays, grey is what was removed, × is a block removed whole.")
+    return Section(
+        "What stays of each layer",
+        join([beside(figures), numbers]),
+        "Colour is what stays, grey is what was removed, × is a block removed whole.",
+    )
 
 
 def _importance(run: RunFacts) -> Section:
@@ -155,13 +170,17 @@ def _importance(run: RunFacts) -> Section:
     figures = []
     for axis, own in heats.items():
         drawing = svg.heat(
-            f"importance of the {axis} units, a row a layer", names, heat.picture(own.values, low, high), own.removed.tolist(), height
+            f"importance of the {axis} units, a row a layer",
+            names,
+            heat.picture(own.values, low, high),
+            own.removed.tolist(),
+            height,
         )
         caption = f"{axis}: a row a layer, its least important units at the left. As many as lie left of the white line were removed: these, unless the repair chose others."
         figures.append(figure(drawing, caption))
-    colours = Markup('<p class="key">least, {} <img alt="dark to bright" src="data:image/png;base64,{}"> {}, most</p>').format(
-        metric_value(low), base64.b64encode(heat.key()).decode("ascii"), metric_value(high)
-    )
+    colours = Markup(
+        '<p class="key">least, {} <img alt="dark to bright" src="data:image/png;base64,{}"> {}, most</p>'
+    ).format(metric_value(low), base64.b64encode(heat.key()).decode("ascii"), metric_value(high))
     intro = f"Importance per parameter of every unit, measured by the scorer {run.recipe.score.use}. Bright units matter most."
     return Section("Which units matter", join([colours, beside(figures)]), intro)
 
@@ -171,7 +190,9 @@ def _priors(run: RunFacts) -> Iterator[Section]:
     if not series:
         return
     names = [str(layer.index) for layer in run.layers]
-    drawing = svg.dots("importance of layers and blocks", names, series, x_label="layer", y_label=f"prior ({run.recipe.prior.use})")
+    drawing = svg.dots(
+        "importance of layers and blocks", names, series, x_label="layer", y_label=f"prior ({run.recipe.prior.use})"
+    )
     intro = "How much each layer, its attention and its MLP matter as a whole. The allocation spares what matters more."
     yield Section("Importance of layers", figure(drawing, "Priors by layer.", svg.legend(series)), intro)
 
@@ -193,10 +214,14 @@ def _recovery(run: RunFacts) -> Iterator[Section]:
     if not (told := run.report["recovery"]):
         return
     losses = {float(step): loss for step, loss in _mapping(told.get("held_out_loss")).items()}
-    body = [pairs(dict(_flat({name: value for name, value in told.items() if name != "held_out_loss" or len(losses) < 2})))]
+    body = [
+        pairs(dict(_flat({name: value for name, value in told.items() if name != "held_out_loss" or len(losses) < 2})))
+    ]
     if len(losses) > 1:
         course = [(step, loss, f"step {step:g}: {metric_value(loss)}") for step, loss in sorted(losses.items())]
-        drawing = svg.points("held-out loss by step", {"loss": course}, x_label="step", y_label="held-out loss", joined=True)
+        drawing = svg.points(
+            "held-out loss by step", {"loss": course}, x_label="step", y_label="held-out loss", joined=True
+        )
         body.append(figure(drawing, "Loss on records that training did not see, step by step; lower is better."))
     method = run.report["recipe"]["recover"]["use"]
     yield Section("Training after the cut", join(body), f"The pruned model was trained further by {method}.")
@@ -215,14 +240,21 @@ def _calibration(run: RunFacts) -> Section:
     found = run.report["calibration"]
     if not found:
         return Section("Calibration", paragraph("Nothing that was measured needed any text."))
-    return Section("Calibration", pairs(dict(_flat(found))), "The text on which importance was measured; runs with the same tokens sha256 saw the same.")
+    return Section(
+        "Calibration",
+        pairs(dict(_flat(found))),
+        "The text on which importance was measured; runs with the same tokens sha256 saw the same.",
+    )
 
 
 def _environment(run: RunFacts) -> Section:
     report = run.report
     timings = [(stage, f"{seconds:.1f} s") for stage, seconds in report["timings"].items()]
     timings.append(("together", f"{sum(report['timings'].values()):.1f} s"))
-    found = {"peak memory of the run": size(report["peak_memory_bytes"]), "from the store": ", ".join(report["reused"]) or "nothing"}
+    found = {
+        "peak memory of the run": size(report["peak_memory_bytes"]),
+        "from the store": ", ".join(report["reused"]) or "nothing",
+    }
     versions = table(("", "version"), list(report["versions"].items()), "Versions")
     return Section("Environment", join([pairs(found), table(("", "time"), timings, "Time by stage"), versions]))
 

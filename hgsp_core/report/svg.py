@@ -16,7 +16,10 @@ from hgsp_core.report.scale import Scale, every, short
 
 #: colours there are
 COLOURS = 6
-_TICK, _GRID = Markup('<text x="-6" y="{}%" dy="0.32em" class="end">{}</text>'), Markup('<line x2="100%" y1="{0}%" y2="{0}%"/>')
+_TICK, _GRID = (
+    Markup('<text x="-6" y="{}%" dy="0.32em" class="end">{}</text>'),
+    Markup('<line x2="100%" y1="{0}%" y2="{0}%"/>'),
+)
 _BELOW = Markup('<text x="{}%" y="100%" dy="1.3em" class="middle">{}</text>')
 
 
@@ -64,10 +67,14 @@ def bars(
             marks += _rect("gone", left, 0, width, 100)
         marks += _rect(f"c{colour(series)}", left, min(zero, end), width, abs(zero - end))
         if top and value == 0:
-            marks += Markup('<text x="{:.3f}%" y="50%" dy="0.35em" class="middle cross">×</text>').format(left + width / 2)
+            marks += Markup('<text x="{:.3f}%" y="50%" dy="0.35em" class="middle cross">×</text>').format(
+                left + width / 2
+            )
         parts.append(Markup("<g><title>{}</title>{}</g>").format(title, marks))
     if line is not None and math.isfinite(line):
-        parts.append(Markup('<line class="mark" x2="100%" y1="{0:.3f}%" y2="{0:.3f}%"/>').format(100 - scale.place(line)))
+        parts.append(
+            Markup('<line class="mark" x2="100%" y1="{0:.3f}%" y2="{0:.3f}%"/>').format(100 - scale.place(line))
+        )
     return _plot(label, height, scale, show, _names(names, step), parts, x_label)
 
 
@@ -97,7 +104,8 @@ def points(
     every_dot = [dot for dots in given.values() for dot in dots]
     xs, ys = Scale.over(x for x, _, _ in every_dot), Scale.over([*(y for _, y, _ in every_dot), *lines])
     parts = [
-        Markup('<line class="mark" x2="100%" y1="{0:.3f}%" y2="{0:.3f}%"/>').format(100 - ys.place(line)) for line in lines
+        Markup('<line class="mark" x2="100%" y1="{0:.3f}%" y2="{0:.3f}%"/>').format(100 - ys.place(line))
+        for line in lines
     ]
     for (x1, y1), (x2, y2) in zip(path, path[1:]):
         ends = xs.place(x1), 100 - ys.place(y1), xs.place(x2), 100 - ys.place(y2)
@@ -136,14 +144,18 @@ def heat(label: str, names: Sequence[str], image: bytes, cut: Sequence[float], h
     step = 100 / max(len(names), 1)
     data = base64.b64encode(image).decode("ascii")
     parts = [
-        Markup(
-            '<image width="100%" height="100%" preserveAspectRatio="none" href="data:image/png;base64,{}"/>'
-        ).format(data)
+        Markup('<image width="100%" height="100%" preserveAspectRatio="none" href="data:image/png;base64,{}"/>').format(
+            data
+        )
     ]
     for i, share in enumerate(cut):
         if share > 0:
             top, bottom, x = i * step, (i + 1) * step, 100 * share
-            parts.append(Markup('<line class="cut" x1="{0:.3f}%" x2="{0:.3f}%" y1="{1:.3f}%" y2="{2:.3f}%"/>').format(x, top, bottom))
+            parts.append(
+                Markup('<line class="cut" x1="{0:.3f}%" x2="{0:.3f}%" y1="{1:.3f}%" y2="{2:.3f}%"/>').format(
+                    x, top, bottom
+                )
+            )
     for i in range(0, len(names), every(len(names), 24)):
         parts.append(_TICK.format(f"{(i + 0.5) * step:.3f}", names[i]))
     for share, side in ((0, "start"), (50, "middle"), (100, "end")):
@@ -169,16 +181,22 @@ def _dots(placed: Sequence[tuple[float, float, str]], series: int, joined: bool,
     if joined:
         for (x1, y1, _), (x2, y2, _) in zip(placed, placed[1:]):
             parts.append(
-                Markup('<line class="s{}" x1="{:.3f}%" y1="{:.3f}%" x2="{:.3f}%" y2="{:.3f}%"/>').format(style, x1, y1, x2, y2)
+                Markup('<line class="s{}" x1="{:.3f}%" y1="{:.3f}%" x2="{:.3f}%" y2="{:.3f}%"/>').format(
+                    style, x1, y1, x2, y2
+                )
             )
     for x, y, title in placed:
         parts.append(
-            Markup('<circle class="c{}" cx="{:.3f}%" cy="{:.3f}%" r="3.5"><title>{}</title></circle>').format(style, x, y, title)
+            Markup('<circle class="c{}" cx="{:.3f}%" cy="{:.3f}%" r="3.5"><title>{}</title></circle>').format(
+                style, x, y, title
+            )
         )
         if named:
             side = ("end", -7) if x > 55 else ("start", 7)
             parts.append(
-                Markup('<text class="{}" x="{:.3f}%" y="{:.3f}%" dx="{}" dy="0.32em">{}</text>').format(side[0], x, y, side[1], title)
+                Markup('<text class="{}" x="{:.3f}%" y="{:.3f}%" dx="{}" dy="0.32em">{}</text>').format(
+                    side[0], x, y, side[1], title
+                )
             )
     return parts
 
@@ -188,7 +206,9 @@ def _names(names: Sequence[str], step: float) -> list[Markup]:
 
 
 def _rect(style: str, x: float, y: float, width: float, height: float) -> Markup:
-    return Markup('<rect class="{}" x="{:.3f}%" y="{:.3f}%" width="{:.3f}%" height="{:.3f}%"/>').format(style, x, y, width, height)
+    return Markup('<rect class="{}" x="{:.3f}%" y="{:.3f}%" width="{:.3f}%" height="{:.3f}%"/>').format(
+        style, x, y, width, height
+    )
 
 
 def _plot(

@@ -1,7 +1,7 @@
 """The sweep: exact statistics of a whole calibration set, one decoder layer at a time (see docs/architecture.md).
 
-    statistics = run_sweep(Resident(model, layout), layout, tokens, [TaylorAbs(), ResidualCosine()])
-    statistics[TaylorAbs()][3]["mlp"]  # layer 3, [channels]
+statistics = run_sweep(Resident(model, layout), layout, tokens, [TaylorAbs(), ResidualCosine()])
+statistics[TaylorAbs()][3]["mlp"]  # layer 3, [channels]
 """
 
 from __future__ import annotations

@@ -131,7 +131,9 @@ class Judge:
             if half not in self._dense_of:
                 self._dense_of[half] = self._through(batches, streams, lambda own: own)
             head = self.source.layout.head
-            return self._divergence(self._dense_of[half], self._through(batches, streams, pruned), head and changed.get(head))
+            return self._divergence(
+                self._dense_of[half], self._through(batches, streams, pruned), head and changed.get(head)
+            )
 
     def _through(
         self, batches: Batches, streams: list[Tensor], weights: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]

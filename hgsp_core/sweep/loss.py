@@ -49,7 +49,12 @@ def loss_gradient(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor,
 
 
 def divergence(
-    norm: nn.Module, head: nn.Module, dense: Tensor, stream: Tensor, weight: Tensor | None = None, log_p: Tensor | None = None
+    norm: nn.Module,
+    head: nn.Module,
+    dense: Tensor,
+    stream: Tensor,
+    weight: Tensor | None = None,
+    log_p: Tensor | None = None,
 ) -> Tensor:
     """[batch], fp64: the mean of KL(p ‖ q) over the positions that predict a token; p and q are what two streams predict.
 

@@ -1,9 +1,9 @@
 """Where a sweep keeps what its backward half needs, chosen from what is free.
 
-    graphs   all activations; nothing is run twice            (resident weights only)
-    device   the streams between layers, where the model is   (one more forward)
-    cpu      the same, in the memory of the host
-    disk     the same, in a temporary file
+graphs   all activations; nothing is run twice            (resident weights only)
+device   the streams between layers, where the model is   (one more forward)
+cpu      the same, in the memory of the host
+disk     the same, in a temporary file
 """
 
 from __future__ import annotations

@@ -114,7 +114,9 @@ def repair(
     return replace(plan, notes=(*plan.notes, *notes))
 
 
-def _read_head(source, reconstructor, pruned: Sequence[Tensor], dense: Sequence[Tensor], split: Sequence[int]) -> Weights:
+def _read_head(
+    source, reconstructor, pruned: Sequence[Tensor], dense: Sequence[Tensor], split: Sequence[int]
+) -> Weights:
     """Full name -> the head's weight, if it changes: it reads what leaves the final norm.
 
     Raises:
@@ -129,7 +131,9 @@ def _read_head(source, reconstructor, pruned: Sequence[Tensor], dense: Sequence[
         def observe(sums: _Sums, b: int) -> None:
             sums.add(_flat(norm(pruned[b])), {DENSE: _flat(norm(dense[b]))})
 
-        fit, held_out = (sums.moments() for sums in _observed(hidden, {DENSE: hidden}, split, pruned[0].device, observe))
+        fit, held_out = (
+            sums.moments() for sums in _observed(hidden, {DENSE: hidden}, split, pruned[0].device, observe)
+        )
         back = reconstructor.read(ReadJob(None, fit, held_out))
         if back is None:
             return {}
@@ -145,7 +149,9 @@ class _Layer:
     split: index of the micro-batch after the last one to fit on, and of that after the last one held out.
     """
 
-    def __init__(self, layout: LayerLayout, module: nn.Module, batches: Sequence[Batch], split: Sequence[int], index: int):
+    def __init__(
+        self, layout: LayerLayout, module: nn.Module, batches: Sequence[Batch], split: Sequence[int], index: int
+    ):
         self.layout, self.module, self.batches, self.split, self.index = layout, module, batches, split, index
         self._given: dict[nn.Module, dict[int, Any]] = {}  # finished block -> micro-batch -> what it gives
 
@@ -179,14 +185,22 @@ class _Layer:
             x = self.run(weights, b, pruned[b], until=first).inputs[first]
             sums.add(_flat(x), {DENSE: _flat(dense[b].inputs[first])})
 
-        fit, held_out = (sums.moments() for sums in _observed(hidden, {DENSE: hidden}, self.split, pruned[0].device, observe))
+        fit, held_out = (
+            sums.moments() for sums in _observed(hidden, {DENSE: hidden}, self.split, pruned[0].device, observe)
+        )
         back = reconstructor.read(ReadJob(block, fit, held_out))
         if back is None:
             return {}
         return {s.weight: (weights[s.weight].double() @ back.double()).to(weights[s.weight].dtype) for s in readers}
 
     def job(
-        self, block: BlockLayout, plan: BlockPlan, weights: Weights, pruned, dense: Sequence[Passage], targets: Sequence[str]
+        self,
+        block: BlockLayout,
+        plan: BlockPlan,
+        weights: Weights,
+        pruned,
+        dense: Sequence[Passage],
+        targets: Sequence[str],
     ) -> BlockJob:
         writer, axis = block.writer, block.axis.name
         weight = weights[writer.weight].float()
@@ -264,7 +278,11 @@ class _Sums:
 
 
 def _observed(
-    width: int, outs: Mapping[str, int], split: Sequence[int], device: torch.device, observe: Callable[[_Sums, int], None]
+    width: int,
+    outs: Mapping[str, int],
+    split: Sequence[int],
+    device: torch.device,
+    observe: Callable[[_Sums, int], None],
 ) -> list[_Sums]:
     """Over the micro-batches to fit on, and over those held out. observe: adds what micro-batch number so-and-so gives."""
     found = []
@@ -281,6 +299,8 @@ def _with_own(moments: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
     cross = weight @ moments.gram
     power = float((cross.double() * weight).sum())
     if bias is not None:
-        power += float(2 * bias.double() @ (weight @ moments.total).double()) + moments.tokens * float(bias.double().square().sum())
+        power += float(2 * bias.double() @ (weight @ moments.total).double()) + moments.tokens * float(
+            bias.double().square().sum()
+        )
         cross = cross + torch.outer(bias, moments.total)
     return replace(moments, cross={**moments.cross, OWN: cross}, power={**moments.power, OWN: power})

@@ -110,7 +110,9 @@ class Case:
         expected = self.masked_logits(plan)
         size = max(1.0, expected.abs().max().item())
         changed = (expected - self.logits).abs().max().item() / size
-        require(changed > EFFECT, f"{what}: the logits change by {changed:.1g} only, so the check tells nothing. {hint}")
+        require(
+            changed > EFFECT, f"{what}: the logits change by {changed:.1g} only, so the check tells nothing. {hint}"
+        )
         difference = (logits_of(self.pruned(plan), self.tokens) - expected).abs().max().item() / size
         require(
             difference <= TOLERANCE,
@@ -186,7 +188,10 @@ def sizes_divide(case: Case) -> None:
             )
         for index, layer in enumerate(case.layers()):
             for s in axis.slices:
-                require(s.dim in (0, 1), f"axis '{axis.name}': Slice('{s.module}', {s.dim}): dim is 0 (rows) or 1 (columns).")
+                require(
+                    s.dim in (0, 1),
+                    f"axis '{axis.name}': Slice('{s.module}', {s.dim}): dim is 0 (rows) or 1 (columns).",
+                )
                 shape = tuple(layer.get_submodule(s.module).weight.shape)
                 require(
                     shape[s.dim] % units == 0,
@@ -373,7 +378,9 @@ def generates(case: Case) -> None:
     """A pruned model generates the same tokens with a cache and without."""
     model = case.pruned(_mixed(case))
     prompt = case.tokens[:, :5]
-    settings = dict(attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0)
+    settings = dict(
+        attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0
+    )
     plain = model.generate(prompt, use_cache=False, **settings)
     cached = model.generate(prompt, use_cache=True, **settings)
     require(plain.shape == (len(prompt), 13), f"generate() returned shape {tuple(plain.shape)} instead of (2, 13).")
@@ -423,7 +430,13 @@ def _per_unit(entries: dict[str, Tensor], block: BlockLayout) -> Tensor:
     return total
 
 
-_DATA = (modules_exist, sizes_divide, biases_follow_the_rows, every_parameter_is_accounted_for, axes_are_cut_on_both_sides)
+_DATA = (
+    modules_exist,
+    sizes_divide,
+    biases_follow_the_rows,
+    every_parameter_is_accounted_for,
+    axes_are_cut_on_both_sides,
+)
 _RUN = (*_DATA, blocks_add_to_the_residual_stream)
 _CUT = (*_RUN, sweep_equals_autograd, keep_all_is_the_identity, config_keys_shrink)
 _ALL = (*_CUT, pruned_equals_masked, uniformly_pruned_equals_masked, query_heads_can_go, blocks_and_layers_can_go)

@@ -46,11 +46,15 @@ def _checks(name: str) -> Iterator[tuple[str, Check]]:
         raise PluginError(f"No distribution '{name}' is installed.{did_you_mean(name, known)}") from None
     points = [point for point in found.entry_points if point.group == plugins.GROUP]
     if not points:
-        raise PluginError(f"'{name}' is installed, but is no plugin: it has no entry point in the group '{plugins.GROUP}'.")
+        raise PluginError(
+            f"'{name}' is installed, but is no plugin: it has no entry point in the group '{plugins.GROUP}'."
+        )
     for point in points:
         loaded = plugins.load_plugins(iter([(name, point)]))
         subject = f"plugin {point.name}"
-        for check in checks_of({plugin_loads: (), importing_the_plugin_brings_no_torch: (plugin_loads,)}, (point, loaded)):
+        for check in checks_of(
+            {plugin_loads: (), importing_the_plugin_brings_no_torch: (plugin_loads,)}, (point, loaded)
+        ):
             yield subject, check
         for entry in loaded.entries:
             if isinstance(entry.method, Architecture):

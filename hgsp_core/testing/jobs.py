@@ -103,7 +103,9 @@ def statistics(collectors: Any) -> Statistics:
 
 class _Declared(dict):
     def __missing__(self, key):
-        require(False, f"It reads the statistic {key}, which it does not declare: put that collector into `collectors`.")
+        require(
+            False, f"It reads the statistic {key}, which it does not declare: put that collector into `collectors`."
+        )
 
 
 @cache
@@ -120,8 +122,10 @@ def scores() -> Scores:
     for layer in sample_layout().layers:
         importance.append({})
         for axis, block in layer.blocks.items():
-            units = generator.lognormal(size=block.units) * 10.0 ** -layer.index
-            heads = generator.dirichlet(np.ones(block.heads + 1), size=block.units)[:, 1:]  # the rest is the whole unit's
+            units = generator.lognormal(size=block.units) * 10.0**-layer.index
+            heads = generator.dirichlet(np.ones(block.heads + 1), size=block.units)[
+                :, 1:
+            ]  # the rest is the whole unit's
             importance[-1] |= {axis: units, f"{axis}.heads": units[:, None] * heads}
     return Scores.of(sample_layout(), importance)
 

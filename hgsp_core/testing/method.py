@@ -40,7 +40,9 @@ def method_checks(method: Method, kind: str, params: Mapping[str, Any] | None = 
         params: what a recipe would write under `with`. Without it, defaults are used; where a parameter has none, the checks
             that run the method are skipped.
     """
-    require(kind in HOOKS and kind != "architecture", f"There is no kind of method '{kind}'; one of {', '.join(HOOKS)}.")
+    require(
+        kind in HOOKS and kind != "architecture", f"There is no kind of method '{kind}'; one of {', '.join(HOOKS)}."
+    )
     return checks_of(DECLARED | BEHAVIOUR.get(kind, {}), Trial(method, kind, dict(params or {})))
 
 
@@ -83,7 +85,10 @@ class Trial:
 def is_named_and_summarised(trial: Trial) -> None:
     """A recipe can write its name, and a summary says what it does."""
     name = trial.method.name
-    require(name and not set(name) & set(" /:,[]{}'\""), f"The name {name!r} cannot be written in a recipe: letters, digits, '-', '_'.")
+    require(
+        name and not set(name) & set(" /:,[]{}'\""),
+        f"The name {name!r} cannot be written in a recipe: letters, digits, '-', '_'.",
+    )
     require(trial.method.summary.strip(), f"Method '{name}': `summary` is empty; say in a line what it does.")
 
 

@@ -66,7 +66,10 @@ class Seedless(Fake):
     def __call__(self, job):
         return Scores.of(
             job.layout,
-            [{axis: np.random.random(block.units) for axis, block in layer.blocks.items()} for layer in job.layout.layers],
+            [
+                {axis: np.random.random(block.units) for axis, block in layer.blocks.items()}
+                for layer in job.layout.layers
+            ],
         )
 
 

@@ -66,7 +66,10 @@ def _campaign(campaign: Callable, numbers: Sequence[int], jobs: int) -> list:
     faults = sum(bool(v.faults) for v in found)
     codes = Counter(code for v in found for code in v.codes)
     ended = ", ".join(f"{count} with {code}" for code, count in sorted(codes.items(), key=str))
-    print(f"{campaign.name}: {len(found)} cases, {faults} with faults; commands ended: {ended}; {time.monotonic() - start:.0f} s", flush=True)
+    print(
+        f"{campaign.name}: {len(found)} cases, {faults} with faults; commands ended: {ended}; {time.monotonic() - start:.0f} s",
+        flush=True,
+    )
     return found
 
 
@@ -79,7 +82,9 @@ def _tell(verdicts: Sequence, seed: int, folder: Path) -> None:
     for (kind, signature), cases in sorted(by_kind.items(), key=lambda item: -len(item[1])):
         verdict, fault = min(cases, key=lambda pair: pair[0].number)
         print(f"\n{kind}: {signature} ({len(cases)} times)")
-        print(f"  again: python -m tests.fuzz --seed {seed} --only {verdict.campaign}:{verdict.number}    files: {verdict.folder}")
+        print(
+            f"  again: python -m tests.fuzz --seed {seed} --only {verdict.campaign}:{verdict.number}    files: {verdict.folder}"
+        )
         print(f"  input: {'; '.join(verdict.said)[:400]}")
         print(f"  {' && '.join(verdict.commands)[:400]}")
         print("    " + "\n    ".join(fault.detail.strip().splitlines()[-12:]))
@@ -88,11 +93,18 @@ def _tell(verdicts: Sequence, seed: int, folder: Path) -> None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--seed", type=int, default=Random().randrange(10**6), help="of all that is drawn; by default another one each time")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=Random().randrange(10**6),
+        help="of all that is drawn; by default another one each time",
+    )
     for name, cases in CASES.items():
         parser.add_argument(f"--{name}", type=int, default=cases, metavar="N", help=f"cases; {cases} by default")
     parser.add_argument("--only", metavar="CAMPAIGN:N", help="this one case")
-    parser.add_argument("--keep", metavar="DIR", help="keep all files here; otherwise those of cases with faults are kept")
+    parser.add_argument(
+        "--keep", metavar="DIR", help="keep all files here; otherwise those of cases with faults are kept"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cases at a time")
     return parser.parse_args(arguments)
 

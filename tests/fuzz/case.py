@@ -17,7 +17,13 @@ from .process import PATIENCE, Outcome
 #: what a message may take
 LINES, CHARACTERS = 40, 4_000
 #: what no user should read
-INTERNAL = ("Traceback (most recent call last)", "--- Logging error ---", "This is a fault of hgsp", "Exception ignored", "Fatal Python error")
+INTERNAL = (
+    "Traceback (most recent call last)",
+    "--- Logging error ---",
+    "This is a fault of hgsp",
+    "Exception ignored",
+    "Fatal Python error",
+)
 #: words of Python's own messages, which name neither the input nor the fix
 RAW = re.compile(
     r"(object (is not|has no|does not|cannot)|unexpected keyword|required positional|not subscriptable|index out of range|unsupported operand"
@@ -27,7 +33,9 @@ RAW = re.compile(
 WARNED = re.compile(r"(?:hgsp_\w+|plugins)/\S+\.py:\d+: (\w*Warning): ")
 MEMORY = re.compile(r"Out of memory")
 FRAME = re.compile(r'File "[^"]*?((?:hgsp_\w+|plugins/\w+)/[^"]*)", line \d+, in (\S+)')
-THROWN = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Warning|Exit|Overflow|NotFound\w*))\b", re.MULTILINE)
+THROWN = re.compile(
+    r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Warning|Exit|Overflow|NotFound\w*))\b", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,13 @@ class Case:
     def scratch(self) -> Path:
         return self.folder / "scratch"
 
-    def run(self, *arguments: object, results: tuple[str, ...] = (), codes: tuple[int, ...] = (0, 2), patience: float = PATIENCE) -> Outcome:
+    def run(
+        self,
+        *arguments: object,
+        results: tuple[str, ...] = (),
+        codes: tuple[int, ...] = (0, 2),
+        patience: float = PATIENCE,
+    ) -> Outcome:
         """Run `hgsp` and judge how it ended. `results`: what it may leave in the input folder where it succeeds."""
         before = snapshot(self.input)
         outcome = process.hgsp(arguments, self.input, self.scratch, patience)
@@ -108,12 +122,18 @@ def judged(outcome: Outcome, codes: tuple[int, ...], temporary: Path) -> Iterato
     if outcome.out and command != "recipe":
         yield Fault("stdout of a refusal", command, outcome.out[-500:])
     if len(outcome.err) > CHARACTERS or outcome.err.count("\n") > LINES:
-        yield Fault("long message", f"{command} {shape(outcome.err).rpartition(': ')[2][:40]}", f"{len(outcome.err)} characters: {outcome.err[:300]}")
+        yield Fault(
+            "long message",
+            f"{command} {shape(outcome.err).rpartition(': ')[2][:40]}",
+            f"{len(outcome.err)} characters: {outcome.err[:300]}",
+        )
     if not re.search(r"Error: |Usage: |Error ─|valid", outcome.text):
         yield Fault("no message", command, tail)
     if MEMORY.search(outcome.err):
         yield Fault("memory", f"{command} {shape(outcome.err)}", tail)
-    if (raw := RAW.search(outcome.err)) and not re.search(r"about a value in (config.json|its files)", outcome.err):  # transformers' own words, and whose
+    if (raw := RAW.search(outcome.err)) and not re.search(
+        r"about a value in (config.json|its files)", outcome.err
+    ):  # transformers' own words, and whose
         yield Fault("raw message", f"{command} {raw.group()} {shape(outcome.err)}", tail)
 
 

@@ -18,7 +18,15 @@ from .weights import damaged_weights
 
 #: forms of config.json that real checkpoints have, and some that none should
 _CONFIG: tuple[dict[str, Any], ...] = (
-    {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}},
+    {
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        }
+    },
     {"rope_scaling": {"type": "linear", "factor": 2.0}},
     {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
     {"rope_scaling": {"type": "yarn", "factor": 2.0}},
@@ -81,7 +89,9 @@ _CONFIG: tuple[dict[str, Any], ...] = (
 
 def dense(case: Case, random: Random, material: Material) -> None:
     """A checkpoint as somebody trained it."""
-    name = random.choice(["llama", "llama", "llama-sharded", "llama-sharded", "llama-tied", "mistral", "qwen2", "qwen3"])
+    name = random.choice(
+        ["llama", "llama", "llama-sharded", "llama-sharded", "llama-tied", "mistral", "qwen2", "qwen3"]
+    )
     model = copied(material.dense(name), case.input / "model")
     case.said.append(name)
     for _ in range(random.choice([1, 1, 1, 2])):
@@ -130,7 +140,11 @@ def _damaged(model: Path, random: Random) -> str:
 def _layered_config(path: Path, random: Random) -> str:
     """Damage in what only our own checkpoints have."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    keys = [key for key in ("per_layer_config", "base_model_type", "auto_map", "model_type", "architectures") if key in config]
+    keys = [
+        key
+        for key in ("per_layer_config", "base_model_type", "auto_map", "model_type", "architectures")
+        if key in config
+    ]
     keys += [key for key in config if "layer" in key or "head" in key]
     key = random.choice(keys or list(config))
     tree, said = damaged_tree({key: config[key]}, random, random.choice([1, 1, 2]))
@@ -142,7 +156,15 @@ def _layered_config(path: Path, random: Random) -> str:
 def _used(case: Case, random: Random, material: Material, model: str, sound: Path | None) -> None:
     """Give the directory to a command, and check what it made of it."""
     (case.input / "text.txt").write_bytes(material.text.read_bytes())
-    command = random.choice(["plan"] * 2 + ["run"] * 3 + ["eval"] * 4 + ["finetune"] * 2 + ["huggingface"] * 2 + ["gguf"] * 2 + ["verify"] * (5 if sound else 2))
+    command = random.choice(
+        ["plan"] * 2
+        + ["run"] * 3
+        + ["eval"] * 4
+        + ["finetune"] * 2
+        + ["huggingface"] * 2
+        + ["gguf"] * 2
+        + ["verify"] * (5 if sound else 2)
+    )
     if command in ("plan", "run"):
         tree = recipe(model, export=[{"use": random.choice(["huggingface", "gguf"])}] if random.random() < 0.3 else [])
         tree["model"]["weights"] = random.choice(["auto", "streamed"])
@@ -159,11 +181,25 @@ def _used(case: Case, random: Random, material: Material, model: str, sound: Pat
             if (made := case.input / "out" / "model").is_dir():
                 _agrees(case, made, report["after"]["perplexity"]["text.txt"], "run's result")
     elif command == "eval":
-        measured = case.run("eval", model, "--dataset", "text.txt", "--seq_len", "16", "--max_samples", "8", "--json", "--quiet")
+        measured = case.run(
+            "eval", model, "--dataset", "text.txt", "--seq_len", "16", "--max_samples", "8", "--json", "--quiet"
+        )
         if measured.code == 0:
             _agrees(case, case.input / model, json.loads(measured.out)["after"]["perplexity"]["text.txt"], "eval")
     elif command == "finetune":
-        small = ("--num_epochs", "1", "--max_samples", "4", "--batch_size", "4", "--seq_len", "16", "--data_path", "text.txt", "--quiet")
+        small = (
+            "--num_epochs",
+            "1",
+            "--max_samples",
+            "4",
+            "--batch_size",
+            "4",
+            "--seq_len",
+            "16",
+            "--data_path",
+            "text.txt",
+            "--quiet",
+        )
         method = random.choice(["lora", "full"])
         done = case.run("finetune", model, "--finetune_method", method, *small, "--output_dir", "out", results=("out",))
         if done.code == 0:
@@ -187,14 +223,20 @@ def _agrees(case: Case, model: Path, perplexity: float | None, what: str, loss: 
     Returns the loss of the directory on tokens that need no tokenizer.
     """
     answer = case.scratch / "answer.json"
-    outcome = process.in_child(lambda: _by_transformers(model, case.input / "text.txt", answer), case.input, case.scratch)
+    outcome = process.in_child(
+        lambda: _by_transformers(model, case.input / "text.txt", answer), case.input, case.scratch
+    )
     if outcome.code != 0:
         line = (outcome.err.strip().splitlines() or ["?"])[-1]
         case.add("accepted what transformers refuses", f"{what} {line.partition(':')[0]}", line[:500])
         return None
     found = json.loads(answer.read_text(encoding="utf-8"))
     if found["strange"]:
-        case.add("accepted what transformers does not load whole", f"{what} {sorted(found['strange'])}", str(found["strange"])[:500])
+        case.add(
+            "accepted what transformers does not load whole",
+            f"{what} {sorted(found['strange'])}",
+            str(found["strange"])[:500],
+        )
     for name, value in (("perplexity", perplexity), ("loss", loss)):
         if value is not None and not (found[name] is not None and math.isclose(value, found[name], rel_tol=0.02)):
             case.add("another model than transformers loads", f"{what} {name}", f"{value} instead of {found[name]}")
@@ -217,7 +259,11 @@ def _by_transformers(model: Path, text: Path, answer: Path) -> None:
         return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten()).item()
 
     strange = {key: sorted(map(str, info[key])) for key in ("missing_keys", "mismatched_keys") if info[key]}
-    found = {"strange": strange, "perplexity": None, "loss": loss(torch.arange(32).view(2, 16) % loaded.config.vocab_size)}
+    found = {
+        "strange": strange,
+        "perplexity": None,
+        "loss": loss(torch.arange(32).view(2, 16) % loaded.config.vocab_size),
+    }
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
         ids = tokenizer(text.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]

@@ -37,9 +37,23 @@ class Scenario:
 
 
 _CUTTING = ("Evaluate original", "Repair", "Cut", "Evaluate pruned", "Export", "Publish", "Report")
-_TRAINING = {"use": "lora", "with": {"epochs": 2, "samples": 48, "batch_size": 8, "dataset": "text.txt", "records": {"seq_len": 16}}}
+_TRAINING = {
+    "use": "lora",
+    "with": {"epochs": 2, "samples": 48, "batch_size": 8, "dataset": "text.txt", "records": {"seq_len": 16}},
+}
 _SEARCH = {"score": {"use": "output"}, "allocate": {"use": "search", "with": {"ratio": 0.15}}}
-_FINETUNE = ("--data_path", "text.txt", "--num_epochs", "4", "--max_samples", "48", "--batch_size", "8", "--seq_len", "16")
+_FINETUNE = (
+    "--data_path",
+    "text.txt",
+    "--num_epochs",
+    "4",
+    "--max_samples",
+    "48",
+    "--batch_size",
+    "8",
+    "--seq_len",
+    "16",
+)
 SCENARIOS = {
     "run": Scenario(
         ("run", "recipe.yaml"),
@@ -63,6 +77,8 @@ SCENARIOS = {
         ("Runs", *(f"Runs/{stage}" for stage in ("Evaluate (prepare)", *_MEASURING, *_CUTTING)), "Compare"),
     ),
 }  # fmt: skip
+
+
 class Unsound(Exception):
     """A scenario that does not even end well where nobody kills it."""
 
@@ -85,7 +101,9 @@ def case(case: Case, random: Random, material: Material) -> None:
         return
     _lay_out(case.input, scenario, material)
     share, group = random.random(), random.random() < 0.5
-    case.said.append(f"{name}: {number_of_signal.name} at {share:.0%} of '{stage}'{' to all its processes' if group else ''}")
+    case.said.append(
+        f"{name}: {number_of_signal.name} at {share:.0%} of '{stage}'{' to all its processes' if group else ''}"
+    )
     before = snapshot(case.input)
     delay = share * random.choice([length for place, _, length in times if place == stage] or [0.0])
     ended = _kill(case, scenario, stage, delay, number_of_signal, group)
@@ -96,7 +114,11 @@ def case(case: Case, random: Random, material: Material) -> None:
     for path in sorted({*before, *after}):
         kept = asked and _may_stay(path, scenario, ended.code) or not asked and _may_stay_killed(path, scenario)
         if not kept and before.get(path) != after.get(path):
-            case.add("left after a signal" if path not in before else "changed input", f"{name} {number_of_signal.name}", str(path))
+            case.add(
+                "left after a signal" if path not in before else "changed input",
+                f"{name} {number_of_signal.name}",
+                str(path),
+            )
     shutil.rmtree(case.scratch / "tmp", ignore_errors=True)
     if scenario.results and (case.input / scenario.results[0]).exists() and name != "sweep":
         _same(case, name, sound, "what it left under the final name")
@@ -127,13 +149,20 @@ def _undisturbed(name: str, material: Material) -> tuple[Path, list[tuple[str, f
             _lay_out(folder / "in", scenario, material)
             log = folder / "stages"
             start = time.monotonic()
-            done = process.in_child(partial(_main, scenario.arguments, log), folder / "in", folder / "scratch", scenario.arguments, PATIENCE)
+            done = process.in_child(
+                partial(_main, scenario.arguments, log), folder / "in", folder / "scratch", scenario.arguments, PATIENCE
+            )
             if done.code != 0:
                 raise Unsound(f"{name} undisturbed: exit code {done.code}\n{done.text[-2000:]}")
             (folder / "in" / "said.json").write_text(done.out, encoding="utf-8")
-            began = [(place, float(at) - start) for at, _, place in (line.partition(" ") for line in log.read_text().splitlines())]
+            began = [
+                (place, float(at) - start)
+                for at, _, place in (line.partition(" ") for line in log.read_text().splitlines())
+            ]
             if missing := {place for place, _ in began} ^ set(scenario.stages):
-                raise Unsound(f"{name}: the stages of the scenario are others than those of the command: {sorted(missing)}")
+                raise Unsound(
+                    f"{name}: the stages of the scenario are others than those of the command: {sorted(missing)}"
+                )
             ends = [at for _, at in began[1:]] + [done.seconds]
             times = [(place, at, max(end - at, 0.0)) for (place, at), end in zip(began, ends)]
             (folder / "times.json").write_text(json.dumps(times), encoding="utf-8")
@@ -182,14 +211,20 @@ def _main(arguments: tuple[str, ...], log: Path) -> None:
     main()
 
 
-def _kill(case: Case, scenario: Scenario, stage: str, delay: float, number: signal.Signals, group: bool) -> process.Outcome:
+def _kill(
+    case: Case, scenario: Scenario, stage: str, delay: float, number: signal.Signals, group: bool
+) -> process.Outcome:
     """Start the command, send the signal `delay` seconds into the stage, and judge how the command ended."""
     log, start = case.folder / "stages", time.monotonic()
     log.touch()
     pid = process.start_child(partial(_main, scenario.arguments, log), case.input, case.scratch, forks=False)
     case.commands.append("hgsp " + " ".join(scenario.arguments))
     ended = partial(os.waitpid, pid, os.WNOHANG)
-    status = _until(lambda: stage in (line.partition(" ")[2] for line in log.read_text(encoding="utf-8").splitlines()), ended, PATIENCE)
+    status = _until(
+        lambda: stage in (line.partition(" ")[2] for line in log.read_text(encoding="utf-8").splitlines()),
+        ended,
+        PATIENCE,
+    )
     if status is None:
         time.sleep(delay)
         # a terminal's Ctrl-C reaches all processes of the command, `kill` one, the system's shortage of memory one

@@ -79,7 +79,12 @@ def make(folder: Path) -> Material:
         written["evaluate"][0]["with"]["datasets"] = [str(material.text)]
         (folder / f"{name}.yaml").write_text(json.dumps(written), encoding="utf-8")
         _done(process.hgsp(["run", f"{name}.yaml", "--quiet"], folder, folder / "scratch"), f"the run '{name}'")
-    grid = {"version": 1, "base": f"{folder}/tied.yaml", "grid": {"allocate.with.ratio": [0.1]}, "output": str(folder / "sweep")}
+    grid = {
+        "version": 1,
+        "base": f"{folder}/tied.yaml",
+        "grid": {"allocate.with.ratio": [0.1]},
+        "output": str(folder / "sweep"),
+    }
     (folder / "sweep.yaml").write_text(json.dumps(grid), encoding="utf-8")
     return material
 

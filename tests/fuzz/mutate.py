@@ -89,7 +89,9 @@ def _once(tree: Any, random: Random) -> tuple[Any, str]:
         return copy.deepcopy(value), f"everything = {name}"
     parent, key = at(tree, way[:-1]), way[-1]
     place, value = ".".join(map(str, way)), parent[key]
-    kind = random.choice(["odd"] * 8 + ["delete", "delete", "rename", "add", "wrap", "unwrap", "scale", "other", "other", "edit"])
+    kind = random.choice(
+        ["odd"] * 8 + ["delete", "delete", "rename", "add", "wrap", "unwrap", "scale", "other", "other", "edit"]
+    )
     if kind == "rename" and isinstance(parent, dict):
         new = random.choice([f"{key}x", str(key).upper(), f" {key}", "", "a" * 1000, 3, None, "é", f"{key}.{key}"])
         parent[new] = parent.pop(key)
@@ -170,7 +172,27 @@ YAML_BITS = (
     "9" * 5_000,
     "- " * 3_000,
 )
-JSON_BITS = ("NaN", "-Infinity", "1e9999", "9" * 5_000, "{", "}", "[", "]", ",", ":", '"', "\\", "\\u", "\\ud800", "\0", "\ufeff", "//", "null", "true")
+JSON_BITS = (
+    "NaN",
+    "-Infinity",
+    "1e9999",
+    "9" * 5_000,
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    '"',
+    "\\",
+    "\\u",
+    "\\ud800",
+    "\0",
+    "\ufeff",
+    "//",
+    "null",
+    "true",
+)
 
 
 def damaged_text(text: str, random: Random, bits: tuple[str, ...] = YAML_BITS) -> tuple[str, str]:
@@ -245,7 +267,20 @@ def damaged_files(directory: Path, random: Random) -> str:
     path, other = random.choice(files), random.choice(files)
     name = str(path.relative_to(directory))
     kind = random.choice(
-        ["remove", "remove", "bytes", "bytes", "directory", "loop", "broken link", "device", "other", "fifo", "rename", "extra"]
+        [
+            "remove",
+            "remove",
+            "bytes",
+            "bytes",
+            "directory",
+            "loop",
+            "broken link",
+            "device",
+            "other",
+            "fifo",
+            "rename",
+            "extra",
+        ]
     )
     if kind == "bytes":
         data, said = damaged_bytes(path.read_bytes(), random)

@@ -17,7 +17,13 @@ from .mutate import ODD, damaged_bytes, damaged_text, damaged_tree
 _COSTLY = ("2**31", "2**63", "10**400", "1e308", "x 1000", "10,000 items")
 _MODELS = ("llama", "llama-tied", "qwen2", "qwen3", "mistral", "llama-sharded")
 _METHODS: dict[str, tuple[Any, ...]] = {
-    "score": ({"use": "wanda"}, {"use": "magnitude"}, {"use": "output"}, {"use": "obs"}, {"use": "random", "with": {"seed": 1}}),
+    "score": (
+        {"use": "wanda"},
+        {"use": "magnitude"},
+        {"use": "output"},
+        {"use": "obs"},
+        {"use": "random", "with": {"seed": 1}},
+    ),
     "prior": ({"use": "removal", "with": {"samples": 4}}, {"use": "activation"}),
     "normalize": ([], [{"use": "clip"}, {"use": "minmax"}], [{"use": "zscore"}]),
     "allocate": (
@@ -29,7 +35,12 @@ _METHODS: dict[str, tuple[Any, ...]] = {
         {"use": "slimgpt", "with": {"ratio": 0.1}},
         {"use": "torch_pruning", "with": {"ratio": 0.1}},
     ),
-    "reconstruct": ({"use": "none"}, {"use": "bias"}, {"use": "least-squares", "with": {"target": "own"}}, {"use": "slimgpt"}),
+    "reconstruct": (
+        {"use": "none"},
+        {"use": "bias"},
+        {"use": "least-squares", "with": {"target": "own"}},
+        {"use": "slimgpt"},
+    ),
     "iterative_steps": (1, 2),
     "memory": ("cpu", "disk", "device"),
 }
@@ -39,7 +50,9 @@ def case(case: Case, random: Random, material: Material) -> None:
     """Damage one file or setting, and give it to a command that reads it."""
     case.input.mkdir(parents=True)
     (case.input / "text.txt").write_bytes(material.text.read_bytes())
-    random.choice([_validate] * 12 + [_dry_sweep] * 3 + [_plan] * 3 + [_setting] * 2 + [_flags] * 2 + [_part] * 2 + [_run])(case, random, material)
+    random.choice(
+        [_validate] * 12 + [_dry_sweep] * 3 + [_plan] * 3 + [_setting] * 2 + [_flags] * 2 + [_part] * 2 + [_run]
+    )(case, random, material)
 
 
 def drawn(random: Random, material: Material) -> dict[str, Any]:
@@ -50,14 +63,18 @@ def drawn(random: Random, material: Material) -> dict[str, Any]:
     return found
 
 
-def _written(case: Case, random: Random, tree: Any, name: str, ways: tuple[str, ...] = ("tree", "tree", "tree", "text", "bytes")) -> str:
+def _written(
+    case: Case, random: Random, tree: Any, name: str, ways: tuple[str, ...] = ("tree", "tree", "tree", "text", "bytes")
+) -> str:
     """Write the damaged file; what was done to it."""
     path, way = case.input / name, random.choice(ways)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=random.random() < 0.5)
     data = text.encode("utf-8", "surrogatepass")
     if way == "tree":
         tree, said = damaged_tree(tree, random, random.choice([1, 1, 2, 4]))
-        data = yaml.safe_dump(tree, sort_keys=False, allow_unicode=random.random() < 0.5).encode("utf-8", "surrogatepass")
+        data = yaml.safe_dump(tree, sort_keys=False, allow_unicode=random.random() < 0.5).encode(
+            "utf-8", "surrogatepass"
+        )
     elif way == "text":
         text, said = damaged_text(text, random)
         data = text.encode("utf-8", "surrogatepass")
@@ -80,12 +97,19 @@ def _validate(case: Case, random: Random, material: Material) -> None:
 
 def _dry_sweep(case: Case, random: Random, material: Material) -> None:
     if random.random() < 0.5:
-        tree = yaml.safe_load(random.choice(sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))).read_text(encoding="utf-8"))
+        tree = yaml.safe_load(
+            random.choice(sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))).read_text(encoding="utf-8")
+        )
         if tree["base"] == "../demo.yaml":
             tree["base"] = str(ROOT / "recipes" / "demo.yaml")
     else:
         base = drawn(random, material)
-        tree = {"version": 1, "base": base, "grid": {"allocate.with.ratio": [0.1, 0.2], "calibrate.seed": [0, 1]}, "output": "sweep"}
+        tree = {
+            "version": 1,
+            "base": base,
+            "grid": {"allocate.with.ratio": [0.1, 0.2], "calibrate.seed": [0, 1]},
+            "output": "sweep",
+        }
         tree["variants"] = {"method": [{"name": "a", "set": {}}, {"name": "b", "set": {"score.use": "wanda"}}]}
     _written(case, random, tree, "sweep.yaml")
     case.run("sweep", "sweep.yaml", "--dry-run", *random.choice([(), ("--json",)]))
@@ -136,7 +160,12 @@ def _flags(case: Case, random: Random, material: Material) -> None:
     given: list[str] = ["--base_model", str(material.dense("llama"))]
     for _ in range(random.choice([1, 2, 3])):
         name, value = random.choice(ODD)
-        text = (value if isinstance(value, str) else json.dumps(value)).replace("\0", "").encode("utf-8", "replace").decode()
+        text = (
+            (value if isinstance(value, str) else json.dumps(value))
+            .replace("\0", "")
+            .encode("utf-8", "replace")
+            .decode()
+        )
         flag = random.choice(_FLAGS)
         given += [flag, text[:20_000]]
         case.said.append(f"{flag} {name}")
@@ -146,7 +175,10 @@ def _flags(case: Case, random: Random, material: Material) -> None:
 def _part(case: Case, random: Random, material: Material) -> None:
     """The parts of a recipe that other commands start from."""
     tree = drawn(random, material)
-    tree["recover"] = {"use": "lora", "with": {"epochs": 1, "dataset": "text.txt", "records": {"seq_len": 16}, "samples": 8}}
+    tree["recover"] = {
+        "use": "lora",
+        "with": {"epochs": 1, "dataset": "text.txt", "records": {"seq_len": 16}, "samples": 8},
+    }
     _written(case, random, tree, "recipe.yaml", ("tree", "tree", "text"))
     model = material.dense("llama")
     if random.random() < 0.5:
@@ -157,6 +189,7 @@ def _part(case: Case, random: Random, material: Material) -> None:
 
 def finite_json(case: Case, path: Path) -> None:
     """A result that other programs read must be JSON, which knows no NaN."""
+
     def refuse(text: str) -> None:
         raise ValueError(text)
 

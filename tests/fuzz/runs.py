@@ -26,10 +26,22 @@ def case(case: Case, random: Random, material: Material) -> None:
     case.said.append(name)
     for _ in range(random.choice([1, 1, 2])):
         case.said.append(_damaged(run, random))
-    command = random.choice(["compare"] * 5 + ["diagnose"] * 2 + ["verify"] * 2 + ["gguf", "huggingface", "eval", "finetune", "again"])
+    command = random.choice(
+        ["compare"] * 5 + ["diagnose"] * 2 + ["verify"] * 2 + ["gguf", "huggingface", "eval", "finetune", "again"]
+    )
     if command == "compare":
         other = material.run(random.choice(list(RUNS)))
-        form = random.choice([(), ("--csv",), ("--markdown",), ("--html",), ("--json",), ("--sort", "parameters"), ("--html", "-o", "page.html")])
+        form = random.choice(
+            [
+                (),
+                ("--csv",),
+                ("--markdown",),
+                ("--html",),
+                ("--json",),
+                ("--sort", "parameters"),
+                ("--html", "-o", "page.html"),
+            ]
+        )
         case.run("compare", *random.choice([("run",), ("run", other), (other, "run")]), *form, results=("page.html",))
     elif command == "diagnose":
         case.run("diagnose", "run", *random.choice([(), ("--json",)]))
@@ -38,9 +50,34 @@ def case(case: Case, random: Random, material: Material) -> None:
     elif command in ("gguf", "huggingface"):
         case.run("export", "run", "--to", command, "--output", "out", "--quiet", results=("out",))
     elif command == "eval":
-        case.run("eval", "run", "--dataset", "text.txt", "--seq_len", "16", "--max_samples", "4", "--quiet", "-o", "found.json", results=("found.json",))
+        case.run(
+            "eval",
+            "run",
+            "--dataset",
+            "text.txt",
+            "--seq_len",
+            "16",
+            "--max_samples",
+            "4",
+            "--quiet",
+            "-o",
+            "found.json",
+            results=("found.json",),
+        )
     elif command == "finetune":
-        small = ("--num_epochs", "1", "--max_samples", "4", "--batch_size", "4", "--seq_len", "16", "--data_path", "text.txt", "--quiet")
+        small = (
+            "--num_epochs",
+            "1",
+            "--max_samples",
+            "4",
+            "--batch_size",
+            "4",
+            "--seq_len",
+            "16",
+            "--data_path",
+            "text.txt",
+            "--quiet",
+        )
         case.run("finetune", "run", *small, "--output_dir", "out", results=("out",))
     else:
         case.run("plan", "run/recipe.yaml", "--output", "out", "--quiet")
@@ -48,7 +85,11 @@ def case(case: Case, random: Random, material: Material) -> None:
 
 def _damaged(run: Path, random: Random) -> str:
     """Mostly the files that commands read."""
-    read = [p for name in ("report.json", "plan.json", "gradient_diagnosis.json", "model/hgsp.json") if (p := run / name).is_file()]
+    read = [
+        p
+        for name in ("report.json", "plan.json", "gradient_diagnosis.json", "model/hgsp.json")
+        if (p := run / name).is_file()
+    ]
     kind = random.random()
     try:
         if kind < 0.7 and read:
@@ -85,7 +126,8 @@ def _sweep(case: Case, random: Random, material: Material) -> None:
     base |= yaml.safe_load((material.run("tied") / "recipe.yaml").read_text(encoding="utf-8"))
     name = "ratio-0.1"
     (case.input / "sweep.yaml").write_text(
-        json.dumps({"version": 1, "base": base, "grid": {"allocate.with.ratio": [0.1]}, "output": "sweep"}), encoding="utf-8"
+        json.dumps({"version": 1, "base": base, "grid": {"allocate.with.ratio": [0.1]}, "output": "sweep"}),
+        encoding="utf-8",
     )
     sweep = case.input / "sweep"
     (sweep / "runs").mkdir(parents=True)

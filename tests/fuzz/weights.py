@@ -72,7 +72,9 @@ def _damaged_tensor(tensors: Tensors, random: Random) -> str:
     if kind == "gone":
         del tensors[name]
     elif kind == "renamed":
-        tensors[random.choice([name + "x", name.removeprefix("model."), name.replace("weight", "bias"), "é", ""])] = tensors.pop(name)
+        tensors[random.choice([name + "x", name.removeprefix("model."), name.replace("weight", "bias"), "é", ""])] = (
+            tensors.pop(name)
+        )
     elif kind == "prefix":
         prefix = random.choice(["_orig_mod.", "module.", "base_model.model.", "model."])
         for n in list(tensors):
@@ -105,7 +107,9 @@ def _damaged_tensor(tensors: Tensors, random: Random) -> str:
     elif kind == "flat":
         tensors[name] = dtype, [len(data) // size], data
     elif kind == "extra":
-        extra = random.choice(["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.99.mlp.up_proj.weight", "score.weight", "x"])
+        extra = random.choice(
+            ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.99.mlp.up_proj.weight", "score.weight", "x"]
+        )
         tensors[extra] = "F32", [4], bytes(16)
         return f"{extra} added"
     elif kind == "empty":

@@ -12,8 +12,15 @@ _HERE = "hgsp_baselines"
 @hookimpl
 def hgsp_scorers():
     return [
-        Method("wanda-sp", f"{_HERE}.wanda_sp:WandaSp", Params, "|W| * ||X|| over the columns of o_proj and down_proj alone"),
-        Method("flap", f"{_HERE}.flap:Flap", Params, "variance of the input times its column's squared norm, standardised"),
+        Method(
+            "wanda-sp",
+            f"{_HERE}.wanda_sp:WandaSp",
+            Params,
+            "|W| * ||X|| over the columns of o_proj and down_proj alone",
+        ),
+        Method(
+            "flap", f"{_HERE}.flap:Flap", Params, "variance of the input times its column's squared norm, standardised"
+        ),
         Method("llm_pruner", f"{_HERE}.llm_pruner:LLMPruner", LLMPrunerParams, "group Taylor importance of LLM-Pruner"),
     ]
 
@@ -21,7 +28,12 @@ def hgsp_scorers():
 @hookimpl
 def hgsp_allocators():
     return [
-        Method("slimgpt", f"{_HERE}.slimgpt_rates:SlimGPTRates", SlimGPTRatesParams, "rates that grow with the log of depth"),
+        Method(
+            "slimgpt",
+            f"{_HERE}.slimgpt_rates:SlimGPTRates",
+            SlimGPTRatesParams,
+            "rates that grow with the log of depth",
+        ),
         Method(
             "torch_pruning",
             f"{_HERE}.torch_pruning:TorchPruning",

@@ -10,7 +10,9 @@ class TorchPruningError(HgspError):
 
     @classmethod
     def not_installed(cls) -> TorchPruningError:
-        return cls("allocate: torch_pruning needs the package Torch-Pruning: pip install 'hgsp-baselines[torch-pruning]'")
+        return cls(
+            "allocate: torch_pruning needs the package Torch-Pruning: pip install 'hgsp-baselines[torch-pruning]'"
+        )
 
     @classmethod
     def grouped_attention(cls, layer: int, heads: int, groups: int) -> TorchPruningError:

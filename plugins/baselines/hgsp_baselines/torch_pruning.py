@@ -37,7 +37,8 @@ HEAD_DIM, VOCABULARY = 2, 2
 
 class TorchPruningParams(RatioParams):
     global_pruning: bool = Field(
-        False, description="true = channels of all layers compete, and heads of all layers; false = every layer loses as much"
+        False,
+        description="true = channels of all layers compete, and heads of all layers; false = every layer loses as much",
     )
     attention: Literal["auto", "prune", "keep"] = Field(
         "auto",
@@ -81,7 +82,9 @@ class TorchPruning:
             low = ratio, removed
             if removed > most:
                 best, most = plan, removed
-            if budget - most <= sum(b.unit_cost for b in mlp):  # a step of its ratio takes a channel of each MLP at the most
+            if budget - most <= sum(
+                b.unit_cost for b in mlp
+            ):  # a step of its ratio takes a channel of each MLP at the most
                 break
         else:
             raise TorchPruningError.short(p.ratio, p.of, most / p.denominator(layout), with_attention)

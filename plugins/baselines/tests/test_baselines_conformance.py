@@ -7,7 +7,9 @@ from hgsp_core.testing import method_checks
 
 ENTRIES = [entry for entry in plugins.registry().entries if entry.distribution == "hgsp-baselines"]
 CHECKS = {
-    f"{entry.kind}-{entry.name}-{check}": check for entry in ENTRIES for check in method_checks(entry.method, entry.kind)
+    f"{entry.kind}-{entry.name}-{check}": check
+    for entry in ENTRIES
+    for check in method_checks(entry.method, entry.kind)
 }
 OTHER_PARAMS = {
     f"{importance}-{check}": check

@@ -58,11 +58,15 @@ def test_flap_is_the_standardised_variance_of_inputs_weighted_by_columns(inputs)
         m = np.array([x[:, j].var() * (w[:, j] ** 2).sum() for j in range(x.shape[1])])
         z = (m - m.mean()) / m.std(ddof=1)
         rows = result.units_of(block.layer, block.axis.name)
-        assert result.importance[rows] == pytest.approx([m[u * width : (u + 1) * width].sum() for u in range(block.units)], rel=1e-3)
+        assert result.importance[rows] == pytest.approx(
+            [m[u * width : (u + 1) * width].sum() for u in range(block.units)], rel=1e-3
+        )
         assert result.score[rows] == pytest.approx(
             [z[u * width : (u + 1) * width].mean() for u in range(block.units)], rel=1e-3, abs=1e-3
         )
-        assert result.score[rows].mean() == pytest.approx(0, abs=1e-9)  # blocks of all layers and kinds are on one scale
+        assert result.score[rows].mean() == pytest.approx(
+            0, abs=1e-9
+        )  # blocks of all layers and kinds are on one scale
 
 
 def test_standardising_a_hand_computed_case():

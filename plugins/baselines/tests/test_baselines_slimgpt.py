@@ -28,7 +28,16 @@ def block_job(x, w, units, kept, attention):
     block = BlockLayout(0, axis, "block", units, (writer,), ())
     x = torch.from_numpy(x).float()
     moments = Moments(len(x), x.sum(0), x.T @ x, {}, {})
-    return BlockJob(block, tuple(range(kept)), positions(range(kept), writer.width), writer, torch.from_numpy(w).float(), None, moments, moments)
+    return BlockJob(
+        block,
+        tuple(range(kept)),
+        positions(range(kept), writer.width),
+        writer,
+        torch.from_numpy(w).float(),
+        None,
+        moments,
+        moments,
+    )
 
 
 def data(columns, seed=0, tokens=300):
@@ -53,9 +62,15 @@ def columns_of(units, width):
 
 CASES = {
     "attention groups": dict(units=6, width=4, kept=3, attention=True, params={}),
-    "channels one by one": dict(units=30, width=1, kept=11, attention=False, params=dict(smallest_batch=1, largest_batch=1)),
-    "channels in batches": dict(units=60, width=1, kept=13, attention=False, params=dict(smallest_batch=2, largest_batch=16)),
-    "all channels at once": dict(units=20, width=1, kept=4, attention=False, params=dict(smallest_batch=64, largest_batch=64)),
+    "channels one by one": dict(
+        units=30, width=1, kept=11, attention=False, params=dict(smallest_batch=1, largest_batch=1)
+    ),
+    "channels in batches": dict(
+        units=60, width=1, kept=13, attention=False, params=dict(smallest_batch=2, largest_batch=16)
+    ),
+    "all channels at once": dict(
+        units=20, width=1, kept=4, attention=False, params=dict(smallest_batch=64, largest_batch=64)
+    ),
 }
 
 

@@ -14,12 +14,16 @@ from hgsp_core.types import AllocateJob
 
 SIZE = dict(vocab_size=50, hidden_size=48, intermediate_size=40, num_hidden_layers=3, num_attention_heads=6, head_dim=8)
 HEADS = layout_of(SAMPLE, random_model(LlamaConfig(**SIZE, num_key_value_heads=6)))
-GROUPS = layout_of(SAMPLE, random_model(LlamaConfig(**SIZE, num_key_value_heads=3)))  # 2 to a group: the case that never ends
+GROUPS = layout_of(
+    SAMPLE, random_model(LlamaConfig(**SIZE, num_key_value_heads=3))
+)  # 2 to a group: the case that never ends
 
 
 def plan(layout, **params):
     generator = np.random.default_rng(0)
-    importance = [{axis: generator.lognormal(size=b.units) for axis, b in layer.blocks.items()} for layer in layout.layers]
+    importance = [
+        {axis: generator.lognormal(size=b.units) for axis, b in layer.blocks.items()} for layer in layout.layers
+    ]
     scores = Scores.of(layout, importance)
     return scores, TorchPruning(TorchPruningParams(of="layers", **params))(AllocateJob(layout, scores, None))
 

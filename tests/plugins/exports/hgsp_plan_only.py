@@ -9,7 +9,9 @@ class PlanOnly:
 
     def __call__(self, job):
         path = job.destination / "sizes.txt"
-        path.write_text("\n".join(str({axis: len(block.kept) for axis, block in layer.items()}) for layer in job.plan.layers))
+        path.write_text(
+            "\n".join(str({axis: len(block.kept) for axis, block in layer.items()}) for layer in job.plan.layers)
+        )
         return path
 
 
