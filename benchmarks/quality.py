@@ -119,8 +119,10 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Texts:
-    """Datasets of one model, `other` of another kind than its own, and windows of its calibration set; and a folder for
-    whatever its runs write."""
+    """Datasets of one model, windows of its calibration set, and a folder for what its runs write.
+
+    `other` is of another kind than the model's own text.
+    """
 
     folder: Path
     samples: int
@@ -218,7 +220,7 @@ def apart(recipe: Recipe, store: Store) -> dict[str, Any]:
             with os.fdopen(write, "w") as pipe:
                 json.dump({**report, "peak_memory_bytes": peak_memory()}, pipe)
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the child must not go on as a second parent
             traceback.print_exc()
         os._exit(code)
     os.close(write)

@@ -130,7 +130,7 @@ def measure_time(repeats: int) -> dict[str, float]:
 
 
 class Flops(TorchDispatchMode):
-    """Floating-point operations of matrix products and attention. (FlopCounterMode itself cannot do autograd.grad.)"""
+    """Floating-point operations of matrix products and attention; FlopCounterMode itself cannot do autograd.grad."""
 
     total = 0
 

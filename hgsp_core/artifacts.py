@@ -27,9 +27,11 @@ class Calibration:
 
     @property
     def sha256(self) -> str:
+        """Hash of the token ids, whatever the platform."""
         return hashlib.sha256(np.ascontiguousarray(self.tokens, dtype="<i8").tobytes()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
+        """What the report says of it."""
         samples, seq_len = self.tokens.shape
         return {
             "dataset": self.dataset,
@@ -83,7 +85,7 @@ class Scores:
         axes = tuple(axis.name for axis in layout.architecture.axes)
         blocks = layout.blocks()
         values = [np.asarray(importance[b.layer][b.axis.name], dtype=np.float64) for b in blocks]
-        for block, value in zip(blocks, values):
+        for block, value in zip(blocks, values, strict=True):
             if value.shape != (block.units,):
                 raise PlanError.score_shape(block.layer, block.axis.name, block.units, value.shape)
         units = [b.units for b in blocks]
@@ -103,6 +105,7 @@ class Scores:
         return len(self.layer)
 
     def with_score(self, score: np.ndarray) -> Scores:
+        """The same units with other scores [units]."""
         return replace(self, score=np.asarray(score, dtype=np.float64))
 
     def last(self, plan: Plan) -> Scores:
@@ -136,7 +139,7 @@ class Scores:
 def _stays(plan: BlockPlan, shares: np.ndarray) -> np.ndarray:
     """[units, query heads] bool, as `shares`: which of them the plan keeps."""
     stays = np.zeros(shares.shape, bool)
-    for unit, heads in zip(plan.kept, plan.heads or [range(shares.shape[1])] * len(plan.kept)):
+    for unit, heads in zip(plan.kept, plan.heads or [range(shares.shape[1])] * len(plan.kept), strict=True):
         stays[unit, list(heads)] = True
     return stays
 
@@ -239,9 +242,11 @@ class Plan:
 
     @classmethod
     def keep_all(cls, layout: Layout) -> Plan:
+        """The plan that removes nothing."""
         return cls.of(layout, {(b.layer, b.axis.name): range(b.units) for b in layout.blocks()}, 0)
 
     def block(self, block: BlockLayout) -> BlockPlan:
+        """What is kept of that block."""
         return self.layers[block.layer][block.axis.name]
 
     @property
@@ -252,7 +257,7 @@ class Plan:
 
     def within(self, other: Plan) -> bool:
         """Whether nothing stays here that the other plan removes."""
-        return all(_within(a[n], b[n]) for a, b in zip(self.layers, other.layers) for n in a)
+        return all(_within(a[n], b[n]) for a, b in zip(self.layers, other.layers, strict=True) for n in a)
 
     def with_kept(self, layer: int, axis: str, kept: Sequence[int]) -> Plan:
         """The plan with other units kept in one block, as many as before; where query heads go, the units stay the same."""
@@ -290,6 +295,7 @@ class Plan:
         return replace(layout, layers=tuple(layers))
 
     def parameters_after(self, layout: Layout) -> int:
+        """Parameters of the pruned model."""
         outside = layout.parameters - layout.layer_parameters
         return outside + sum(self.kept_cost(b) for b in layout.blocks())
 
@@ -299,6 +305,7 @@ class Plan:
         return block.kept_cost(len(own.kept), own.heads_per_unit)
 
     def removed(self, layout: Layout) -> int:
+        """Parameters that are removed."""
         return self.before - self.parameters_after(layout)
 
     def to_json(self, layout: Layout, path: str, fingerprint: str) -> dict[str, Any]:
@@ -335,16 +342,18 @@ class Plan:
             if "heads" in entry:
                 if len(entry["heads"]) != len(units):
                     raise PlanError.uneven_heads(block.layer, block.axis.name, block.heads)
-                heads[block.layer, block.axis.name] = dict(zip(units, entry["heads"]))
+                heads[block.layer, block.axis.name] = dict(zip(units, entry["heads"], strict=True))
         parameters = data["parameters"]
         return cls.of(layout, kept, parameters["before"] - parameters["target"], data.get("notes", ()), heads)
 
 
 def _within(a: BlockPlan, b: BlockPlan) -> bool:
     """Whether all that a keeps of a block stays in b, too."""
-    of_b = dict(zip(b.kept, b.heads))
+    of_b = dict(zip(b.kept, b.heads, strict=True))
     return set(a.kept) <= set(b.kept) and all(
-        a.heads and set(own) <= set(of_b[u]) for u, own in zip(a.kept, a.heads or [()] * len(a.kept)) if u in of_b
+        a.heads and set(own) <= set(of_b[u])
+        for u, own in zip(a.kept, a.heads or [()] * len(a.kept), strict=True)
+        if u in of_b
     )
 
 

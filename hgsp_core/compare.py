@@ -256,7 +256,7 @@ class Comparison:
                     keys = [k for k in protocols[0] if len({json.dumps(p.get(k)) for p in protocols}) > 1]
                     told = "; ".join(
                         f"{', '.join(f'{k} {_short(p.get(k))}' for k in keys)} ({_names(group)})"
-                        for p, group in zip(protocols, kinds.values())
+                        for p, group in zip(protocols, kinds.values(), strict=True)
                     )
                     yield f"{measure} was not measured alike: {told}."
 

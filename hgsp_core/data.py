@@ -33,6 +33,7 @@ def open_dataset(name: str, params: Mapping[str, Any], place: str):
 
     Args:
         place: recipe key, for messages.
+
     Raises:
         DataError: no such name, file or id; unknown or wrong parameters.
     """
@@ -47,7 +48,7 @@ def open_dataset(name: str, params: Mapping[str, Any], place: str):
         else:
             raise DataError(
                 f"{place}: {error}\nA local file ends in {', '.join(_FILES)}; a hub id has the form owner/name."
-            )
+            ) from None
     try:
         ready = entry.method.params(**{**params, **extra})
     except ValidationError as error:
@@ -65,6 +66,7 @@ def read_text(dataset: Callable[[DatasetJob], Iterable[str]], split: str, charac
     """The documents of a split joined by a blank line, up to about `characters` (None = all).
 
     A document is cut at so many characters too, or at LONGEST_DOCUMENT where that is more.
+
     Raises:
         DataError: there is no text at all.
     """
@@ -110,6 +112,7 @@ def draw(text: str, tokenizer: Any, part: CalibratePart, rows: int | None = None
 
     Args:
         rows: of the model's embedding.
+
     Raises:
         DataError: the text has fewer windows than that, or a token that the embedding has no row for.
     """

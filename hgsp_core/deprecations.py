@@ -80,7 +80,7 @@ def current_flags(arguments: Sequence[str], known: Collection[str], warn: Warn) 
 
 def _values(arguments: Sequence[str], flag: str) -> Iterator[str]:
     """Every value that the flag is given."""
-    for argument, following in zip(arguments, [*arguments[1:], ""]):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = argument.partition("=")
         if name == flag:
             yield value if equals else following

@@ -757,7 +757,8 @@ class ResourceError(HgspError):
     @classmethod
     def socket(cls, directory: str) -> ResourceError:
         return cls(
-            f"TMPDIR: the path '{directory}' is too long for the sockets between processes (about 70 characters). Set TMPDIR to a shorter one."
+            f"TMPDIR: the path '{directory}' is too long for the sockets between processes (about 70 characters). "
+            "Set TMPDIR to a shorter one."
         )
 
     @classmethod

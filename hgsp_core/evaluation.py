@@ -45,6 +45,7 @@ class Evaluators:
 
     @property
     def all(self) -> tuple[tuple[str, Any], ...]:
+        """Both kinds."""
         return (*self.alone, *self.paired)
 
 
@@ -114,6 +115,7 @@ def evaluate_original(
 
     Args:
         made_of: what tells the model from others: its fingerprint, number type and device.
+
     Returns:
         the metrics, and the names of those evaluators whose metrics were found.
     """
@@ -124,7 +126,7 @@ def evaluate_original(
     ]
     kept = [key and store.get("evaluation", key) for key in keys]
     found = [json.loads(arrays["metrics"].tobytes()) if arrays else None for arrays in kept]
-    known = [name for (name, _), metrics_ in zip(evaluators.alone, found) if metrics_ is not None]
+    known = [name for (name, _), metrics_ in zip(evaluators.alone, found, strict=True) if metrics_ is not None]
     if None in found or evaluators.paired:
         with monitor.stage("Evaluate original") as progress:
             job = opener(progress)
@@ -161,7 +163,7 @@ def evaluate_pair(
             del second, first
             return metrics(evaluators.paired, dense(progress)), after
         for _, evaluator in evaluators.paired:
-            for result, found in zip((before, after), evaluator.compare(first, second)):
+            for result, found in zip((before, after), evaluator.compare(first, second), strict=True):
                 merge(result, found)
     return before, after
 
@@ -228,9 +230,11 @@ def evaluate_checkpoint(
         uses: evaluators, as in a recipe's `evaluate`.
         dtype: number type of both; auto = as `model` is stored.
         output: file that the result is written to as JSON; must not exist.
+
     Returns:
         ratio (only with `dense`: after / before, number by number), before (only with `dense`), after, and how they were
         made: model, dense, dtype, device, evaluate, timings, versions. `before` and `after` are as in report.json.
+
     Raises:
         HgspError: a model, text, task or library that is not there; a result that exists.
     """

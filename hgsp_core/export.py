@@ -41,8 +41,10 @@ def export_checkpoint(
         model: a run directory, or a Hugging Face directory, pruned or not; it is not changed.
         settings: `key=value` of the exporter's parameters.
         output: must not exist. Nothing of it is left where the export fails.
+
     Returns:
         exports: what was written; notes: what the user should know of it.
+
     Raises:
         HgspError: everything that a user can mend.
     """
@@ -81,6 +83,7 @@ def export(
     Args:
         weights: the checkpoint's, as `open_weights` gives them.
         report, original: as in `ExportJob`.
+
     Returns:
         What was written, relative to `destination`.
     """
@@ -101,7 +104,7 @@ def publish(exporters: Sequence[Any], written: Sequence[str], output: Path, moni
         HgspError: an exporter's.
     """
     places = []
-    for exporter, name in zip(exporters, written):
+    for exporter, name in zip(exporters, written, strict=True):
         if hasattr(exporter, "publish"):
             with monitor.stage("Publish"):
                 if place := exporter.publish(output / name):
@@ -116,6 +119,7 @@ def check_exportable(uses: Sequence[Use], directory: Path, layout: Layout) -> No
     Args:
         directory: of the model to be pruned, or of the checkpoint.
         layout: of the model as it is now, or as a plan would leave it.
+
     Raises:
         HgspError: an exporter's.
     """

@@ -50,6 +50,7 @@ def read_object(path: Path, form: type[BaseModel] | None = None) -> dict[str, An
 
     Args:
         form: what its keys must be, as far as they are there.
+
     Raises:
         FileNotFoundError: it is not there.
         ValueError: it cannot be read, is no JSON object, or a key is not of the form; in one line.

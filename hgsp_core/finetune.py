@@ -42,6 +42,7 @@ def finetune(
         device: "auto", "cpu", "cuda" or "cuda:N".
         dense: the model before the cut, which `distill` learns from.
         store: where checkpoints of the training lie, for a call that is killed and made again; None: the default store.
+
     Raises:
         HgspError: everything that a user can mend. All that can be known without the model is found first.
     """

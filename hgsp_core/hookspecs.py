@@ -1,4 +1,6 @@
-"""The ten hooks. A plugin implements the ones it needs in one module and names that module in its entry points:
+"""The ten hooks.
+
+A plugin implements the ones it needs in one module and names that module in its entry points:
 
     [project.entry-points.hgsp]
     my-plugin = "my_plugin"
@@ -178,7 +180,7 @@ def hgsp_evaluators() -> list[Method]:
 
 @hookspec
 def hgsp_exporters() -> list[Method]:
-    """Other forms of the finished checkpoint: `ExportJob -> path that was written` below `job.destination`.
+    r"""Other forms of the finished checkpoint: `ExportJob -> path that was written` below `job.destination`.
 
     A class may have `check(directory, layout)`, called before anything is cut, to refuse what it cannot hold, and
     `publish(path)`, called when the run is in its place, to send away what it wrote; it returns where to.
@@ -192,7 +194,7 @@ def hgsp_exporters() -> list[Method]:
             def __init__(self, params): ...
             def __call__(self, job):
                 path = job.destination / "sizes.txt"
-                path.write_text("\\n".join(str({a: len(b.kept) for a, b in l.items()}) for l in job.plan.layers))
+                path.write_text("\n".join(str({a: len(b.kept) for a, b in l.items()}) for l in job.plan.layers))
                 return path
     """
 

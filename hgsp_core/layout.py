@@ -34,10 +34,12 @@ class SliceLayout:
 
     @property
     def weight(self) -> str:
+        """Name of the weight in the checkpoint."""
         return f"{self.module}.weight"
 
     @property
     def bias(self) -> str:
+        """Name of the bias in the checkpoint, whether or not there is one."""
         return f"{self.module}.bias"
 
     @property
@@ -64,6 +66,7 @@ class BlockLayout:
 
     @cached_property
     def unit_cost(self) -> int:
+        """Parameters of one unit."""
         return sum(s.unit_cost for s in self.slices)
 
     @cached_property
@@ -85,6 +88,7 @@ class BlockLayout:
 
     @property
     def cost(self) -> int:
+        """Parameters of the block."""
         return self.units * self.unit_cost + self.fixed_cost
 
     def kept_cost(self, kept: int, heads: int | None = None) -> int:
@@ -139,12 +143,15 @@ class BlockLayout:
 
 @dataclass(frozen=True)
 class LayerLayout:
+    """One decoder layer. `blocks`: axis -> its residual branch."""
+
     index: int
     module: str
     blocks: Mapping[str, BlockLayout]
 
     @property
     def cost(self) -> int:
+        """Parameters of the layer's blocks."""
         return sum(block.cost for block in self.blocks.values())
 
 
@@ -201,6 +208,7 @@ def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: M
         architecture: the family's data.
         config: the model's `config.json`.
         shapes: full tensor name -> shape, as stored.
+
     Raises:
         LayoutError: a tensor is missing, is left over, or does not divide into units. Such a model is refused whole.
     """

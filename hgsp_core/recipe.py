@@ -267,7 +267,6 @@ def _check_params(params: type[BaseModel], given: Mapping[str, Any], source: str
 
 def resolved(recipe: Recipe) -> Recipe:
     """The recipe with every default of its methods written out too: what exactly was run."""
-
     changed = {}
     for key, kind in STAGES.items():
         value = getattr(recipe, key)

@@ -22,6 +22,7 @@ def run_directory(output: Path, first: bool = True) -> Iterator[Path]:
     """A working directory that becomes `output` when the block ends well; otherwise nothing of it is left.
 
     `run.log` in it receives every line of the `hgsp` logger. Of several processes only the `first` makes and renames it.
+
     Raises:
         OutputError: `output` exists (it is never overwritten), or cannot be made.
     """
@@ -68,7 +69,7 @@ def _remove_empty(directories: Sequence[Path]) -> None:
 class _RunLog(logging.FileHandler):
     """A line that cannot be written (a full disk) ends the run, as anything else does that cannot be written."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+    def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         raise OutputError.cannot_make(self.baseFilename, error) if isinstance(error, OSError) else error
 

@@ -48,6 +48,7 @@ class Source:
 
     @property
     def bytes_per_parameter(self) -> int:
+        """Of the number type that the weights have in memory."""
         return BYTES[self.dtype]
 
 
@@ -101,6 +102,7 @@ def checkpoint_layout(directory: Path, family: str | None = None) -> Layout:
     Args:
         family: model_type of the original, which a pruned model that is stored as a related one does not tell;
             None = as its hgsp.json says, else its config.json.
+
     Raises:
         CheckpointError: not there, incomplete or damaged.
         PluginError: no plugin knows its family.

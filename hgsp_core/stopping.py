@@ -21,8 +21,9 @@ class Stopped(BaseException):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """In the block the first of these signals raises Stopped. Later ones are passed over, to the end of the process: clearing
-    away must not be cut short.
+    """In the block the first of these signals raises Stopped.
+
+    Later ones are passed over, to the end of the process: clearing away must not be cut short.
 
     Signals that were ignored before (`nohup`) stay so.
     """

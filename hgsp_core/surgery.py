@@ -46,7 +46,7 @@ def lines(plan: BlockPlan, s: SliceLayout) -> torch.Tensor:
     """Rows (or columns) of one linear that stay, ascending: those of the kept units, or of their kept query heads."""
     if not plan.heads or s.heads == 1:
         return positions(plan.kept, s.width)
-    heads = [unit * s.heads + head for unit, own in zip(plan.kept, plan.heads) for head in own]
+    heads = [unit * s.heads + head for unit, own in zip(plan.kept, plan.heads, strict=True) for head in own]
     return positions(heads, s.width // s.heads)
 
 

@@ -103,6 +103,7 @@ class Architecture:
 
     @property
     def name(self) -> str:
+        """Its key in the registry: the model_type."""
         return self.model_type
 
 

@@ -196,6 +196,7 @@ above {MAX_HELD_OUT_CHARS:,} characters always to training):
                     "chooses the checkpoint; not packaged",
                     "`evaluation.txt`; neither trained on nor used for a choice",
                 ),
+                strict=True,
             )
         )
         + f"""
@@ -484,7 +485,7 @@ def main():
     train_ids = torch.cat(documents)
     validation_ids = encode(tokenizer, "\n\n".join(splits["validation"]))
     evaluation_ids = encode(tokenizer, evaluation)
-    for name, ids in zip(splits, (train_ids, validation_ids, evaluation_ids)):
+    for name, ids in zip(splits, (train_ids, validation_ids, evaluation_ids), strict=True):
         chars = sum(map(len, splits[name]))
         print(f"{name}: {len(splits[name])} documents, {chars:,} characters, {len(ids):,} tokens")
 

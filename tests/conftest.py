@@ -29,7 +29,8 @@ def refused(said, tmp_path):
     def refuse(*arguments):
         code, out, err = said(*arguments)
         assert (code, out) == (2, ""), err
-        assert "Traceback" not in err and not list(tmp_path.iterdir())
+        assert "Traceback" not in err
+        assert not list(tmp_path.iterdir())
         return " ".join(err.split())
 
     return refuse

@@ -30,7 +30,9 @@ def load(directory, **options):
     model, info = AutoModelForCausalLM.from_pretrained(
         directory, dtype="auto", output_loading_info=True, **own_code, **options
     )
-    assert not info["missing_keys"] and not info["mismatched_keys"] and not info["unexpected_keys"], info
+    assert not info["missing_keys"], info
+    assert not info["mismatched_keys"], info
+    assert not info["unexpected_keys"], info
     return model.eval()
 
 

@@ -28,9 +28,11 @@ def test_the_plan_is_a_stock_models_within_the_budget(job, ratio, multiple, epsi
     try:
         plan = plan_of(job, ratio=ratio, epsilon=epsilon, limits={"channel_multiple": multiple})
     except PlanError as error:
-        assert "at most" in str(error) and "allocate.with.uniform: true" in str(error)
+        assert "at most" in str(error)  # noqa: PT017 - only some of the jobs
+        assert "allocate.with.uniform: true" in str(error)  # noqa: PT017 - only some of the jobs
         return
-    assert plan.is_uniform() and plan.removed(layout) <= plan.before - plan.target
+    assert plan.is_uniform()
+    assert plan.removed(layout) <= plan.before - plan.target
     channels = {kept for _, kept in sizes(plan) if kept}
     # the next smaller such model is too large a step, or channels are used up
     assert short_of(plan, layout) < len(layout.layers) * multiple * channel_cost(layout) or min(channels) <= multiple
@@ -105,7 +107,8 @@ def test_units_that_limits_hold_stay_in_every_layer():
 def test_llama_3_8b_keeps_a_multiple_of_channels_and_misses_the_ratio_by_less_than_one_step(multiple):
     layout = llama3_8b()
     plan = plan_of(job(layout), ratio=0.2, limits={"channel_multiple": multiple})
-    assert plan.is_uniform() and {m % multiple for _, m in sizes(plan)} == {0}
+    assert plan.is_uniform()
+    assert {m % multiple for _, m in sizes(plan)} == {0}
     assert 0 <= short_of(plan, layout) < 32 * multiple * channel_cost(layout)
 
 

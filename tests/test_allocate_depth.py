@@ -22,8 +22,10 @@ def plan_of(prior=PRIOR, **params) -> Plan:
 def test_the_n_layers_of_least_prior_go_and_nothing_else():
     plan = plan_of(n_remove_layers=3)
     assert plan.kept_layers() == [0, 2, 5]
-    assert plan.is_uniform() and sizes(plan)[0] == (4, 64)
-    assert not plan.notes and plan.target == plan.parameters_after(small())
+    assert plan.is_uniform()
+    assert sizes(plan)[0] == (4, 64)
+    assert not plan.notes
+    assert plan.target == plan.parameters_after(small())
 
 
 def test_equal_priors_go_in_order_of_depth():
@@ -40,7 +42,8 @@ def test_as_many_layers_go_as_the_ratio_pays_for_and_the_rest_is_noted():
 
 def test_a_ratio_of_less_than_one_layer_removes_nothing_and_says_so():
     plan = plan_of(ratio=0.1, of="layers")
-    assert len(plan.kept_layers()) == 6 and "100.00%" in plan.notes[0]
+    assert len(plan.kept_layers()) == 6
+    assert "100.00%" in plan.notes[0]
 
 
 def test_frozen_layers_stay():
@@ -57,13 +60,14 @@ def test_one_layer_always_stays():
 
 
 def test_more_layers_or_a_higher_ratio_than_the_limits_leave_are_refused():
-    with pytest.raises(PlanError, match="3 layers cannot go, 2 at most with .*allocate.with.limits.freeze_first: 4"):
+    with pytest.raises(PlanError, match=r"3 layers cannot go, 2 at most with .*allocate.with.limits.freeze_first: 4"):
         plan_of(n_remove_layers=3, limits={"freeze_first": 4})
-    with pytest.raises(PlanError, match="0.8 of the decoder layers' parameters cannot go, 0.3333 at most"):
+    with pytest.raises(PlanError, match=r"0.8 of the decoder layers' parameters cannot go, 0.3333 at most"):
         plan_of(ratio=0.8, of="layers", limits={"freeze_first": 4})
 
 
 def test_a_plan_is_the_same_on_every_call():
     task = job(small())
     depth = Depth(DepthParams(ratio=0.5))
-    assert depth.needs_priors and depth(task) == depth(task)
+    assert depth.needs_priors
+    assert depth(task) == depth(task)

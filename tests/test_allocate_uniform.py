@@ -28,7 +28,7 @@ def test_layers_differ_by_at_most_one_bundle_of_channels_and_the_budget_holds(jo
     try:
         plan = plan_of(job, ratio=ratio, of=of, limits={"channel_multiple": multiple})
     except PlanError as error:
-        assert "at most" in str(error)
+        assert "at most" in str(error)  # noqa: PT017 - only some of the jobs
         return
     budget = math.floor(ratio * (layout.parameters if of == "total" else layout.layer_parameters))
     assert plan.removed(layout) <= budget == plan.before - plan.target
@@ -53,7 +53,7 @@ def test_uniform_true_gives_a_stock_model_within_the_budget(job, ratio, multiple
     assert plan.is_uniform()
     assert plan.removed(layout) <= plan.before - plan.target
     # the next larger stock model with these groups is too large a step, or channels are used up
-    (groups, channels) = sizes(plan)[0]
+    (_groups, channels) = sizes(plan)[0]
     step = len(layout.layers) * multiple * channel_cost(layout)
     assert short_of(plan, layout) < step or channels <= multiple
 
@@ -66,11 +66,12 @@ def test_inside_a_block_the_lowest_scored_units_go():
         score = task.scores.score[task.scores.units_of(block.layer, block.axis.name)]
         kept = list(plan.block(block).kept)
         gone = sorted(set(range(block.units)) - set(kept))
-        assert gone and score[gone].max() <= score[kept].min()
+        assert gone
+        assert score[gone].max() <= score[kept].min()
 
 
 @pytest.mark.parametrize(
-    "kv_heads, ratio, groups_gone",
+    ("kv_heads", "ratio", "groups_gone"),
     [(2, 0.2, 0), (2, 0.3, 1), (4, 0.1, 0), (4, 0.2, 1), (4, 0.3, 1), (4, 0.4, 2), (8, 0.2, 2), (1, 0.4, 0)],
 )
 def test_attention_loses_the_rate_times_its_groups_rounded_and_the_mlp_the_rest(kv_heads, ratio, groups_gone):
@@ -102,7 +103,7 @@ def test_a_range_too_small_for_the_ratio_is_refused_with_the_largest_ratio():
 
 
 def test_a_range_outside_the_model_is_refused_by_its_recipe_key():
-    with pytest.raises(PlanError, match="allocate.with.mlp.layer_start: 9 "):
+    with pytest.raises(PlanError, match=r"allocate.with.mlp.layer_start: 9 "):
         plan_of(job(small()), mlp={"layer_start": 9})
 
 
@@ -115,14 +116,15 @@ def test_llama_3_8b_keeps_a_multiple_of_channels_in_a_stock_shape():
     layout = llama3_8b()
     task = job(layout)
     plan = plan_of(task, uniform=True, limits={"channel_multiple": 256})
-    assert plan.is_uniform() and sizes(plan)[0][1] % 256 == 0
+    assert plan.is_uniform()
+    assert sizes(plan)[0][1] % 256 == 0
     slab = 32 * 256 * channel_cost(layout)
     assert 0 <= short_of(plan, layout) < slab
     assert any("channel_multiple: 256" in note and "uniform: true" in note for note in plan.notes)
     assert np.unique([a for a, _ in sizes(plan)]).tolist() == [6]  # round(8 * 0.23) = 2 groups gone
 
 
-@pytest.mark.parametrize("distribution, share", [("5:5", 0.5), ("10:0", 1.0), ("0:10", 0.0), ("1:3", 0.25)])
+@pytest.mark.parametrize(("distribution", "share"), [("5:5", 0.5), ("10:0", 1.0), ("0:10", 0.0), ("1:3", 0.25)])
 def test_a_pruning_distribution_splits_the_budget_between_attention_and_mlps(distribution, share):
     layout = llama3_8b()
     plan = plan_of(job(layout), ratio=0.1, limits={"pruning_distribution": distribution})

@@ -45,16 +45,19 @@ def test_each_method_has_one_complete_row(rows):
     assert rows.keys() == {"dense", "magnitude", "wanda", "shortgpt"}
     for method, row in rows.items():
         assert row.keys() >= (KEYS - {"seconds", "peak_bytes"} if method == "dense" else KEYS)
-        assert row["model"] == "pydoc-llama" and row["of"] == "layers"
+        assert row["model"] == "pydoc-llama"
+        assert row["of"] == "layers"
 
 
 def test_the_numbers_are_those_of_pruned_models(rows):
     dense = rows["dense"]
-    assert dense["parameters"] == 2_374_080 and 10 < dense["ppl"] < 40
+    assert dense["parameters"] == 2_374_080
+    assert 10 < dense["ppl"] < 40
     for method in ("magnitude", "wanda"):
         assert 0.195 < rows[method]["achieved"] <= 0.2
         assert rows[method]["ppl"] > rows[method]["ppl_dense"] == dense["ppl"]
-        assert rows[method]["parameters"] < dense["parameters"] and rows[method]["peak_bytes"] > 2**26
+        assert rows[method]["parameters"] < dense["parameters"]
+        assert rows[method]["peak_bytes"] > 2**26
     assert rows["shortgpt"]["achieved"] == pytest.approx(1 / 6, abs=1e-3)  # one whole layer of six
 
 
@@ -65,7 +68,8 @@ def test_methods_with_data_saw_the_same_tokens_and_the_others_none(rows):
 
 def test_rows_of_an_interrupted_benchmark_are_not_run_again(folder):
     log = (folder / "second.log").read_text()
-    assert "wanda, 20%" in log and "magnitude" not in log
+    assert "wanda, 20%" in log
+    assert "magnitude" not in log
 
 
 def test_the_table_holds_every_method_and_the_best_only_of_those_that_reached_the_ratio(folder):
@@ -100,7 +104,8 @@ def test_a_part_is_weighed_on_the_seeds_that_both_methods_have():
     assert (
         last == "| 24 moves, blocks tried on twice the windows | balanced → best | 0.63 | 2 of 2 | 1 of 2 |"
     )  # √(0.2/0.4 · 0.64/0.8)
-    assert len(tables.parts(rows).splitlines()) == 3 and tables.parts(rows[:2]) == ""
+    assert len(tables.parts(rows).splitlines()) == 3
+    assert tables.parts(rows[:2]) == ""
 
 
 def test_rows_without_another_text_and_perfect_peers_leave_the_tables_whole():
@@ -112,6 +117,7 @@ def test_rows_without_another_text_and_perfect_peers_leave_the_tables_whole():
         row("balanced", 13, seed=1),
     ]
     other = tables.markdown(rows).split("another kind of text")[1]
-    assert "| balanced | **1.300** <sub>20.0%</sub> |" in other and "flap" not in other
+    assert "| balanced | **1.300** <sub>20.0%</sub> |" in other
+    assert "flap" not in other
     assert tables.parts([*rows, row("best", 11, other=110)]).endswith("| 1 of 1 |")
     assert tables.against_baselines([row("dense", 10, 0), row("flap", 9.9), row("balanced", 9.8)]) == ""

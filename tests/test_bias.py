@@ -30,14 +30,18 @@ def test_constant_inputs_are_replaced_exactly():
     stays = torch.zeros_like(x)
     stays[list(job.kept)] = x[list(job.kept)]
     assert torch.allclose(result.weight @ stays + result.bias, job.weight @ x + job.bias, atol=1e-5)
-    assert torch.equal(result.weight, job.weight) and result.kept == job.kept and not result.note
+    assert torch.equal(result.weight, job.weight)
+    assert result.kept == job.kept
+    assert not result.note
 
 
 def test_a_block_without_a_place_for_the_bias_stays_as_it_is_and_says_so():
     _, job = constant_job(bias=False)
     result = Bias(Params())(job)
-    assert result.bias is None and torch.equal(result.weight, job.weight)
-    assert "not compensated" in result.note and "down_proj has no bias" in result.note
+    assert result.bias is None
+    assert torch.equal(result.weight, job.weight)
+    assert "not compensated" in result.note
+    assert "down_proj has no bias" in result.note
 
 
 def test_in_a_sweep_the_bias_gains_the_mean_of_what_goes():

@@ -37,11 +37,13 @@ def sharded(tmp_path):
 
 def test_sharded_and_single_file_hold_the_same(tmp_path, checkpoint):
     shards = prune(tmp_path / "b", "llama", PLANS["sizes differ"], max_shard_size=20_000).directory
-    assert len(set(tensor_files(shards).values())) > 3 and len(set(tensor_files(checkpoint).values())) == 1
+    assert len(set(tensor_files(shards).values())) > 3
+    assert len(set(tensor_files(checkpoint).values())) == 1
     assert tensor_shapes(shards) == tensor_shapes(checkpoint)
     assert torch.equal(logits(load_model(shards)[0]), logits(load_model(checkpoint)[0]))
     one, many = dict(iter_tensors(checkpoint)), dict(iter_tensors(shards))
-    assert one.keys() == many.keys() and all(torch.equal(one[name], many[name]) for name in one)
+    assert one.keys() == many.keys()
+    assert all(torch.equal(one[name], many[name]) for name in one)
 
 
 def test_no_shard_is_larger_than_asked_unless_one_tensor_is(sharded):
@@ -68,7 +70,8 @@ def test_tensors_are_read_in_the_number_type_asked_for_and_integers_left_alone(t
     stored = {"w": torch.rand(3), "ids": torch.arange(3)}
     write_checkpoint(stored.items(), CONFIG, tmp_path, tmp_path / "out")
     read = dict(iter_tensors(tmp_path / "out", torch.bfloat16))
-    assert read["w"].dtype == torch.bfloat16 and read["ids"].dtype == torch.int64
+    assert read["w"].dtype == torch.bfloat16
+    assert read["ids"].dtype == torch.int64
     assert read_config(tmp_path / "out")["dtype"] == "float32"
 
 
@@ -154,7 +157,7 @@ def _as_pickle(directory):
 
 
 @pytest.mark.parametrize(
-    "damage, message",
+    ("damage", "message"),
     [
         (shutil.rmtree, r"no model directory '.*pruned'"),
         (_remove("config.json"), r"pruned' has no config\.json"),

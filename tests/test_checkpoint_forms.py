@@ -73,13 +73,15 @@ def refuse_all(said, folder, message, commands=COMMANDS):
         code, out, err = said(*COMMANDS[name])
         assert code == (1 if name == "verify" else 2), f"{name}: {out}{err}"
         assert message in " ".join((out + err).split()), f"{name}: {out}{err}"
-        assert "Traceback" not in err and sorted(path.name for path in folder.iterdir()) == before, name
+        assert "Traceback" not in err, name
+        assert sorted(path.name for path in folder.iterdir()) == before, name
 
 
 def take_all(said, folder, commands=COMMANDS):
     for name in commands:
         code, out, err = said(*COMMANDS[name])
-        assert code == 0 and "FAULT" not in out, f"{name}: {out}{err}"
+        assert code == 0, f"{name}: {out}{err}"
+        assert "FAULT" not in out, f"{name}: {out}{err}"
         shutil.rmtree(folder / "out", ignore_errors=True)
 
 
@@ -157,7 +159,8 @@ def test_an_export_names_the_type_that_is_stored_whatever_the_original_named(sai
     code, out, err = said(*COMMANDS["export"])
     assert code == 0, out + err
     config = json.loads((folder / "out" / "model" / "config.json").read_text())
-    assert config["torch_dtype"] == "float32" and "dtype" not in config
+    assert config["torch_dtype"] == "float32"
+    assert "dtype" not in config
     assert logits(load_model(folder / "out" / "model")[0]).dtype == torch.float32
 
 
@@ -166,11 +169,13 @@ def test_biases_that_config_json_and_the_files_do_not_agree_on_are_refused_befor
     run = ("run", "r.yaml", "--quiet", "--set", f"model.weights={weights}")
     change_config(folder / "model", attention_bias=True)
     code, _, err = said(*run)
-    assert code == 2 and "has no weights for model.layers.0.self_attn.k_proj.bias" in " ".join(err.split()), err
+    assert code == 2, err
+    assert "has no weights for model.layers.0.self_attn.k_proj.bias" in " ".join(err.split()), err
     change_config(folder / "model", attention_bias=False)
     change_tensors(folder / "model", lambda t: t | {"model.layers.1.self_attn.q_proj.bias": torch.ones(64)})
     code, _, err = said(*run)
-    assert code == 2 and "has no place for model.layers.1.self_attn.q_proj.bias" in " ".join(err.split()), err
+    assert code == 2, err
+    assert "has no place for model.layers.1.self_attn.q_proj.bias" in " ".join(err.split()), err
 
 
 def test_a_tensor_in_two_shards_is_refused(said, folder):
@@ -211,8 +216,9 @@ def test_what_is_no_language_model_is_named_for_what_it_is(said, folder):
     refuse_all(said, folder, "holds an adapter (adapter_config.json), not a model. Merge it into its base model first")
     config = (model / "config.json").read_text()
     (model / "config.json").unlink()
-    code, out, err = said("verify", "model")
-    assert code == 2 and "holds an adapter" in err
+    code, _out, err = said("verify", "model")
+    assert code == 2
+    assert "holds an adapter" in err
     (model / "config.json").write_text(config)
     (model / "adapter_config.json").unlink()
     (model / WEIGHTS).rename(model / "model-q4_0.gguf")
@@ -228,13 +234,16 @@ def test_a_path_that_is_no_model_directory_is_named_for_what_it_is(said, folder)
     ):
         for command in (("plan", "r.yaml", "--set", f"model.path={given}"), ("eval", given), ("finetune", given, "--output_dir", "out"),
                         ("export", given, "--to", "gguf", "--output", "out")):  # fmt: skip
-            code, out, err = said(*command)
-            assert code == 2 and message in " ".join(err.split()), (command, err)
+            code, _out, err = said(*command)
+            assert code == 2, (command, err)
+            assert message in " ".join(err.split()), (command, err)
     cache = folder / "models--acme--x"
     shutil.copytree(folder / "model", cache / "snapshots" / "abc")
     (cache / "refs").mkdir()
     code, _, err = said("plan", "r.yaml", "--set", f"model.path={cache}")
-    assert code == 2 and "is a folder of the hub's cache" in " ".join(err.split()) and "snapshots/abc" in err
+    assert code == 2
+    assert "is a folder of the hub's cache" in " ".join(err.split())
+    assert "snapshots/abc" in err
 
 
 def test_a_padding_id_outside_the_embedding_is_named_before_any_work(said, folder):
@@ -318,12 +327,13 @@ def test_a_token_without_a_row_is_named_before_any_work(said, outside):
             "4",
         ),
     ):
-        code, out, err = said(*command)
+        code, _out, err = said(*command)
         told = " ".join(err.split())
-        assert (
-            code == 2 and "has the token '<extra>', whose id is 1024, but the model's embedding has 1024 rows" in told
-        ), err
-        assert "Sweep" not in err and "Evaluate original" not in err and not (outside / "out").exists()
+        assert code == 2, err
+        assert "has the token '<extra>', whose id is 1024, but the model's embedding has 1024 rows" in told, err
+        assert "Sweep" not in err
+        assert "Evaluate original" not in err
+        assert not (outside / "out").exists()
 
 
 def test_a_modeling_file_on_an_old_transformers_says_what_it_needs(tmp_path, monkeypatch):
@@ -350,5 +360,5 @@ def test_the_ids_of_a_text_are_checked_against_the_rows():
     require_rows(np.array([[0, 5]]), 6, tokenizer, "x")
     require_rows(np.array([[0, 5]]), None, tokenizer, "x")
     require_rows(np.empty((0, 4), dtype=np.int64), 6, tokenizer, "x")
-    with pytest.raises(DataError, match="The dataset 'x' has the token .*, whose id is 5, but .* 5 rows"):
+    with pytest.raises(DataError, match=r"The dataset 'x' has the token .*, whose id is 5, but .* 5 rows"):
         require_rows(np.array([[0, 5]]), 5, tokenizer, "x")

@@ -22,7 +22,7 @@ def test_equals_the_masked_original(tmp_path, family, plan):
 
 
 @pytest.mark.parametrize(
-    "heads, groups, head_dim", [(4, 4, 8), (8, 4, 12), (28, 4, 4), (8, 1, 4)], ids=["MHA", "2:1", "7:1", "MQA"]
+    ("heads", "groups", "head_dim"), [(4, 4, 8), (8, 4, 12), (28, 4, 4), (8, 1, 4)], ids=["MHA", "2:1", "7:1", "MQA"]
 )
 def test_holds_for_every_ratio_of_query_to_kv_heads(tmp_path, heads, groups, head_dim):
     kept = {(0, "attention"): [groups - 1], (1, "mlp"): range(9), (3, "attention"): []}
@@ -117,7 +117,8 @@ def test_loss_and_gradients_are_the_same_with_gradient_checkpointing(tmp_path):
 def test_stored_number_type_is_the_one_that_loads(tmp_path, dtype):
     pruned = prune(tmp_path, "llama", PLANS["sizes differ"], dtype=dtype)
     model, config = load_model(pruned.directory)
-    assert model.dtype == dtype and config["dtype"] == str(dtype).removeprefix("torch.")
+    assert model.dtype == dtype
+    assert config["dtype"] == str(dtype).removeprefix("torch.")
     assert load_model(pruned.directory, torch.float32)[0].dtype == torch.float32
 
 
@@ -145,7 +146,8 @@ def test_saved_again_by_transformers_it_loads_again(tmp_path):
     model, _ = load_model(prune(tmp_path, "qwen3", PLANS["everything"]).directory)
     model.save_pretrained(tmp_path / "again")
     again, config = load_model(tmp_path / "again")
-    assert (tmp_path / "again" / "modeling_hgsp.py").is_file() and config["auto_map"]["AutoModel"]
+    assert (tmp_path / "again" / "modeling_hgsp.py").is_file()
+    assert config["auto_map"]["AutoModel"]
     assert torch.equal(logits(again), logits(model))
 
 

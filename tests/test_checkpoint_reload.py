@@ -24,5 +24,5 @@ def test_verification_says_why_a_checkpoint_does_not_load(tmp_path):
     directory = prune(tmp_path, "llama", PLANS["sizes differ"]).directory
     reference = logits(load_model(directory)[0])
     (directory / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="(?s)a fresh process cannot load it:.*model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"(?s)a fresh process cannot load it:.*model.safetensors"):
         verify_reload(directory, tokens(), reference)

@@ -14,7 +14,7 @@ LAYERS = {(1, "attention"): [], (1, "mlp"): [], (4, "attention"): [], (4, "mlp")
 
 
 @pytest.mark.parametrize(
-    "family, kept, stored_as",
+    ("family", "kept", "stored_as"),
     [
         ("llama", EVEN, "llama"),
         ("llama", CHANNELS, "llama"),
@@ -61,9 +61,11 @@ def test_a_token_id_list_as_long_as_the_model_is_not_taken_for_a_list_of_layers(
 def test_defaults_of_the_old_family_hold_in_the_new_one(tmp_path):
     """Llama and Mistral differ in the defaults of keys that a config.json may leave out."""
     config = prune(tmp_path, "llama", ODD, rope_parameters={"rope_type": "default", "rope_theta": 500.0}).config
-    assert config["model_type"] == "mistral" and config["architectures"] == ["MistralForCausalLM"]
+    assert config["model_type"] == "mistral"
+    assert config["architectures"] == ["MistralForCausalLM"]
     assert config["rope_parameters"]["rope_theta"] == 500.0
-    assert config["max_position_embeddings"] == 64 and config["sliding_window"] is None
+    assert config["max_position_embeddings"] == 64
+    assert config["sliding_window"] is None
     assert "attention_bias" not in config
 
 

@@ -47,8 +47,16 @@ def ran(folder):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["plugins"], ["plugins", "show", "hgsp"], ["recipe", "schema"], ["--version"]]
-    + [["prune", "--help"], ["prune", "--base_model", str(MODEL), "--head_dim", "16", "--print-recipe"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["plugins"],
+        ["plugins", "show", "hgsp"],
+        ["recipe", "schema"],
+        ["--version"],
+        ["prune", "--help"],
+        ["prune", "--base_model", str(MODEL), "--head_dim", "16", "--print-recipe"],
+    ],
     ids=" ".join,
 )
 def test_what_only_informs_imports_little_and_no_torch(arguments):
@@ -60,7 +68,8 @@ def test_what_only_informs_imports_little_and_no_torch(arguments):
     for heavy in ("torch", "transformers", "datasets", "matplotlib", "pandas"):
         assert f"'{heavy}'" not in modules
     if "--help" in arguments:
-        assert "'hgsp_core.plugins'" not in modules and "'hgsp_llama'" not in modules
+        assert "'hgsp_core.plugins'" not in modules
+        assert "'hgsp_llama'" not in modules
 
 
 @pytest.mark.parametrize(
@@ -75,13 +84,17 @@ def test_what_only_informs_imports_little_and_no_torch(arguments):
         "recipe schema",
         "compare",
         "sweep",
-    ]
-    + ["prune", "finetune", "eval", *(f"baseline {name}" for name in ("wanda", "magnitude", "slimgpt", "shortgpt"))],
+        "prune",
+        "finetune",
+        "eval",
+        *(f"baseline {name}" for name in ("wanda", "magnitude", "slimgpt", "shortgpt")),
+    ],
 )
 def test_every_command_teaches_with_an_example_and_says_what_it_reads_and_writes(command):
     text = " ".join(CliRunner().invoke(app, [*command.split(), "--help"]).stdout.split())
     assert f"Example: hgsp {command}" in text
-    assert "Reads" in text and ("Writes" in text or "writes" in text)
+    assert "Reads" in text
+    assert "Writes" in text or "writes" in text
 
 
 def test_the_version_is_that_of_the_package(tmp_path):
@@ -104,7 +117,8 @@ def test_broken_plugins_are_listed_with_their_reason_and_disturb_nobody(tmp_path
     assert "hgsp-misspells: it implements 'hgsp_scorer', which is no hook" in done.stdout
     assert "Did you mean 'hgsp_scorers'?" in done.stdout
     assert "hgsp-twice: it provides the scorer 'mine' twice" in done.stdout
-    assert "first" in done.stdout and "hgsp-good" in done.stdout
+    assert "first" in done.stdout
+    assert "hgsp-good" in done.stdout
 
 
 def test_show_tells_parameters_and_the_lines_for_a_recipe(tmp_path):
@@ -125,7 +139,8 @@ def test_the_example_lines_of_every_method_are_a_valid_recipe():
 
 def test_where_two_plugins_have_a_name_show_tells_both_and_how_to_name_each(tmp_path):
     text = hgsp("plugins", "show", "taylor", cwd=tmp_path, plugins=["doubles_a_name"]).stdout
-    assert "use: hgsp-core/taylor" in text and "use: hgsp-second-taylor/taylor" in text
+    assert "use: hgsp-core/taylor" in text
+    assert "use: hgsp-second-taylor/taylor" in text
 
 
 def test_init_writes_a_valid_recipe_that_names_every_stage_and_never_overwrites(tmp_path):
@@ -135,7 +150,7 @@ def test_init_writes_a_valid_recipe_that_names_every_stage_and_never_overwrites(
     done = hgsp("recipe", "validate", "recipe.yaml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "recipe.yaml: valid\n")
     (tmp_path / "recipe.yaml").write_text("mine")
-    with pytest.raises(OutputError, match="'.*recipe.yaml' exists"):
+    with pytest.raises(OutputError, match=r"'.*recipe.yaml' exists"):
         CliRunner().invoke(app, ["recipe", "init", str(tmp_path / "recipe.yaml")], catch_exceptions=False)
     assert (tmp_path / "recipe.yaml").read_text() == "mine"
 
@@ -146,7 +161,8 @@ def test_validate_names_the_faults_of_every_file(tmp_path):
     (tmp_path / "worse.yaml").write_text("[")
     done = hgsp("recipe", "validate", "bad.yaml", "good.yaml", "worse.yaml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "good.yaml: valid\n")
-    assert "bad.yaml: calibrate.data: unknown key." in done.stderr and "worse.yaml: line 1" in done.stderr
+    assert "bad.yaml: calibrate.data: unknown key." in done.stderr
+    assert "worse.yaml: line 1" in done.stderr
 
 
 def test_schema_lists_every_key_and_is_json_on_demand():
@@ -184,9 +200,12 @@ def test_a_run_prints_the_table_what_it_reused_and_how_to_load_the_result(ran, f
     assert ["parameters", f"{before['parameters']:,}", f"{after['parameters']:,}", "-30.0%"] in rows
     assert ["MACs", "per", "token"] in [row[:3] for row in rows]
     assert ["size", "on", "disk"] in [row[:3] for row in rows]
-    assert report["reused"] and done.stdout.count("Reused: ") == 1
-    assert "Result: other" in done.stdout and "Look at: other/report.html" in done.stdout
-    assert "Plan" in done.stderr and "Traceback" not in done.stderr
+    assert report["reused"]
+    assert done.stdout.count("Reused: ") == 1
+    assert "Result: other" in done.stdout
+    assert "Look at: other/report.html" in done.stdout
+    assert "Plan" in done.stderr
+    assert "Traceback" not in done.stderr
     code = done.stdout.partition("Load it with:\n")[2]
     lines = "\n".join(line.strip() for line in code.splitlines())
     loaded = subprocess.run(
@@ -217,7 +236,8 @@ def test_plan_tells_people_what_stays_of_each_layer(ran, folder):
     for layer in plan["layers"]:
         sizes = [(str(len(layer[axis]["kept"])), "/", str(layer[axis]["of"])) for axis in ("attention", "mlp")]
         assert [str(layer["index"]), *sizes[0], *sizes[1]] in rows
-    assert "KV cache per token" in done.stdout and "perplexity" not in done.stdout
+    assert "KV cache per token" in done.stdout
+    assert "perplexity" not in done.stdout
 
 
 def test_a_third_partys_scorer_is_used_by_name_and_its_prints_do_not_reach_stdout(folder):

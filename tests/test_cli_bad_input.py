@@ -65,8 +65,10 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def check_refusal(code, out, err):
     assert code == 2, err
     assert out == ""
-    assert err.startswith("Error: ") and f"\n{err}".count("\nError: ") == 1
-    assert "Traceback" not in err and 'File "' not in err
+    assert err.startswith("Error: ")
+    assert f"\n{err}".count("\nError: ") == 1
+    assert "Traceback" not in err
+    assert 'File "' not in err
 
 
 def changed(**parts):
@@ -111,7 +113,8 @@ def run_quietly(*arguments):
 )
 def test_a_wrong_key_name_type_or_range(refused, setting, place, fix):
     message = refused(*run_quietly("--set", setting))
-    assert place in message and fix in message, message
+    assert place in message, message
+    assert fix in message, message
 
 
 def test_a_yaml_syntax_error_is_located(refused, here):
@@ -135,12 +138,15 @@ def test_a_setting_that_is_none(refused):
 def test_missing_keys_are_all_named_at_once(refused, here):
     (here / "recipe.yaml").write_text("version: 1\n")
     message = refused(*run_quietly())
-    assert "model: this key is required" in message and "output: this key is required" in message
+    assert "model: this key is required" in message
+    assert "output: this key is required" in message
 
 
 def test_thousands_of_faults_are_not_all_told(refused):
     message = refused(*run_quietly("--set", f"export={list(range(3000))}"))
-    assert "export.0: " in message and "export.20: " not in message and "and 2,980 more." in message
+    assert "export.0: " in message
+    assert "export.20: " not in message
+    assert "and 2,980 more." in message
 
 
 # --- the model
@@ -181,20 +187,23 @@ def test_a_model_without_config(refused, here, model):
 def test_a_model_whose_config_is_no_json(refused, here, model):
     (model / "config.json").write_text("{")
     message = refused(*run_quietly())
-    assert "config.json' cannot be read" in message and "again" in message
+    assert "config.json' cannot be read" in message
+    assert "again" in message
 
 
 def test_a_model_without_weights(refused, here, model):
     (model / "model.safetensors").unlink()
     message = refused(*run_quietly())
-    assert "has no model.safetensors" in message and "Download the weights" in message
+    assert "has no model.safetensors" in message
+    assert "Download the weights" in message
 
 
 @pytest.mark.parametrize("size", [0, 100, 100_000], ids=["empty", "header cut", "tensors cut"])
 def test_a_model_whose_weights_are_cut_short(refused, here, model, size):
     os.truncate(model / "model.safetensors", size)
     message = refused(*run_quietly())
-    assert "model.safetensors' is damaged or incomplete" in message and "again" in message
+    assert "model.safetensors' is damaged or incomplete" in message
+    assert "again" in message
 
 
 def test_a_model_with_a_missing_shard(refused, here, model):
@@ -214,19 +223,22 @@ def test_a_model_with_a_missing_tensor(refused, here, model):
 def test_a_model_with_a_tensor_that_its_architecture_does_not_know(refused, here, model):
     spoil_tensors(model, lambda tensors: tensors.update(extra=tensors["model.norm.weight"].clone()))
     message = refused(*run_quietly())
-    assert "does not account for tensor(s) extra" in message and "plugin" in message
+    assert "does not account for tensor(s) extra" in message
+    assert "plugin" in message
 
 
 def test_a_model_whose_config_and_weights_disagree(refused, here, model):
     spoil_config(model, num_key_value_heads=5)
     message = refused(*run_quietly())
-    assert "num_key_value_heads" in message and "config.json" in message
+    assert "num_key_value_heads" in message
+    assert "config.json" in message
 
 
 def test_a_model_of_an_unknown_type(refused, here, model):
     spoil_config(model, model_type="lama")
     message = refused(*run_quietly())
-    assert "config.json: model_type" in message and "Did you mean 'llama'?" in message
+    assert "config.json: model_type" in message
+    assert "Did you mean 'llama'?" in message
 
 
 @pytest.mark.parametrize("model_type", ["granite", "Llama", "llama4_text"])
@@ -254,7 +266,8 @@ def test_heads_that_contradict_the_weights(refused, here, model):
 def test_a_head_size_that_contradicts_the_weights(refused, here, model):
     spoil_config(model, head_dim=8)
     message = refused(*run_quietly("--set", "score.use=taylor"))
-    assert "_proj.weight' has the shape" in message and "but by config.json it has" in message
+    assert "_proj.weight' has the shape" in message
+    assert "but by config.json it has" in message
 
 
 def test_a_weight_without_columns(refused, here, model):
@@ -281,7 +294,8 @@ def test_quantised_weights(refused, here, model):
     message = refused(*run_quietly())
     assert "stores 'model.norm.weight' as I8, which cannot be pruned. Use the model in one of: float32" in message
     spoil_config(model, quantization_config={"quant_method": "gptq", "bits": 4})
-    assert "config.json" not in message and "quantised weights (gptq)" in refused(*run_quietly())
+    assert "config.json" not in message
+    assert "quantised weights (gptq)" in refused(*run_quietly())
     spoil_config(model, quantization_config={})
     assert "quantised weights (quantization_config)" in refused(*run_quietly())
 
@@ -308,7 +322,8 @@ def test_a_shard_that_lacks_a_tensor(refused, here, model):
 def test_a_model_with_nan_among_its_weights(refused, here, model, scorer):
     spoil_tensors(model, lambda tensors: tensors["model.layers.3.mlp.up_proj.weight"][7].fill_(float("nan")))
     message = refused(*run_quietly("--set", f"score.use={scorer}"))
-    assert "'model.layers.3.mlp.up_proj.weight' holds NaN" in message and "again" in message
+    assert "'model.layers.3.mlp.up_proj.weight' holds NaN" in message
+    assert "again" in message
 
 
 # --- the data
@@ -327,7 +342,8 @@ def test_a_dataset_file_of_an_unknown_kind(refused, here):
     (here / "text.docx").write_text("text")
     needs_data(dataset="text.docx")
     message = refused(*run_quietly())
-    assert "text.docx" in message and ".jsonl" in message
+    assert "text.docx" in message
+    assert ".jsonl" in message
 
 
 def test_an_empty_dataset(refused, here):
@@ -341,7 +357,8 @@ def test_a_dataset_that_is_too_short(refused, here, seq_len):
     (here / "text.txt").write_text("Only a few words.")
     needs_data(dataset="text.txt", seq_len=seq_len)
     message = refused(*run_quietly())
-    assert f"'text.txt' has only 0 windows of {seq_len} tokens" in message and "calibrate.seq_len" in message
+    assert f"'text.txt' has only 0 windows of {seq_len} tokens" in message
+    assert "calibrate.seq_len" in message
 
 
 # --- the result
@@ -350,7 +367,8 @@ def test_a_dataset_that_is_too_short(refused, here, seq_len):
 def test_an_output_that_exists(refused, here):
     (here / "result").mkdir()
     message = refused(*run_quietly())
-    assert "'result' exists" in message and "--output DIR" in message
+    assert "'result' exists" in message
+    assert "--output DIR" in message
 
 
 def test_an_output_that_cannot_be_made(refused, here):
@@ -363,7 +381,9 @@ def test_an_output_that_cannot_be_made(refused, here):
 def test_a_ratio_that_the_limits_make_impossible(refused, here, command):
     changed(allocate={"use": "hgsp", "with": {"ratio": 0.8, "temperature": 0, "limits": {"freeze_first": 4}}})
     message = refused(command, "recipe.yaml", "--quiet")
-    assert "allocate.with.ratio: 0.8" in message and "freeze_first" in message and "Lower the ratio" in message
+    assert "allocate.with.ratio: 0.8" in message
+    assert "freeze_first" in message
+    assert "Lower the ratio" in message
 
 
 # --- the command line itself
@@ -378,7 +398,9 @@ def test_an_unknown_option_or_command_is_a_users_mistake(here, monkeypatch, caps
     with pytest.raises(SystemExit) as stop:
         main()
     out, err = capsys.readouterr()
-    assert (stop.value.code, out) == (2, "") and fault in err and "Traceback" not in err
+    assert (stop.value.code, out) == (2, "")
+    assert fault in err
+    assert "Traceback" not in err
 
 
 def test_a_disk_that_runs_full_half_way_leaves_nothing(here):
@@ -391,7 +413,8 @@ def test_a_disk_that_runs_full_half_way_leaves_nothing(here):
     before = snapshot(here)
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, cwd=here)
     check_refusal(done.returncode, done.stdout, done.stderr)
-    assert "cannot be written" in done.stderr and "Its weights take 0.008 GB, and the disk has" in done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Its weights take 0.008 GB, and the disk has" in done.stderr
     assert snapshot(here) == before
 
 
@@ -434,7 +457,8 @@ def test_a_model_of_a_known_plugin_that_is_not_installed(here, tmp_path):
     command = [sys.executable, "-S", "-m", "hgsp_core", *run_quietly()]
     done = subprocess.run(command, capture_output=True, text=True, cwd=here, env=environment)
     check_refusal(done.returncode, done.stdout, done.stderr)
-    assert "config.json: model_type" in done.stderr and "pip install hgsp-llama" in done.stderr
+    assert "config.json: model_type" in done.stderr
+    assert "pip install hgsp-llama" in done.stderr
 
 
 @pytest.mark.parametrize(

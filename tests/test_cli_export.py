@@ -48,7 +48,8 @@ def test_a_run_is_exported_as_gguf_and_verifies(folder, monkeypatch):
     assert len(reader.get_field("tokenizer.ggml.tokens").contents()) == 1024
     assert "Q8_0" in {tensor.tensor_type.name for tensor in reader.tensors}
     done = CliRunner().invoke(app, ["verify", "quantised/gguf"])
-    assert done.exit_code == 0 and "model-q8_0.gguf is whole" in done.stdout, done.output
+    assert done.exit_code == 0, done.output
+    assert "model-q8_0.gguf is whole" in done.stdout, done.output
     again = hgsp("export", "out", "--to", "gguf", "-o", "quantised", cwd=folder)
     refused(again, "'quantised' exists and is not overwritten")
 
@@ -71,13 +72,14 @@ def test_a_directory_is_exported_in_shards_and_by_a_third_partys_exporter(folder
 
 def refused(done, *messages):
     assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.count("Error: ") == 1 and "Traceback" not in done.stderr
+    assert done.stderr.count("Error: ") == 1
+    assert "Traceback" not in done.stderr
     for message in messages:
         assert message in done.stderr
 
 
 @pytest.mark.parametrize(
-    "arguments, messages",
+    ("arguments", "messages"),
     [
         (["out", "--to", "ggfu"], ["There is no exporter 'ggfu'. Did you mean 'gguf'?"]),
         (["out", "--to", "gguf", "--set", "type=q9"], ["export.0.with.type", "'q8_0'"]),
@@ -105,9 +107,10 @@ def test_a_plan_of_another_model_is_refused(folder, tmp_path):
 def test_what_gguf_cannot_hold_is_refused_before_the_weights_are_opened(tmp_path):
     small_tokenizer().save_pretrained(tmp_path)
     directory, monitor = prune(tmp_path, "qwen3", PLANS["sizes differ"]).directory, LogMonitor()
-    with pytest.raises(GgufError, match="no head of its own.*uniform: true"):
+    with pytest.raises(GgufError, match=r"no head of its own.*uniform: true"):
         export_checkpoint(directory, "gguf", [], tmp_path / "new", monitor)
-    assert not monitor.timings and not (tmp_path / "new").exists()
+    assert not monitor.timings
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_recipe_that_gguf_cannot_follow_is_refused_before_anything_is_measured(folder):
@@ -118,5 +121,6 @@ def test_a_recipe_that_gguf_cannot_follow_is_refused_before_anything_is_measured
     monitor = LogMonitor()
     with pytest.raises(GgufError, match="hidden_act: 'gelu'"):
         run(parse_recipe(RECIPE, "r", settings), monitor, Store(folder / "store"))
-    assert "Read model" in monitor.timings and not {"Calibrate", "Load", "Sweep"} & set(monitor.timings)
+    assert "Read model" in monitor.timings
+    assert not {"Calibrate", "Load", "Sweep"} & set(monitor.timings)
     assert not (folder / "new").exists()

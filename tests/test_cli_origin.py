@@ -106,7 +106,7 @@ PRUNE = {
 }
 
 
-@pytest.mark.parametrize("flags, keys", PRUNE.items(), ids=list(PRUNE))
+@pytest.mark.parametrize(("flags", "keys"), PRUNE.items(), ids=list(PRUNE))
 def test_a_flag_of_prune_sets_its_recipe_keys(flags, keys, recipe_of, tmp_path):
     (tmp_path / "FILE").write_text("{}")
     base = () if "--base_model" in flags else BASE
@@ -142,7 +142,8 @@ def test_without_flags_the_recipe_is_that_of_the_script(recipe_of):
 
 def test_set_reaches_what_has_no_flag(recipe_of):
     recipe = recipe_of("prune", *BASE, "--set", "reconstruct.use=least-squares", "--set", "allocate.with.of=layers")
-    assert recipe["reconstruct"] == {"use": "least-squares"} and recipe["allocate"]["with"]["of"] == "layers"
+    assert recipe["reconstruct"] == {"use": "least-squares"}
+    assert recipe["allocate"]["with"]["of"] == "layers"
 
 
 OLD = {
@@ -158,13 +159,16 @@ OLD = {
 }
 
 
-@pytest.mark.parametrize("flags, becomes", OLD.items(), ids=list(OLD))
+@pytest.mark.parametrize(("flags", "becomes"), OLD.items(), ids=list(OLD))
 def test_an_old_flag_works_and_warns_once_with_the_new_name_and_its_end(flags, becomes, said, tmp_path):
     new, key, value = becomes
     (tmp_path / "FILE").write_text("{}")
     code, out, err = said("prune", *BASE, *flags.split(), "--print-recipe")
-    assert code == 0 and at(yaml.safe_load(out), key) == value
-    assert err.count("Warning: ") == 1 and f"is now {new}" in err and "removed in hgsp-core 1.0" in err
+    assert code == 0
+    assert at(yaml.safe_load(out), key) == value
+    assert err.count("Warning: ") == 1
+    assert f"is now {new}" in err
+    assert "removed in hgsp-core 1.0" in err
 
 
 # --- contradictions and faults
@@ -207,7 +211,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("flags, fragments", FAULTS.items(), ids=list(FAULTS))
+@pytest.mark.parametrize(("flags", "fragments"), FAULTS.items(), ids=list(FAULTS))
 def test_a_fault_of_flags_is_one_message_and_nothing_is_written(flags, fragments, refused):
     message = refused("prune", *BASE, *flags.split())
     assert all(fragment in message for fragment in fragments), message
@@ -242,7 +246,7 @@ def test_an_mha_model_has_one_query_head_a_kv_head_and_its_head_size_follows(sai
 
 
 @pytest.mark.parametrize(
-    "flags, note",
+    ("flags", "note"),
     [
         ("--layer_importance_method activation --layer_importance_samples 5", "measured on all calibration samples"),
         ("--nsamples 10 --layer_importance_samples 50", "there are 10 calibration samples; all are used"),
@@ -255,7 +259,9 @@ def test_an_mha_model_has_one_query_head_a_kv_head_and_its_head_size_follows(sai
 )
 def test_a_flag_that_changes_nothing_here_says_so(flags, note, said):
     code, _, err = said("prune", *BASE, *flags.split(), "--print-recipe")
-    assert code == 0 and err.startswith("Note: --layer_importance_") and note in err
+    assert code == 0
+    assert err.startswith("Note: --layer_importance_")
+    assert note in err
 
 
 # --- hgsp baseline
@@ -299,7 +305,7 @@ def test_the_shared_flags_mean_the_same_in_a_baseline(name, recipe_of):
 
 @pytest.mark.parametrize("name", ["wanda", "magnitude"])
 def test_a_uniform_baseline_takes_a_range_and_shares(name, recipe_of):
-    flags = "--layer_start 1 --layer_end 5 --pruning_distribution 1:3".split()
+    flags = ["--layer_start", "1", "--layer_end", "5", "--pruning_distribution", "1:3"]
     within = {"layer_start": 1, "layer_end": 5}
     assert recipe_of("baseline", name, *BASE, *flags)["allocate"]["with"] == {
         "ratio": 0.2,
@@ -311,7 +317,8 @@ def test_a_uniform_baseline_takes_a_range_and_shares(name, recipe_of):
 
 def test_shortgpt_takes_a_number_of_layers_instead_of_a_ratio(recipe_of, refused):
     recipe = recipe_of("baseline", "shortgpt", *BASE, "--n_remove_layers", 2)
-    assert recipe["allocate"]["with"] == {"n_remove_layers": 2} and recipe["output"].endswith("shortgpt-2-layers")
+    assert recipe["allocate"]["with"] == {"n_remove_layers": 2}
+    assert recipe["output"].endswith("shortgpt-2-layers")
     message = refused("baseline", "shortgpt", *BASE, "--n_remove_layers", 2, "--pruning_ratio", 0.2)
     assert "--n_remove_layers and --pruning_ratio exclude each other" in message
 

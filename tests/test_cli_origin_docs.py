@@ -27,11 +27,12 @@ def test_every_script_has_a_command_and_a_line():
     assert TEXT.count("    old: ") == len(LINES)
 
 
-@pytest.mark.parametrize("script, old, new", LINES, ids=[f"{i} {line[0]}" for i, line in enumerate(LINES)])
+@pytest.mark.parametrize(("script", "old", "new"), LINES, ids=[f"{i} {line[0]}" for i, line in enumerate(LINES)])
 def test_an_old_line_and_the_new_one_stand_for_the_same_recipe(script, old, new, said):
     """The old arguments behind the new command; one warning for each old name. The new line prints none."""
     code, by_new, err = said(*shlex.split(new), "--print-recipe")
-    assert code == 0 and "Warning: " not in err, err
+    assert code == 0, err
+    assert "Warning: " not in err, err
     command = shlex.split(SCRIPTS[script])[1:]
     code, by_old, err = said(*command, *shlex.split(old), "--print-recipe")
     assert code == 0, err
@@ -60,7 +61,7 @@ def rows(title):
 
 
 @pytest.mark.parametrize(
-    "title, panels, cases, part",
+    ("title", "panels", "cases", "part"),
     [
         ("hgsp prune", (*prune.PANELS, baseline.LAYERS), PRUNE, ""),
         ("hgsp finetune", (finetune.PANEL,), FINETUNE, "recover."),

@@ -40,7 +40,7 @@ ELSEWHERE = {"--pruned_model", "--output_dir", "--output", "--device", "--model_
 
 
 @pytest.mark.parametrize(
-    "command, part, flags, keys",
+    ("command", "part", "flags", "keys"),
     [("finetune", "recover", *case) for case in FINETUNE.items()]
     + [("eval", "evaluate", *case) for case in EVAL.items()],
     ids=[f"finetune {flags}" for flags in FINETUNE] + [f"eval {flags}" for flags in EVAL],
@@ -49,10 +49,11 @@ def test_a_flag_sets_its_keys_in_the_part_that_is_printed(command, part, flags, 
     code, out, err = said(command, "somewhere", *flags.split(), "--print-recipe")
     assert code == 0, err
     printed = yaml.safe_load(out)
-    assert list(printed) == [part] and {key: at(printed[part], key) for key in keys} == keys
+    assert list(printed) == [part]
+    assert {key: at(printed[part], key) for key in keys} == keys
 
 
-@pytest.mark.parametrize("module, table", [(finetune_command, FINETUNE), (eval_command, EVAL)])
+@pytest.mark.parametrize(("module", "table"), [(finetune_command, FINETUNE), (eval_command, EVAL)])
 def test_every_flag_is_in_a_table_above_or_tested_below(module, table):
     tested = {word for flags in table for word in flags.split() if word.startswith("--")} | ELSEWHERE
     assert {flag.name for flag in module.PANEL.flags} <= tested
@@ -61,7 +62,7 @@ def test_every_flag_is_in_a_table_above_or_tested_below(module, table):
 def test_a_printed_part_is_read_again_and_flags_change_it(said, tmp_path):
     flags = ("--lora_r", 4, "--data_path", "d.json", "--set", "schedule.patience=2")
     (tmp_path / "r.yaml").write_text(said("finetune", "m", *flags, "--print-recipe")[1])
-    code, out, _ = said("finetune", "m", "--recipe", "r.yaml", "--num_epochs", 5, "--print-recipe")
+    _code, out, _ = said("finetune", "m", "--recipe", "r.yaml", "--num_epochs", 5, "--print-recipe")
     with_ = {"r": 4, "dataset": "d.json", "schedule": {"patience": 2}, "epochs": 5.0}
     assert yaml.safe_load(out) == {"recover": {"use": "lora", "with": with_}}
 
@@ -95,7 +96,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("command, fragments", FAULTS.items(), ids=list(FAULTS))
+@pytest.mark.parametrize(("command", "fragments"), FAULTS.items(), ids=list(FAULTS))
 def test_a_fault_of_flags_is_one_message_and_nothing_is_written(command, fragments, refused):
     message = refused(*command.split())
     assert all(fragment in message for fragment in fragments), message
@@ -108,7 +109,7 @@ def test_a_recipe_without_the_part_is_refused_as_are_flags_beside_it(refused, sa
     recipe.write_text("recover: lora\nevaluate: [{use: efficiency}]\n")
     assert "recover: it is not of the form {use: lora" in refused("finetune", "m", "--recipe", recipe)
     assert "--tasks and --recipe exclude each other" in refused("eval", "m", "--recipe", recipe, "--tasks", "piqa")
-    code, out, _ = said("eval", "m", "--recipe", recipe, "--print-recipe", "--set", "evaluate.0.with.rounds=4")
+    _code, out, _ = said("eval", "m", "--recipe", recipe, "--print-recipe", "--set", "evaluate.0.with.rounds=4")
     assert yaml.safe_load(out) == {"evaluate": [{"use": "efficiency", "with": {"rounds": 4}}]}
 
 
@@ -136,7 +137,8 @@ def test_prune_then_finetune_then_eval(said, tmp_path):
     sizes = ("--batch_size", 16, "--micro_batch_size", 8, "--device", "cpu", "--output_dir", "trained", "--quiet")
     code, out, err = said("finetune", "cut", *training, *sizes)
     assert code == 0, err
-    assert "Perplexity on held-out data: " in out and "Result: trained" in out
+    assert "Perplexity on held-out data: " in out
+    assert "Result: trained" in out
     assert json.loads((tmp_path / "trained" / "report.json").read_text())["recover"]["with"]["epochs"] == 1.0
 
     code, out, err = said(
@@ -145,7 +147,9 @@ def test_prune_then_finetune_then_eval(said, tmp_path):
     assert code == 0, err
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["ratio"]["perplexity"]["pydoc"] < 0.9, "the training did not help"
-    assert "perplexity, pydoc" in out and "ratio" in out and "Result: found.json" in out
+    assert "perplexity, pydoc" in out
+    assert "ratio" in out
+    assert "Result: found.json" in out
 
 
 def test_eval_measures_what_the_flags_say_and_never_overwrites(said, tmp_path):
@@ -155,8 +159,10 @@ def test_eval_measures_what_the_flags_say_and_never_overwrites(said, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     protocol = found["after"]["perplexity_protocol"]["pydoc"]
     assert (protocol["seq_len"], protocol["stride"], protocol["windows"]) == (64, 16, 5)
-    assert f"{found['after']['perplexity']['pydoc']:.2f}" in out and "Result: found.json" in out
+    assert f"{found['after']['perplexity']['pydoc']:.2f}" in out
+    assert "Result: found.json" in out
     code, out, _ = said(*flags, "--json")
     assert json.loads(out)["after"] == found["after"]
     code, _, err = said(*flags, "-o", "found.json")
-    assert code == 2 and "exists and is not overwritten" in err
+    assert code == 2
+    assert "exists and is not overwritten" in err

@@ -46,7 +46,9 @@ def test_a_place_for_temporary_files_whose_path_is_too_long_for_sockets_is_told(
     done = subprocess.run(
         command, cwd=here, env=environment(here) | {"TMPDIR": str(long)}, capture_output=True, text=True
     )
-    assert done.returncode == 2 and "too long for the sockets" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "too long for the sockets" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def environment(here):
@@ -93,10 +95,12 @@ def check_stopped(process, number):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (128 + number, ""), err
     lines = err.strip().splitlines()
-    assert (
-        lines[-1].startswith("Interrupted.") and "the store" in lines[-1] and "Run the same command again" in lines[-1]
-    )
-    assert "Traceback" not in err and "Exception" not in err and "race" not in err
+    assert lines[-1].startswith("Interrupted.")
+    assert "the store" in lines[-1]
+    assert "Run the same command again" in lines[-1]
+    assert "Traceback" not in err
+    assert "Exception" not in err
+    assert "race" not in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -109,8 +113,17 @@ def test_a_run_that_is_stopped_leaves_nothing_but_what_it_measured(here, number)
     time.sleep(0.05)
     os.killpg(process.pid, number)  # an impatient user: what is being cleared away is cleared away all the same
     check_stopped(process, number)
-    assert leftovers(here) == [] and [p.name for p in here.iterdir()] == ["recipe.yaml"]
+    assert leftovers(here) == []
+    assert [p.name for p in here.iterdir()] == ["recipe.yaml"]
     assert list((here.parent / "store" / "calibration").glob("*.safetensors"))
+
+
+def is_there(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -126,10 +139,9 @@ def test_a_sweep_that_is_stopped_stops_its_runs(here, number):
     check_stopped(process, number)
     assert leftovers(here) == []
     end = time.monotonic() + 30
-    with pytest.raises(ProcessLookupError):  # nobody of its group is left
-        while time.monotonic() < end:
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
+    while time.monotonic() < end and is_there(process.pid):
+        time.sleep(0.1)
+    assert not is_there(process.pid)
 
 
 def test_a_signal_that_was_ignored_stays_ignored(here):
@@ -162,8 +174,10 @@ def test_a_disk_that_is_full_is_told_as_that(here, command, most, told):
     )
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert told.format(store=here.parent / "store") in done.stderr
-    assert done.stderr.count("\n") == 1 and "Logging error" not in done.stderr
-    assert leftovers(here) == [] and [p.name for p in here.iterdir()] == ["recipe.yaml"]
+    assert done.stderr.count("\n") == 1
+    assert "Logging error" not in done.stderr
+    assert leftovers(here) == []
+    assert [p.name for p in here.iterdir()] == ["recipe.yaml"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
@@ -171,11 +185,9 @@ def test_a_result_that_nobody_takes_is_an_error(here):
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "hgsp_core", "recipe", "schema", "--json"]
         done = subprocess.run(command, cwd=here, env=environment(here), stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (
-        done.returncode == 2
-        and done.stderr.startswith("Error: No space left on the disk")
-        and done.stderr.count("\n") == 1
-    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: No space left on the disk")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_store_that_is_no_directory_is_known_before_torch_is_imported(here):
@@ -187,8 +199,6 @@ def test_a_store_that_is_no_directory_is_known_before_torch_is_imported(here):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment(here), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "False\n"), done.stderr
-    assert (
-        "Artifacts cannot be kept" in done.stderr
-        and "is a file, not a directory" in done.stderr
-        and "--cache DIR" in done.stderr
-    )
+    assert "Artifacts cannot be kept" in done.stderr
+    assert "is a file, not a directory" in done.stderr
+    assert "--cache DIR" in done.stderr

@@ -62,15 +62,18 @@ def hgsp(*arguments):
 
 def test_the_table_has_the_numbers_of_the_reports_under_the_dense_row(folder, compared):
     dense, *rows = run_table(compared).records()
-    assert dense["run"] == "dense" and dense["parameters"] == report(folder, "even")["before"]["parameters"]
+    assert dense["run"] == "dense"
+    assert dense["parameters"] == report(folder, "even")["before"]["parameters"]
     assert sorted(row["run"] for row in rows) == sorted(RUNS)
     for row in rows:
         given = report(folder, row["run"])
         before, after = given["before"], given["after"]
-        assert row["parameters"] == after["parameters"] and row["bytes"] == after["bytes"]
+        assert row["parameters"] == after["parameters"]
+        assert row["bytes"] == after["bytes"]
         assert row["perplexity, pydoc"] == after["perplexity"]["pydoc"]
         assert row["perplexity, pydoc / dense"] == after["perplexity"]["pydoc"] / before["perplexity"]["pydoc"]
-        assert row["ratio_asked"] == given["recipe"]["allocate"]["with"]["ratio"] and row["ratio_of"] == "layers"
+        assert row["ratio_asked"] == given["recipe"]["allocate"]["with"]["ratio"]
+        assert row["ratio_of"] == "layers"
         assert row["ratio_achieved"] == 1 - after["layer_parameters"] / before["layer_parameters"]
         assert 0 < row["prune_seconds"] <= sum(given["timings"].values()) + given["reused_seconds"]
         assert row["prune_memory_bytes"] == given["peak_memory_bytes"]
@@ -83,18 +86,21 @@ def test_terminal_markdown_csv_html_and_json_tell_the_same(folder):
     for name in RUNS:
         perplexity = f"{report(folder, name)['after']['perplexity']['pydoc']:,.2f}"
         for form in [(), ("--markdown",), ("--html",)]:
-            assert name in texts[form] and perplexity in texts[form]
+            assert name in texts[form]
+            assert perplexity in texts[form]
     rows = list(csv.DictReader(io.StringIO(texts["--csv",])))
     records = json.loads(texts["--json",])["runs"]
     assert [row["run"] for row in rows] == [record["run"] for record in records]
     assert [float(row["perplexity, pydoc"]) for row in rows] == [record["perplexity, pydoc"] for record in records]
-    assert "<script" not in texts["--html",] and "http" not in texts["--html",]
+    assert "<script" not in texts["--html",]
+    assert "http" not in texts["--html",]
 
 
 def test_what_was_found_in_the_store_counts_as_long_as_it_took(folder):
     """`even-30` found all that `even` had measured: alone it would have taken (about) as long."""
     first, second = report(folder, "even"), report(folder, "even-30")
-    assert first["reused_seconds"] == 0 and second["reused_seconds"] > 0
+    assert first["reused_seconds"] == 0
+    assert second["reused_seconds"] > 0
     measuring = sum(first["timings"][stage] for stage in ("Calibrate", "Load", "Sweep"))
     assert second["reused_seconds"] == pytest.approx(measuring, rel=0.2, abs=0.05)
 
@@ -102,9 +108,11 @@ def test_what_was_found_in_the_store_counts_as_long_as_it_took(folder):
 def test_a_method_with_calibration_settings_of_its_own_is_flagged(compared):
     assert compared.own_calibration == {"own"}
     (warning,) = [text for text in compared.warnings if "token sets" in text]
-    assert "pydoc-llama was calibrated on 2 different token sets" in warning and "own: settings of its own." in warning
+    assert "pydoc-llama was calibrated on 2 different token sets" in warning
+    assert "own: settings of its own." in warning
     rows = {row["run"]: row for row in run_table(compared).records()}
-    assert rows["even"]["calibration"] == rows["even-30"]["calibration"] == "A" and rows["own"]["calibration"] == "B"
+    assert rows["even"]["calibration"] == rows["even-30"]["calibration"] == "A"
+    assert rows["own"]["calibration"] == "B"
     assert rows["weights"]["calibration"] is None  # it needs no data
     assert rows["own"]["settings"] == "samples=6"
     assert run_table(compared).footnotes()[0].startswith("* calibration")
@@ -113,7 +121,9 @@ def test_a_method_with_calibration_settings_of_its_own_is_flagged(compared):
 def test_another_protocol_is_named_with_its_runs(compared):
     (warning,) = [text for text in compared.warnings if "not measured alike" in text]
     assert "perplexity, pydoc was not measured alike" in warning
-    assert "seq_len 64" in warning and "seq_len 32" in warning and "(weights)" in warning
+    assert "seq_len 64" in warning
+    assert "seq_len 32" in warning
+    assert "(weights)" in warning
 
 
 def test_runs_that_share_everything_get_no_warning(folder):
@@ -152,7 +162,8 @@ def test_what_else_cannot_be_compared_is_named(folder, tmp_path, change, warning
 
 def test_the_best_of_each_budget_met_it(folder, compared, tmp_path):
     best = dict(compared.best())
-    assert set(best) == {"0.2 of layers", "0.3 of layers"} and best["0.3 of layers"].name == "even-30"
+    assert set(best) == {"0.2 of layers", "0.3 of layers"}
+    assert best["0.3 of layers"].name == "even-30"
     perplexities = {name: report(folder, name)["after"]["perplexity"]["pydoc"] for name in ("even", "own", "weights")}
     assert best["0.2 of layers"].name == min(perplexities, key=perplexities.get)
 
@@ -168,15 +179,18 @@ def test_sorting_is_by_any_column_below_the_dense_row(folder):
     paths = [folder / name for name in RUNS]
     rows = json.loads(hgsp(*paths, "--json", "--sort", "× dense").stdout)["runs"]
     factors = [row["perplexity, pydoc / dense"] for row in rows]
-    assert rows[0]["run"] == "dense" and factors[1:] == sorted(factors[1:])
+    assert rows[0]["run"] == "dense"
+    assert factors[1:] == sorted(factors[1:])
     failed = hgsp(*paths, "--sort", "paramters")
-    assert isinstance(failed.exception, CompareError) and "Did you mean 'parameters'?" in str(failed.exception)
+    assert isinstance(failed.exception, CompareError)
+    assert "Did you mean 'parameters'?" in str(failed.exception)
 
 
 def test_infinite_perplexity_is_shown_and_left_out_of_the_plots(folder, tmp_path):
     broken = changed(folder, tmp_path, "broken", lambda r, p: r["after"]["perplexity"].update(pydoc="inf"))
     page = hgsp(folder / "even", broken, "--html").stdout
-    assert "<td>inf</td>" in page and "broken: " not in page
+    assert "<td>inf</td>" in page
+    assert "broken: " not in page
 
 
 @pytest.mark.parametrize(
@@ -195,15 +209,19 @@ def test_infinite_perplexity_is_shown_and_left_out_of_the_plots(folder, tmp_path
 def test_what_is_no_finished_run_is_refused_in_one_message(tmp_path, make, message):
     make(tmp_path / "run")
     failed = hgsp(tmp_path / "run")
-    assert isinstance(failed.exception, CompareError) and message in str(failed.exception) and failed.stdout == ""
+    assert isinstance(failed.exception, CompareError)
+    assert message in str(failed.exception)
+    assert failed.stdout == ""
 
 
 def test_a_file_is_written_whole_and_never_over_another(folder, tmp_path):
     done = hgsp(folder / "even", "--html", "-o", tmp_path / "page.html")
-    assert done.exit_code == 0 and (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert done.exit_code == 0
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     (tmp_path / "page.html").write_text("mine")
     failed = hgsp(folder / "even", "--html", "-o", tmp_path / "page.html")
-    assert isinstance(failed.exception, OutputError) and (tmp_path / "page.html").read_text() == "mine"
+    assert isinstance(failed.exception, OutputError)
+    assert (tmp_path / "page.html").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     assert hgsp(folder / "even", "-o", tmp_path / "x").exit_code == 2  # which form?
 

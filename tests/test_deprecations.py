@@ -36,7 +36,9 @@ def test_an_old_flag_becomes_the_new_one_with_one_warning_that_names_it_and_its_
     arguments = ["--pruning_ratio", "0.2", *form(entry.old, value)]
     assert current_flags(arguments, KNOWN, warnings.append) == ["--pruning_ratio", "0.2", *form(entry.new, value)]
     (warning,) = warnings
-    assert entry.old in warning and entry.new in warning and f"hgsp-core {entry.removed_in}" in warning
+    assert entry.old in warning
+    assert entry.new in warning
+    assert f"hgsp-core {entry.removed_in}" in warning
 
 
 def test_a_name_that_lives_on_with_another_meaning_is_renamed_by_its_value_alone():
@@ -69,7 +71,8 @@ def test_an_old_recipe_key_is_read_as_the_new_one_with_a_warning():
     }
     assert data["calibrate"] == {"nsamples": 8, "seed": 1}, "the mapping that was handed over has changed"
     (warning,) = warnings
-    assert warning.startswith("r.yaml: calibrate.nsamples is now calibrate.samples") and "hgsp-core 1.0" in warning
+    assert warning.startswith("r.yaml: calibrate.nsamples is now calibrate.samples")
+    assert "hgsp-core 1.0" in warning
 
 
 def test_a_recipe_with_an_old_key_is_valid_and_warned_of(caplog):
@@ -89,5 +92,5 @@ def test_both_names_of_a_recipe_key_with_different_values_are_refused():
     assert current_keys({"calibrate": {"nsamples": 8, "samples": 8}}, "r", lambda _: None, KEYS) == {
         "calibrate": {"samples": 8}
     }
-    with pytest.raises(RecipeError, match="r.yaml: calibrate.nsamples: 'calibrate.samples' is given too"):
+    with pytest.raises(RecipeError, match=r"r.yaml: calibrate.nsamples: 'calibrate.samples' is given too"):
         current_keys({"calibrate": {"nsamples": 8, "samples": 9}}, "r.yaml", pytest.fail, KEYS)

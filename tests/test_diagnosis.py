@@ -72,15 +72,20 @@ def removed(diagnosis):
 
 
 def test_gradients_of_very_different_scale_empty_the_early_layers_and_the_diagnosis_says_so(extreme):
-    assert extreme["source"] == "gradients" and extreme["mean_ratio"] > 1000 and extreme["norm_ratio"] > 1000
+    assert extreme["source"] == "gradients"
+    assert extreme["mean_ratio"] > 1000
+    assert extreme["norm_ratio"] > 1000
     means = [layer["mean"] for layer in extreme["layers"]]
-    assert means[0] == max(means) and extreme["mean_ratio"] == pytest.approx(max(means) / min(means))
-    assert max(removed(extreme)[2:5]) > 0.5 and set(extreme["extreme_layers"]) >= {2, 3, 4}
+    assert means[0] == max(means)
+    assert extreme["mean_ratio"] == pytest.approx(max(means) / min(means))
+    assert max(removed(extreme)[2:5]) > 0.5
+    assert set(extreme["extreme_layers"]) >= {2, 3, 4}
     assert extreme["num_extreme_layers"] == sum(rate > 0.5 for rate in removed(extreme))
     found = {finding["kind"]: finding for finding in extreme["findings"]}
     assert list(found) == ["early-extreme", "many-extreme", "scale"]  # worst first
     assert [finding["severity"] for finding in found.values()] == ["critical", "high", "high"]
-    assert set(found["early-extreme"]["layers"]) >= {2, 3, 4} and found["scale"]["layers"][0] == 0
+    assert set(found["early-extreme"]["layers"]) >= {2, 3, 4}
+    assert found["scale"]["layers"][0] == 0
     assert "layer 2" in found["early-extreme"]["text"]
     assert not any(check["ok"] for check in extreme["checks"][:3])
 
@@ -101,10 +106,12 @@ def test_the_lines_of_every_finding_are_a_valid_recipe_and_the_same_as_its_optio
 
 def test_the_suggested_lines_repair_the_run(extreme, model, folder):
     repair = extreme["findings"][0]["repair"]
-    assert repair["repairs"] and all(finding["repair"] == repair for finding in extreme["findings"])
+    assert repair["repairs"]
+    assert all(finding["repair"] == repair for finding in extreme["findings"])
     run(recipe(model, folder / "repaired", *repair["set"]), LogMonitor(), Store(folder / "store"))
     after = read_diagnosis(folder / "repaired")
-    assert max(removed(after)[2:5]) < 0.5 and after["num_extreme_layers"] < 3
+    assert max(removed(after)[2:5]) < 0.5
+    assert after["num_extreme_layers"] < 3
     assert [finding["severity"] for finding in after["findings"]] == ["note"]  # the gradients are as they were
     # and what was foretold is what came
     assert repair["then"] == {
@@ -116,22 +123,23 @@ def test_the_suggested_lines_repair_the_run(extreme, model, folder):
 
 def test_diagnose_prints_the_findings_and_their_lines(extreme, folder):
     done = hgsp("diagnose", "extreme", cwd=folder)
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0
+    assert done.stderr == ""
     for finding in extreme["findings"]:
-        assert f"{finding['severity'].upper()}: {finding['title']}" in done.stdout and finding["text"] in done.stdout
+        assert f"{finding['severity'].upper()}: {finding['title']}" in done.stdout
+        assert finding["text"] in done.stdout
         assert all(line in done.stdout for line in finding["repair"]["recipe"].splitlines())
     assert done.stdout.index("CRITICAL") < done.stdout.index("HIGH")
-    assert (
-        done.stdout.count("hgsp run extreme/recipe.yaml --set ") == 1
-        and done.stdout.count("The same recipe lines") == 2
-    )
+    assert done.stdout.count("hgsp run extreme/recipe.yaml --set ") == 1
+    assert done.stdout.count("The same recipe lines") == 2
     as_json = hgsp("diagnose", "extreme", "--json", cwd=folder)
     assert json.loads(as_json.stdout) == extreme
 
 
 def test_a_run_that_is_none_is_one_message(extreme, folder):
     done = hgsp("diagnose", "extrem", cwd=folder)
-    assert done.returncode == 2 and "no run directory 'extrem'. Did you mean 'extreme'?" in done.stderr
+    assert done.returncode == 2
+    assert "no run directory 'extrem'. Did you mean 'extreme'?" in done.stderr
     with pytest.raises(DiagnosisError, match="no finished run, or one of an older version"):
         read_diagnosis(folder / "model")
     (folder / "broken").mkdir()
@@ -144,7 +152,8 @@ def test_a_run_that_is_none_is_one_message(extreme, folder):
 def test_a_method_without_gradients_is_diagnosed_by_its_scores(model, folder):
     run(recipe(model, folder / "magnitude", "score={use: magnitude}"), LogMonitor(), Store(folder / "store"))
     found = read_diagnosis(folder / "magnitude")
-    assert found["source"] == "scores" and "no gradients" in found["what"]
+    assert found["source"] == "scores"
+    assert "no gradients" in found["what"]
     assert found["mean_ratio"] == pytest.approx(
         max(x["mean"] for x in found["layers"]) / min(x["mean"] for x in found["layers"])
     )
@@ -159,7 +168,7 @@ def scores_of(layout, scales):
         layout,
         [
             {n: s * b.unit_cost * rng.lognormal(size=b.units) for n, b in layer.blocks.items()}
-            for s, layer in zip(scales, layout.layers)
+            for s, layer in zip(scales, layout.layers, strict=True)
         ],
     )
 
@@ -187,9 +196,9 @@ HGSP = {"use": "hgsp", "with": {"ratio": 0.25, "of": "layers", "temperature": 0}
 
 def test_an_even_run_has_no_findings():
     found = diagnosed([1] * 10, HGSP)
-    assert (
-        found["findings"] == [] and found["num_extreme_layers"] == 0 and all(check["ok"] for check in found["checks"])
-    )
+    assert found["findings"] == []
+    assert found["num_extreme_layers"] == 0
+    assert all(check["ok"] for check in found["checks"])
 
 
 def test_the_scale_is_no_fault_of_an_allocation_that_does_not_rank_layers_together():
@@ -197,23 +206,26 @@ def test_the_scale_is_no_fault_of_an_allocation_that_does_not_rank_layers_togeth
     assert [(f["kind"], f["severity"], f["repair"]) for f in found["findings"]] == [("scale", "note", None)]
 
 
-@pytest.mark.parametrize("ratio, severity", [(300, "medium"), (5000, "high")])
+@pytest.mark.parametrize(("ratio", "severity"), [(300, "medium"), (5000, "high")])
 def test_the_severity_grows_with_the_scale(ratio, severity):
     found = diagnosed([ratio] * 5 + [1] * 10, HGSP)
     scale = next(f for f in found["findings"] if f["kind"] == "scale")
-    assert scale["severity"] == severity and scale["repair"]["repairs"]
+    assert scale["severity"] == severity
+    assert scale["repair"]["repairs"]
 
 
 def test_layers_that_are_removed_whole_on_purpose_are_no_finding():
     found = diagnosed([1] * 10, {"use": "depth", "with": {"n_remove_layers": 3}})
-    assert found["num_extreme_layers"] == 3 and found["findings"] == []
+    assert found["num_extreme_layers"] == 3
+    assert found["findings"] == []
 
 
 def test_a_ratio_that_no_balance_survives_is_lowered():
     found = diagnosed([1] * 6, {"use": "uniform", "with": {"ratio": 0.6, "of": "layers"}})
     assert [f["kind"] for f in found["findings"]] == ["early-extreme", "many-extreme"]
     repair = found["findings"][0]["repair"]
-    assert repair["repairs"] and repair["set"] == ["allocate.with.ratio=0.45"]
+    assert repair["repairs"]
+    assert repair["set"] == ["allocate.with.ratio=0.45"]
 
 
 def test_a_repair_never_makes_more_layers_extreme():
@@ -227,20 +239,23 @@ def test_a_repair_never_makes_more_layers_extreme():
 def test_a_search_is_not_repeated_but_forbidden_to_empty_layers():
     found = diagnosed([1, 1, 1, 1] + [1000] * 4, HGSP, searched=True)
     kinds = {f["kind"]: f for f in found["findings"]}
-    assert kinds["scale"]["severity"] == "note" and kinds["scale"]["repair"] is None
+    assert kinds["scale"]["severity"] == "note"
+    assert kinds["scale"]["repair"] is None
     repair = kinds["early-extreme"]["repair"]
-    assert repair["set"] == ["allocate.with.limits.layer_max_rate=0.45"] and repair["then"] is None
+    assert repair["set"] == ["allocate.with.limits.layer_max_rate=0.45"]
+    assert repair["then"] is None
     capped = diagnosed([1, 1, 1, 1] + [1000] * 4, yaml.safe_load(repair["recipe"])["allocate"], searched=True)
     assert capped["num_extreme_layers"] == 0
 
 
 def test_ratios_of_layers_without_gradients():
-    assert (
-        ratio(np.array([0.0, 0.0])) == 1 and ratio(np.array([0.0, 2.0])) == np.inf and ratio(np.array([2.0, 8.0])) == 4
-    )
+    assert ratio(np.array([0.0, 0.0])) == 1
+    assert ratio(np.array([0.0, 2.0])) == np.inf
+    assert ratio(np.array([2.0, 8.0])) == 4
     layout = small(layers=4)
     scores = scores_of(layout, [0, 1, 1, 1])
     plan = Plan.keep_all(layout)
     given = Recipe(model={"path": "m"}, output="o", score={"use": "taylor"}, allocate=HGSP)
     found = diagnose(given, layout, plan, scores, Scales.of_scores(scores), lambda recipe: (scores, plan))
-    assert found["mean_ratio"] == np.inf and "infinitely many times" in found["findings"][0]["text"]
+    assert found["mean_ratio"] == np.inf
+    assert "infinitely many times" in found["findings"][0]["text"]

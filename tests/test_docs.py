@@ -24,11 +24,12 @@ def test_every_hook_is_documented_with_a_working_example(hook):
     docstring = getattr(hookspecs, hook).__doc__
     example = docstring.split("Example:\n")[1]
     compile("\n".join(line.removeprefix("        ") for line in example.splitlines()), hook, "exec")
-    assert "@hookimpl" in example and f"def {hook}()" in example
+    assert "@hookimpl" in example
+    assert f"def {hook}()" in example
 
 
 @pytest.mark.parametrize(
-    "key, description, default", list(describe(Recipe)), ids=lambda v: v if isinstance(v, str) else ""
+    ("key", "description", "default"), list(describe(Recipe)), ids=lambda v: v if isinstance(v, str) else ""
 )
 def test_every_recipe_key_is_documented(key, description, default):
     assert description, f"{key} has no description"

@@ -44,7 +44,8 @@ def test_latency_and_throughput_are_two_views_of_one_median(pair):
         for batch in BATCHES:
             name = f"batch {batch}"
             prefill, decode = (found[timed][name] for timed in TIMES)
-            assert prefill > 0 and decode > 0
+            assert prefill > 0
+            assert decode > 0
             assert found["prefill_tokens_per_second"][name] == pytest.approx(batch * PROMPT / prefill)
             assert found["decode_tokens_per_second"][name] == pytest.approx(batch / decode)
             for timed in TIMES:
@@ -86,7 +87,7 @@ def test_a_model_of_four_times_the_layers_is_timed_as_slower():
 
 
 def test_the_cache_is_as_large_as_transformers_own(models, pair):
-    for model, found in zip(models, pair):
+    for model, found in zip(models, pair, strict=True):
         for batch in BATCHES:
             prompt = torch.ones(batch, PROMPT + NEW, dtype=torch.long)
             layers = model(prompt, use_cache=True).past_key_values.layers
@@ -121,7 +122,7 @@ def test_peak_memory_counts_every_tensor_that_a_round_holds_at_a_time(models):
 
 
 def test_peak_memory_is_at_least_weights_and_cache(models, pair):
-    for model, found in zip(models, pair):
+    for model, found in zip(models, pair, strict=True):
         for batch in BATCHES:
             least = sum(p.nbytes for p in model.parameters()) + found["kv_cache_bytes"][f"batch {batch}"]
             assert least < found["peak_memory_bytes"][f"batch {batch}"] < 3 * least
@@ -134,13 +135,14 @@ def test_a_checkpoint_and_the_model_it_came_from_are_compared_ratio_first(tmp_pa
     result = evaluate_checkpoint(pruned, [use], LogMonitor(), dense=MODEL, output=output)
     assert list(result)[:3] == ["ratio", "before", "after"]
     models = [load_model(directory)[0] for directory in (MODEL, pruned)]
-    for side, model, directory in zip(("before", "after"), models, (MODEL, pruned)):
+    for side, model, directory in zip(("before", "after"), models, (MODEL, pruned), strict=True):
         assert result[side]["parameters"] == sum(p.numel() for p in model.parameters())
         assert result[side]["bytes"] == (directory / "model.safetensors").stat().st_size
     assert result["ratio"]["parameters"] == models[1].num_parameters() / models[0].num_parameters()
     medians = [result[side]["prefill_seconds"]["batch 1"] for side in ("before", "after")]
     assert result["ratio"]["prefill_seconds"]["batch 1"] == medians[1] / medians[0]
-    assert statistics.median(medians) > 0 and output.is_file()
+    assert statistics.median(medians) > 0
+    assert output.is_file()
     header, rows = evaluation(result)
     assert header == ("", "ratio", "original", "model")
     assert {"parameters", "prefill, batch 1", "decode per token, batch 1", "peak memory, batch 1"} <= {

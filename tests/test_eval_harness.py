@@ -72,7 +72,7 @@ def by_hand(model) -> dict[str, float]:
             )
             log_p = model(torch.tensor([whole])).logits[0].log_softmax(-1)
             likelihoods.append(sum(log_p[i - 1, whole[i]].item() for i in range(len(start), len(whole))))
-        per_byte = [value / len(choice) for value, choice in zip(likelihoods, choices)]
+        per_byte = [value / len(choice) for value, choice in zip(likelihoods, choices, strict=True)]
         right["acc"] += likelihoods.index(max(likelihoods)) == gold
         right["acc_norm"] += per_byte.index(max(per_byte)) == gold
     return {metric: count / len(QUESTIONS) for metric, count in right.items()}
@@ -170,7 +170,7 @@ def test_what_the_result_depends_on_is_told_and_changes_with_the_data(tasks, tmp
 def test_a_task_that_is_asked_for_twice_is_refused_before_any_work(tasks, tmp_path):
     shutil.copy(tasks / "pydoc_choice.yaml", tmp_path)
     (tmp_path / "group.yaml").write_text("group: both\ntask: [pydoc_choice]\n")
-    with pytest.raises(EvaluationError, match="Duplicate task 'pydoc_choice'.*Leave one of the two out"):
+    with pytest.raises(EvaluationError, match=r"Duplicate task 'pydoc_choice'.*Leave one of the two out"):
         open_evaluators([lm_eval(tmp_path, tasks=["both", "pydoc_choice"])])
 
 
@@ -183,7 +183,8 @@ def test_progress_reaches_the_end(tasks):
         load_model(MODEL)[0], load_tokenizer(MODEL), model_loss, 0, lambda done, total: steps.append((done, total))
     )
     LmEval(LmEvalParams(tasks=("pydoc_choice",), include_path=str(tasks)))(job)
-    assert steps == sorted(steps) and steps[-1] == (24, 24)
+    assert steps == sorted(steps)
+    assert steps[-1] == (24, 24)
 
 
 def test_a_task_folder_that_is_not_there_is_one_error(tmp_path):
@@ -214,7 +215,8 @@ def test_an_unknown_task_is_one_message_with_the_nearest_names_and_nothing_is_ma
     done = hgsp("run", recipe, "--quiet", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: evaluate: lm_eval: tasks: lm-eval has no 'hellaswagg' (near: hellaswag")
-    assert len(done.stderr.strip().splitlines()) == 1 and "piqa" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "piqa" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
@@ -238,7 +240,8 @@ def test_a_tokenizer_without_special_tokens_gives_the_same_answers_and_the_proto
     settings = json.loads((bare / "tokenizer_config.json").read_text())
     kept = {key: value for key, value in settings.items() if not key.endswith("_token")}
     (bare / "tokenizer_config.json").write_text(json.dumps(kept))
-    assert load_tokenizer(bare).eos_token_id is None and load_tokenizer(bare).bos_token_id is None
+    assert load_tokenizer(bare).eos_token_id is None
+    assert load_tokenizer(bare).bos_token_id is None
     folder = tmp_path / "tasks"
     folder.mkdir()
     shutil.copy(tasks / "pydoc_choice.yaml", folder)

@@ -110,12 +110,12 @@ def test_windows_of_two_lengths_of_one_text_stand_side_by_side(text):
 
     found = evaluate_checkpoint(MODEL, [use(16, "short"), use(128, "long")], LogMonitor())["after"]["perplexity"]
     assert found["long"] < found["short"]
-    with pytest.raises(EvaluationError, match="evaluate.1: 'perplexity, same' is measured twice"):
+    with pytest.raises(EvaluationError, match=r"evaluate.1: 'perplexity, same' is measured twice"):
         open_evaluators([use(16, "same"), use(128, "same")])
 
 
 @pytest.mark.parametrize(
-    "name, content, message",
+    ("name", "content", "message"),
     [
         ("missing.txt", None, "There is no file"),
         ("empty.txt", "", "holds no text"),

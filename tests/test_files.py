@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 
@@ -33,9 +34,9 @@ from hgsp_core.paths import expanded
 def test_a_file_that_is_no_object_of_the_form(tmp_path, content, reason):
     path = tmp_path / "config.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(reason)) as caught:
         read_object(path, ModelConfig)
-    assert reason in str(caught.value) and "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_long_value_is_not_repeated_whole(tmp_path):
@@ -103,7 +104,8 @@ def test_a_record_whose_parts_do_not_belong_together_is_none(tmp_path):
 
 def test_a_tilde_means_the_home_directory_and_nobody_has_none(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert str(expanded("~/models")) == "/home/me/models" and str(expanded("a/~")) == "a/~"
+    assert str(expanded("~/models")) == "/home/me/models"
+    assert str(expanded("a/~")) == "a/~"
     with pytest.raises(PathError, match="there is no user ~a_user_that_nobody_is"):
         expanded("~a_user_that_nobody_is/models")
     with pytest.raises(PathError, match="longer than 255 bytes"):
@@ -116,16 +118,17 @@ def test_a_tilde_means_the_home_directory_and_nobody_has_none(monkeypatch):
 def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path, monkeypatch):
     (tmp_path / "there").write_text("before")
     monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="No space left"):
         write_text(tmp_path / "there", "after")
-    assert [p.name for p in tmp_path.iterdir()] == ["there"] and (tmp_path / "there").read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+    assert (tmp_path / "there").read_text() == "before"
 
 
 def test_a_place_below_a_file_is_known_not_to_take_anything(tmp_path):
     (tmp_path / "file").write_text("")
     require_writable(tmp_path / "not" / "there" / "yet")
     for place in ("file", "file/below", "x" * 300):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=place):
             require_writable(tmp_path / place)
 
 

@@ -95,4 +95,5 @@ def test_weights_that_are_written_again_are_those_that_were_read(tmp_path):
     )
     write(tmp_path / "y", *read(tmp_path / "x"))
     before, after = load_file(tmp_path / "x"), load_file(tmp_path / "y")
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

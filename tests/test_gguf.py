@@ -66,7 +66,7 @@ def neighbours(rows, heads):
     return rows[order]
 
 
-@pytest.mark.parametrize("family, arch", HOUSES, ids=lambda name: name)
+@pytest.mark.parametrize(("family", "arch"), HOUSES, ids=lambda name: name)
 def test_every_tensor_of_the_checkpoint_is_in_the_file_under_an_architecture_that_can_hold_it(tmp_path, family, arch):
     kind, kept, config = HOUSES[family, arch]
     written = write(tmp_path, kind, kept, **config)
@@ -166,7 +166,7 @@ def test_llama3_factors_are_transformers_own():
 
 
 @pytest.mark.parametrize(
-    "number_type, matrices, error", [("f16", "F16", 2**-11), ("bf16", "BF16", 2**-8), ("q8_0", "Q8_0", 0.5 / 127)]
+    ("number_type", "matrices", "error"), [("f16", "F16", 2**-11), ("bf16", "BF16", 2**-8), ("q8_0", "Q8_0", 0.5 / 127)]
 )
 def test_matrices_are_rounded_to_the_number_type_and_vectors_are_not(tmp_path, number_type, matrices, error):
     written = write(tmp_path, "qwen2", PLANS["sizes differ"], number_type)
@@ -203,11 +203,12 @@ def test_a_tensor_too_few_is_found(tmp_path):
     written = write(tmp_path, "llama", PLANS["sizes differ"])
     other = prune(tmp_path / "other", "llama", PLANS["mlps gone"] | {(2, "attention"): []})
     fault, _ = compare(written.path, other.directory, "llama")
-    assert "blk.2.attn_q.weight" in fault and "only in the file or only in the checkpoint" in fault
+    assert "blk.2.attn_q.weight" in fault
+    assert "only in the file or only in the checkpoint" in fault
 
 
 @pytest.mark.parametrize(
-    "kind, kept, config, message",
+    ("kind", "kept", "config", "message"),
     [
         ("qwen3", PLANS["sizes differ"], {}, "no head of its own. Give all layers one size"),
         ("qwen3", {}, {"attention_bias": True}, "know no biases"),
@@ -236,7 +237,7 @@ def test_an_unknown_family_is_refused(tmp_path):
         network(other, CONFIGS["llama"](**SIZES))
 
 
-@pytest.mark.parametrize("number_type, large", [("f16", 70000.0), ("q8_0", 1e7)])
+@pytest.mark.parametrize(("number_type", "large"), [("f16", 70000.0), ("q8_0", 1e7)])
 def test_a_value_that_would_overflow_is_refused_with_its_tensor(tmp_path, number_type, large):
     with pytest.raises(
         GgufError, match=r"'model\.layers\.0\.mlp\.down_proj\.weight' holds (70000|1e\+07), too large for"
@@ -273,7 +274,8 @@ def test_a_disk_that_fills_up_half_way_leaves_no_file(tmp_path):
             write_gguf(path, Shards(written.pruned.directory), written.network, words, "f32", lambda done, total: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert written.path.stat().st_size > 40_000 and not path.exists()
+    assert written.path.stat().st_size > 40_000
+    assert not path.exists()
 
 
 def test_a_tensor_that_a_shard_lacks_is_named_and_no_file_is_left(tmp_path):
@@ -304,7 +306,8 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(Shards, "read_into", watched)
     words = vocabulary(small_tokenizer(), 97)
     write_gguf(path, Shards(written.pruned.directory), written.network, words, "f32", lambda done, total: None)
-    assert len(set(sizes)) > len(sizes) * 0.8 and sizes == sorted(sizes)
+    assert len(set(sizes)) > len(sizes) * 0.8
+    assert sizes == sorted(sizes)
 
 
 @pytest.mark.parametrize("pre", KINDS)
@@ -320,16 +323,19 @@ def test_the_tokenizer_is_in_the_file_with_its_special_tokens_and_template(tmp_p
     reader = gguf.GGUFReader(tmp_path / "t.gguf")
     assert value(reader, "tokenizer.ggml.pre") == pre
     tokens, kinds = value(reader, "tokenizer.ggml.tokens"), value(reader, "tokenizer.ggml.token_type")
-    assert (
-        len(tokens) == len(kinds) == len(tokenizer) + 3 and tokens[-1] == f"[PAD{len(tokens) - 1}]" and kinds[-1] == 5
-    )
+    assert len(tokens) == len(kinds) == len(tokenizer) + 3
+    assert tokens[-1] == f"[PAD{len(tokens) - 1}]"
+    assert kinds[-1] == 5
     for name in ("bos", "eos"):
         token = getattr(tokenizer, f"{name}_token_id")
         assert value(reader, f"tokenizer.ggml.{name}_token_id") == token
-        assert tokens[token] == getattr(tokenizer, f"{name}_token") and kinds[token] == 3
+        assert tokens[token] == getattr(tokenizer, f"{name}_token")
+        assert kinds[token] == 3
     assert value(reader, "tokenizer.ggml.add_bos_token") == (pre in ("llama-bpe", "default"))
     if pre == "default":
-        assert kinds[tokens.index("<0x0A>")] == 6 and kinds[tokens.index("[TOOL]")] == 4 and kinds[0] == 2
+        assert kinds[tokens.index("<0x0A>")] == 6
+        assert kinds[tokens.index("[TOOL]")] == 4
+        assert kinds[0] == 2
     else:
         assert value(reader, "tokenizer.chat_template") == tokenizer.chat_template
 
@@ -341,7 +347,7 @@ def _changed(change):
 
 
 @pytest.mark.parametrize(
-    "tokenizer, message",
+    ("tokenizer", "message"),
     [
         (lambda: _changed(lambda t: setattr(t, "normalizer", normalizers.Lowercase())), "normalises text by Lowercase"),
         (lambda: _changed(lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.Whitespace())), "splits text by a rule"),

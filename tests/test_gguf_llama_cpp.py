@@ -64,7 +64,7 @@ def llama(path, context=64):
 
 
 @pytest.mark.parametrize(
-    "kind, removal, config", CASES, ids=lambda part: part if isinstance(part, str) else "-".join(part)
+    ("kind", "removal", "config"), CASES, ids=lambda part: part if isinstance(part, str) else "-".join(part)
 )
 def test_logits_are_transformers_own_at_once_and_token_by_token(tmp_path, kind, removal, config):
     written = write(tmp_path, kind, REMOVALS[removal], **config)
@@ -92,9 +92,9 @@ def test_logits_are_transformers_own_at_once_and_token_by_token(tmp_path, kind, 
     assert generated == model.generate(ids[:, :6], **settings)[0].tolist()
 
 
-@pytest.mark.parametrize("number_type, most", [("f16", 0.01), ("bf16", 0.05), ("q8_0", 0.2)])
+@pytest.mark.parametrize(("number_type", "most"), [("f16", 0.01), ("bf16", 0.05), ("q8_0", 0.2)])
 @pytest.mark.parametrize(
-    "kind, removal", [("llama", "everything"), ("qwen2", "uniform channels"), ("qwen3", "everything")]
+    ("kind", "removal"), [("llama", "everything"), ("qwen2", "uniform channels"), ("qwen3", "everything")]
 )
 def test_other_number_types_are_near(tmp_path, kind, removal, number_type, most):
     written = write(tmp_path, kind, REMOVALS[removal], number_type, **(TIED if kind == "qwen3" else {}))
@@ -128,7 +128,9 @@ def test_token_ids_are_the_tokenizers_own(tmp_path, kind):
     path, words = _vocabulary_file(tmp_path, tokenizer)
     asked = texts(tokenizer, words)
     answer = run_llama_cpp(path, np.zeros((1, 2), int), asked)
-    assert {text: ids for text, ids in zip(asked, answer.ids)} == {text: tokenizer(text)["input_ids"] for text in asked}
+    assert {text: ids for text, ids in zip(asked, answer.ids, strict=True)} == {
+        text: tokenizer(text)["input_ids"] for text in asked
+    }
     assert len(asked) > 12
 
 
@@ -176,13 +178,13 @@ def test_ids_that_differ_fail_the_export(tmp_path, monkeypatch):
     from hgsp_core.gguf import export as module
     from hgsp_core.sweep import Resident
 
-    path, words = _vocabulary_file(tmp_path, tokenizer := KINDS["gpt-2"]())
+    _path, words = _vocabulary_file(tmp_path, tokenizer := KINDS["gpt-2"]())
     tokenizer.save_pretrained(tmp_path / "m")
     weights = Resident(load_model(tmp_path / "m")[0], checkpoint_layout(tmp_path / "m"))
     monkeypatch.setattr(module, "vocabulary", lambda *arguments: replace(words, pre="smollm"))
     (tmp_path / "out").mkdir()
     job = (tmp_path / "m", tmp_path / "out", Plan.keep_all(weights.layout), weights, lambda *a: None, lambda *a: None)
-    with pytest.raises(GgufError, match="llama.cpp tokenizes .* as .*, the model's tokenizer as"):
+    with pytest.raises(GgufError, match=r"llama.cpp tokenizes .* as .*, the model's tokenizer as"):
         exports.export([Gguf(GgufParams())], *job)
     assert not any((tmp_path / "out").iterdir())
 
@@ -193,5 +195,5 @@ def test_a_file_that_llama_cpp_does_not_load_is_told_with_its_reason(tmp_path):
     written = write(tmp_path, "llama", PLANS["sizes differ"])
     whole = written.path.read_bytes()
     written.path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(GgufError, match="(?s)llama.cpp cannot load it:.*(tensor|data|corrupt|bounds)"):
+    with pytest.raises(GgufError, match=r"(?s)llama.cpp cannot load it:.*(tensor|data|corrupt|bounds)"):
         run_llama_cpp(written.path, np.zeros((1, 2), int), [])

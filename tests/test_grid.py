@@ -114,7 +114,8 @@ def test_a_faulty_sweep_is_refused_with_the_place_and_nothing_is_written(tmp_pat
     path = written(tmp_path, **parts)
     with pytest.raises(HgspError) as refusal:
         load_grid(path)
-    assert message in str(refusal.value) and str(refusal.value).startswith((str(path), str(tmp_path / "nowhere.yaml")))
+    assert message in str(refusal.value)
+    assert str(refusal.value).startswith((str(path), str(tmp_path / "nowhere.yaml")))
     done = CliRunner().invoke(app, ["sweep", str(path)])
     assert isinstance(done.exception, HgspError)
     assert [p.name for p in tmp_path.iterdir()] == ["sweep.yaml"]
@@ -129,7 +130,8 @@ def test_the_headline_sweep_is_three_models_by_three_methods_by_fifteen_settings
     from hgsp_core.grid.shared import groups_of
 
     cells = load_grid(ROOT / "recipes" / "sweeps" / "headline.yaml").cells
-    assert len(cells) == 135 and len(groups_of(cells)) == 15
+    assert len(cells) == 135
+    assert len(groups_of(cells)) == 15
     assert {len(group.cells) for group in groups_of(cells)} == {9}
 
 
@@ -137,4 +139,5 @@ def test_the_sweep_in_the_documentation_is_valid(tmp_path):
     text = (ROOT / "docs" / "compare-and-sweep.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     (tmp_path / "sweep.yaml").write_text(text.replace("../demo.yaml", str(ROOT / "recipes" / "demo.yaml")))
     cells = load_grid(tmp_path / "sweep.yaml").cells
-    assert len(cells) == 12 and "uniform-wanda_ratio-0.2_seed-1" in [cell.name for cell in cells]
+    assert len(cells) == 12
+    assert "uniform-wanda_ratio-0.2_seed-1" in [cell.name for cell in cells]

@@ -90,7 +90,8 @@ def folder(tmp_path_factory):
 def forecast(folder):
     done = command(folder, "--dry-run", "--json")
     assert done.exit_code == 0, done.stderr
-    assert not (folder / "out").exists() and not (folder / "store").exists()
+    assert not (folder / "out").exists()
+    assert not (folder / "store").exists()
     return json.loads(done.stdout)
 
 
@@ -106,14 +107,16 @@ def stored(folder, kind):
 
 
 def test_a_dry_run_tells_the_runs_and_what_they_share(forecast):
-    assert len(forecast["runs"]) == 4 and {run["state"] for run in forecast["runs"]} == {"to run"}
+    assert len(forecast["runs"]) == 4
+    assert {run["state"] for run in forecast["runs"]} == {"to run"}
     assert forecast["groups"] == 2
     assert forecast["measured"]["calibrations"] == {"needed": 2, "stored": 0}
     assert forecast["measured"]["sweeps"] == {"needed": 2, "stored": 0}
 
 
 def test_what_runs_share_is_measured_once_for_all_of_them(folder, forecast, swept):
-    assert len(swept["done"]) == 4 and not swept["failed"]
+    assert len(swept["done"]) == 4
+    assert not swept["failed"]
     assert len(stored(folder, "calibration")) == forecast["measured"]["calibrations"]["needed"] == 2
     assert len(stored(folder, "statistics")) == forecast["measured"]["statistics"]["needed"]
     assert len(stored(folder, "evaluation")) == 2  # each original once, not once a run
@@ -129,7 +132,8 @@ def test_a_run_of_a_sweep_is_what_its_recipe_gives_alone(folder, swept, tmp_path
     assert alone.returncode == 0, alone.stderr
     report = json.loads((tmp_path / "alone" / "report.json").read_text())
     of_sweep = reports(folder)[name]
-    assert not report["reused"] and of_sweep["calibration"] == report["calibration"]
+    assert not report["reused"]
+    assert of_sweep["calibration"] == report["calibration"]
     for side in ("before", "after"):
         assert of_sweep[side]["perplexity"] == pytest.approx(report[side]["perplexity"], rel=1e-5)
     plans = [
@@ -145,7 +149,8 @@ def test_the_sweep_ends_in_a_comparison_as_page_tables_and_plots(folder, swept):
                      "parameters-perplexity.png", "time-perplexity.png"}  # fmt: skip
     page, table = (folder / "out" / "comparison.html").read_text(), (folder / "out" / "comparison.md").read_text()
     for name in reports(folder):
-        assert name in page and f"| {name} |" in table
+        assert name in page
+        assert f"| {name} |" in table
     assert page.count('<svg class="plot"') == 4  # two models by parameters and by time
     assert [row["budget"] for row in swept["comparison"]["best"]] == ["0.2 of layers"] * 2
     compared = CliRunner().invoke(app, ["compare", str(folder / "out"), "--json"])
@@ -178,7 +183,9 @@ def test_the_output_of_another_sweep_is_left_alone(folder, swept, parts, message
         folder, [folder / "model-1", folder / "model-2"], **{"grid": {"allocate.with.ratio": [*RATIOS, 0.3]}, **parts}
     )
     done = command(folder)
-    assert isinstance(done.exception, GridError) and message in str(done.exception) and done.stdout == ""
+    assert isinstance(done.exception, GridError)
+    assert message in str(done.exception)
+    assert done.stdout == ""
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "sweep.yaml"} == before
 
 
@@ -193,14 +200,16 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(folder, tmp_path):
     for name, message in result["failed"].items():
         assert "allocate.with.ratio: 0.999 of the decoder layers' parameters cannot go" in message
         assert (tmp_path / "out" / "failed" / f"{name}.txt").read_text() == f"{message}\n"
-        assert message in page and f"Warning: {name} failed: {message}" in done.stderr
+        assert message in page
+        assert f"Warning: {name} failed: {message}" in done.stderr
     assert {run.name for run in (tmp_path / "out" / "runs").iterdir()} == set(result["done"])
 
 
 def test_a_model_that_is_not_there_stops_the_sweep_before_anything_is_written(folder, tmp_path):
     file = sweep_file(tmp_path, [folder / "model-1", tmp_path / "nowhere"])
     done = hgsp("sweep", file, cwd=tmp_path)
-    assert done.returncode == 2 and "There is no model directory" in done.stderr
+    assert done.returncode == 2
+    assert "There is no model directory" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
 
 
@@ -221,7 +230,8 @@ def test_a_killed_sweep_goes_on_where_it_was(folder, tmp_path):
     done = hgsp("sweep", "sweep.yaml", "--json", "--cache", tmp_path / "store", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert there <= set(result["kept"]) and len(result["kept"]) + len(result["done"]) == 6
+    assert there <= set(result["kept"])
+    assert len(result["kept"]) + len(result["done"]) == 6
     assert len(list((tmp_path / "store" / "calibration").iterdir())) == 1
     assert not [path for path in runs.iterdir() if path.name.startswith(".")]
 
@@ -267,6 +277,5 @@ def test_a_ray_cluster_of_two_workers_gives_the_same_comparison(folder, swept, t
 def test_a_cluster_that_does_not_answer_is_a_readable_error(folder, tmp_path):
     sweep_file(tmp_path, [folder / "model-1"])
     done = command(tmp_path, "--ray", "nonsense")
-    assert isinstance(done.exception, GridError) and "--ray nonsense: no Ray cluster can be reached there" in str(
-        done.exception
-    )
+    assert isinstance(done.exception, GridError)
+    assert "--ray nonsense: no Ray cluster can be reached there" in str(done.exception)

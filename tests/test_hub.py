@@ -67,7 +67,8 @@ def test_a_run_pushes_what_it_wrote_byte_for_byte(hub, tmp_path):
     written = files(tmp_path / "result" / "model")
     assert hub.repositories["acme/smaller"] == {".gitattributes": b"", **written}
     assert {"README.md", "config.json", "model.safetensors", "hgsp.json"} <= written.keys()
-    assert hub.private == {"acme/smaller"} and hub.commits == 1
+    assert hub.private == {"acme/smaller"}
+    assert hub.commits == 1
     assert f"Published: {hub.address}/acme/smaller" in done.stderr
 
 
@@ -79,7 +80,8 @@ def test_a_refused_push_is_one_message_and_the_run_is_kept(hub, tmp_path):
     assert done.stderr.startswith(
         "Error: push_to_hub: the hub refused 'acme/smaller' (403: the token may not write there)"
     )
-    assert "kept in 'result/model'" in done.stderr and "hf upload ORG/NAME result/model" in done.stderr
+    assert "kept in 'result/model'" in done.stderr
+    assert "hf upload ORG/NAME result/model" in done.stderr
     assert (tmp_path / "result" / "model" / "model.safetensors").is_file()
     assert json.loads((tmp_path / "result" / "report.json").read_text())["exports"] == ["model"]
 
@@ -97,14 +99,18 @@ def test_a_refused_push_is_one_message_and_the_run_is_kept(hub, tmp_path):
 def test_what_stands_in_the_way_is_said(hub, folder, changes, message):
     before = files(folder)
     answer = push(folder, hub.environment(**changes))
-    assert answer.startswith("refused: push_to_hub: ") and message in answer and "\n" not in answer
-    assert files(folder) == before and hub.commits == 0
+    assert answer.startswith("refused: push_to_hub: ")
+    assert message in answer
+    assert "\n" not in answer
+    assert files(folder) == before
+    assert hub.commits == 0
 
 
 def test_a_repository_with_files_is_not_overwritten(hub, folder):
     hub.repositories["acme/smaller"] = {".gitattributes": b"", "README.md": b"by hand"}
     assert "holds files already (README.md), and nothing there is overwritten" in push(folder, hub.environment())
-    assert hub.repositories["acme/smaller"]["README.md"] == b"by hand" and hub.commits == 0
+    assert hub.repositories["acme/smaller"]["README.md"] == b"by hand"
+    assert hub.commits == 0
 
 
 def test_an_upload_that_breaks_off_commits_nothing_and_can_be_repeated(hub, folder):
@@ -119,7 +125,8 @@ def test_an_upload_that_breaks_off_commits_nothing_and_can_be_repeated(hub, fold
 def test_a_run_that_could_not_push_does_not_start(tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     done = hgsp("run", "recipe.yaml", "--quiet", cwd=tmp_path, HF_TOKEN="", HF_HUB_OFFLINE="1")
-    assert done.returncode == 2 and "HF_HUB_OFFLINE is set" in done.stderr
+    assert done.returncode == 2
+    assert "HF_HUB_OFFLINE is set" in done.stderr
     assert not (tmp_path / "result").exists()
 
 
@@ -128,4 +135,5 @@ def test_a_push_that_means_nothing_is_refused(tmp_path, params):
     recipe = {**RECIPE, "export": [{"use": "huggingface", "with": yaml.safe_load(params)}]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     done = hgsp("recipe", "validate", "recipe.yaml", cwd=tmp_path)
-    assert done.returncode == 2 and "export.0.with" in done.stderr
+    assert done.returncode == 2
+    assert "export.0.with" in done.stderr

@@ -35,13 +35,13 @@ def test_statistics_of_masked_weights_are_those_of_a_model_with_these_weights(ki
     model.load_state_dict(dict(mask_tensors(model.state_dict().items(), layout, plan)))
     expected = run_sweep(Resident(model, layout), layout, tokens, collectors, 2)
     for collector in collectors:
-        for a, b in zip(found[collector], expected[collector]):
+        for a, b in zip(found[collector], expected[collector], strict=True):
             for name in a:
                 np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    "allocate, more", [("hgsp", ""), ("hgsp", "query_heads: true"), ("uniform", ""), ("depth", ""), ("search", "")]
+    ("allocate", "more"), [("hgsp", ""), ("hgsp", "query_heads: true"), ("uniform", ""), ("depth", ""), ("search", "")]
 )
 def test_steps_are_nested_exact_and_score_anew(allocate, more, tmp_path):
     def plan(steps, ratio):

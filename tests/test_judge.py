@@ -112,12 +112,13 @@ def test_where_the_dense_predictions_have_no_room_they_are_made_for_each_plan_wi
     known = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)
     monkeypatch.setattr("hgsp_core.sweep.judge.LOG_P_BYTES", 0)
     again = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)
-    assert known._log_p[0] is not None and again._log_p[0] is None
+    assert known._log_p[0] is not None
+    assert again._log_p[0] is None
     assert [known(plan) for plan in PLANS.values()] == [again(plan) for plan in PLANS.values()]
 
 
 def test_a_judge_needs_windows_on_both_sides():
-    with pytest.raises(SweepError, match="12 windows are to judge plans, and calibrate.samples is 12"):
+    with pytest.raises(SweepError, match=r"12 windows are to judge plans, and calibrate.samples is 12"):
         Judge(Resident(sample_model(), LAYOUT), TOKENS, 12, 2)
 
 
@@ -141,13 +142,14 @@ def test_a_repaired_plan_is_judged_on_one_half_as_the_repair_fitted_to_the_other
         pruned = torch.func.functional_call(model, state, (ids,), {"use_cache": False}).logits
     pruned = log_softmax(pruned[:, :-1].double(), -1)
     by_hand = kl_div(pruned, dense, log_target=True, reduction="none").sum(-1).mean(-1).numpy()
-    assert found == pytest.approx(by_hand, rel=2e-3) and len(found) == 5
+    assert found == pytest.approx(by_hand, rel=2e-3)
+    assert len(found) == 5
     assert "lm_head.weight" in again
 
 
 def test_moves_need_two_windows_in_either_half():
     judge = Judge(Resident(sample_model(), LAYOUT), TOKENS[:5], 2, 2)
-    with pytest.raises(SweepError, match="Set calibrate.samples to 6 or more, or moves to 0"):
+    with pytest.raises(SweepError, match=r"Set calibrate.samples to 6 or more, or moves to 0"):
         judge.repaired(PLANS["units"], 0, LeastSquares(LeastSquaresParams()), InMemory())
 
 
@@ -177,7 +179,7 @@ def scores_of(seed):
         {a: rng.lognormal(size=b.units) * 10 ** rng.uniform(0, 2) for a, b in layer.blocks.items()}
         for layer in LAYOUT.layers
     ]
-    for layer, found in zip(LAYOUT.layers, importance):
+    for layer, found in zip(LAYOUT.layers, importance, strict=True):
         heads = layer.blocks["attention"].heads
         found["attention.heads"] = np.repeat(found["attention"][:, None], heads, 1) * rng.uniform(
             0.1, 1 / heads, (1, heads)
@@ -196,14 +198,16 @@ def test_a_search_is_never_worse_than_its_start_and_within_the_budget(seed, rati
     repairs = judge.repairs
     start, mine = next(iter(repairs.values()))[1], repairs[plan.sha256][1]
     assert next(iter(repairs)) == min(judge.found[0], judge.found[-1], key=lambda found: found[1])[0].sha256
-    assert len(mine) == 2 and 4 <= len(repairs) <= 1 + params.moves  # so small a model has few other plans
+    assert len(mine) == 2
+    assert 4 <= len(repairs) <= 1 + params.moves
     assert plan.sha256 == next(iter(repairs)) or all(mine[half].mean() < start[half].mean() for half in mine)
     budget = params.budget(LAYOUT)
     full = [planned for planned, _ in repairs.values()]
     assert all(0.9 * budget < planned.removed(LAYOUT) <= budget for planned in full)
     assert plan.target == LAYOUT.parameters - budget
     assert [done for done, _ in shown] == sorted(done for done, _ in shown)
-    assert shown[-1][0] == shown[-1][1] and len({total for _, total in shown}) == 1
+    assert shown[-1][0] == shown[-1][1]
+    assert len({total for _, total in shown}) == 1
 
 
 def test_without_moves_the_better_of_both_orders_is_taken():
@@ -212,8 +216,10 @@ def test_without_moves_the_better_of_both_orders_is_taken():
     plan = Search(params)(AllocateJob(LAYOUT, scores, None, judge))
     start = HGSP(HGSPParams(ratio=0.3, of="layers", temperature=0, query_heads=True))(AllocateJob(LAYOUT, scores, None))
     (first, first_kl), (second, second_kl) = judge.found[0], judge.found[-1]
-    assert first.layers == start.layers and first.layers != second.layers
-    assert plan.layers == (first if first_kl < second_kl else second).layers and not judge.repairs
+    assert first.layers == start.layers
+    assert first.layers != second.layers
+    assert plan.layers == (first if first_kl < second_kl else second).layers
+    assert not judge.repairs
 
 
 def test_a_plan_that_is_better_on_one_half_alone_is_not_better():
@@ -229,16 +235,17 @@ def test_a_plan_that_is_better_on_one_half_alone_is_not_better():
 
     assert better("a", least(2.0, 2.0), repaired) is None
     assert [half.tolist() for half in better("b", least(2.0, 2.0), repaired)] == [[1.0] * 3, [1.5] * 3]
-    assert better("b", least(1.0, 2.0), repaired) is None and asked == [
+    assert better("b", least(1.0, 2.0), repaired) is None
+    assert asked == [
         0,
         1,
         0,
         1,
         0,
-    ]  # the other half is not asked in vain
+    ]
 
 
-@pytest.mark.parametrize("gain, holds", [(0.05, False), (0.15, False), (0.17, True), (1.0, True)])
+@pytest.mark.parametrize(("gain", "holds"), [(0.05, False), (0.15, False), (0.17, True), (1.0, True)])
 def test_a_plan_that_is_better_by_no_more_than_chance_is_not_better(gain, holds):
     """The gain scatters by 1 over 40 windows, so that of its mean is 0.16; that of the windows themselves does not matter."""
     rng = np.random.default_rng(0)
@@ -266,9 +273,9 @@ def test_what_cannot_be_is_said_before_anything_is_judged():
             AllocateJob(LAYOUT, scores_of(0), None, judge)
         )
     assert not judge.found
-    with pytest.raises(SweepError, match="12 windows are to judge plans, and calibrate.samples is 12"):
+    with pytest.raises(SweepError, match=r"12 windows are to judge plans, and calibrate.samples is 12"):
         Search(SearchParams(samples=12)).held_out(LAYOUT, 12)
-    with pytest.raises(SweepError, match="Set calibrate.samples to 6 or more, or moves to 0"):
+    with pytest.raises(SweepError, match=r"Set calibrate.samples to 6 or more, or moves to 0"):
         Search(SearchParams(moves=1)).held_out(LAYOUT, 5)
     assert Search(SearchParams()).held_out(LAYOUT, 5) == Search(SearchParams(moves=1)).held_out(LAYOUT, 6) == 2
     blocks = len(LAYOUT.blocks())
@@ -294,7 +301,8 @@ def test_scores_below_zero_are_moved_as_those_above():
             AllocateJob(LAYOUT, shifted, None, judge)
         )
         asked.append([plan.layers for plan, _ in judge.repairs.values()])
-    assert asked[0] == asked[1] and len(asked[0]) > 2
+    assert asked[0] == asked[1]
+    assert len(asked[0]) > 2
 
 
 @pytest.mark.parametrize("query_heads", [False, True])
@@ -305,7 +313,7 @@ def test_what_the_step_before_removed_goes_again(moves, query_heads):
 
         def __call__(self, plan):
             weights = np.random.default_rng(seed + 10 * step).lognormal(size=len(LAYOUT.blocks()))
-            return sum(w * (1 - plan.kept_cost(b) / b.cost) ** 2 for w, b in zip(weights, LAYOUT.blocks()))
+            return sum(w * (1 - plan.kept_cost(b) / b.cost) ** 2 for w, b in zip(weights, LAYOUT.blocks(), strict=True))
 
     for seed in range(6):
         plan, judge = None, Moody(LAYOUT)
@@ -337,7 +345,8 @@ def test_a_move_that_holds_is_made_again():
     steps = []
     params = SearchParams(moves=5)
     best, *kl = moved(solved(queue), queue, solved, repaired, params, lambda: steps.append(1))
-    assert asked[:4] == [0, 0.5, 1.0, 1.5] and best.offset == 1.0
+    assert asked[:4] == [0, 0.5, 1.0, 1.5]
+    assert best.offset == 1.0
     assert len(asked) == 1 + len(steps) <= 1 + params.moves
     assert kl == pytest.approx([1.1, 0.1])
 
@@ -348,8 +357,9 @@ def test_moves_go_in_waves_over_the_depth_and_then_to_single_blocks():
     none, one = [0] * 4, [1] * 4
     expected = [(one, none), (wave[1], none), (none, wave[1]), (wave[2], none), (none, wave[2])]
     found = list(islice(directions(queue, 0), 10 + 8))
-    for up, down, (attention, mlp) in zip(found[:10:2], found[1:10:2], expected):
-        assert up == pytest.approx(np.stack([attention, mlp], 1).ravel()) and (down == -up).all()
+    for up, down, (attention, mlp) in zip(found[:10:2], found[1:10:2], expected, strict=True):
+        assert up == pytest.approx(np.stack([attention, mlp], 1).ravel())
+        assert (down == -up).all()
     assert sorted(int(np.flatnonzero(single)[0]) for single in found[10:]) == list(range(8))
     assert all(np.abs(single).sum() == 1 for single in found[10:])
 
@@ -381,7 +391,8 @@ def test_the_same_seed_finds_the_same_plan_and_no_limit_is_passed():
     layout = task.layout
     assert not any(b.loses for b in plan.layers[0].values())
     for index, layer in enumerate(plan.layers[1:], 1):
-        assert len(layer["mlp"].kept) >= 8 and (not layer["mlp"].loses or len(layer["mlp"].kept) % 4 == 0)
+        assert len(layer["mlp"].kept) >= 8
+        assert not layer["mlp"].loses or len(layer["mlp"].kept) % 4 == 0
         own = layout.layers[index]
         assert sum(plan.kept_cost(b) for b in own.blocks.values()) >= (1 - 0.6) * own.cost - 1
 

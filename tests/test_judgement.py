@@ -30,7 +30,8 @@ def test_a_search_that_was_made_before_judges_nothing(first, monkeypatch):
     store, once = first
     monkeypatch.setattr(StoredJudge, "_open", lambda self: pytest.fail("judged again"))
     again = decided(store)
-    assert again.plan == once.plan and once.judge.saved == 0 < again.judge.saved
+    assert again.plan == once.plan
+    assert once.judge.saved == 0 < again.judge.saved
     assert all(
         again.judge.repaired(once.plan, half).tolist() == once.judge.repaired(once.plan, half).tolist()
         for half in (0, 1)
@@ -46,15 +47,15 @@ def test_a_search_that_was_cut_off_judges_the_rest(first, monkeypatch, tmp_path)
     files = sorted((store / "judgement").iterdir(), key=lambda file: file.stat().st_mtime_ns)
     for file in files[-4:]:
         file.unlink()
-    assert decided(store).plan == once.plan and len(asked) == 4
+    assert decided(store).plan == once.plan
+    assert len(asked) == 4
 
 
 def test_halves_plans_and_repairs_are_told_apart(first):
     store, once = first
     found = [once.judge.repaired(once.plan, half) for half in (0, 1)]
-    assert all(kl.shape == (5,) and (kl > 0).all() for kl in found) and not np.array_equal(
-        *found
-    )  # 2 of the 12 judge blocks
+    assert all(kl.shape == (5,) and (kl > 0).all() for kl in found)
+    assert not np.array_equal(*found)
     other = decided(store, "reconstruct.use=none", "allocate.with.moves=0")
     assert not np.array_equal(other.judge.repaired(once.plan, 0), found[0])
     assert other.judge(once.plan) == once.judge(once.plan)

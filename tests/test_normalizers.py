@@ -28,7 +28,7 @@ def normalized(normalizer, level: str, scores: Scores) -> np.ndarray:
 
 @pytest.mark.parametrize("level", ["layer", "block"])
 @pytest.mark.parametrize(
-    "normalizer, formula",
+    ("normalizer", "formula"),
     [
         (Log, lambda x: np.log(x - x.min() + 1)),
         (MinMax, lambda x: (x - x.min()) / (x.max() - x.min())),
@@ -59,7 +59,8 @@ def test_order_inside_a_group_stays_and_everything_is_finite(job, normalizer, le
 def test_equal_scores_stay_equal_and_finite(normalizer, constant):
     scores = spread_scores(small())
     got = normalized(normalizer, "block", scores.with_score(np.full(len(scores), constant)))
-    assert np.isfinite(got).all() and np.ptp(got) == 0
+    assert np.isfinite(got).all()
+    assert np.ptp(got) == 0
     assert normalizer is Sqrt or got[0] == 0
 
 
@@ -86,7 +87,8 @@ def test_clip_moves_only_what_lies_outside_the_percentiles_of_all_units():
     low, high = np.percentile(scores.score, [5, 95])
     inside = (scores.score >= low) & (scores.score <= high)
     assert (got[inside] == scores.score[inside]).all()
-    assert set(got[~inside]) == {low, high} and 0.85 < inside.mean() < 0.95
+    assert set(got[~inside]) == {low, high}
+    assert 0.85 < inside.mean() < 0.95
 
 
 def test_none_keeps_every_score():
@@ -99,10 +101,11 @@ def test_normalizers_leave_their_input_as_it_was():
     before = scores.score.copy()
     for normalizer in (*(n(LevelParams()) for n in LEVELLED), Clip(ClipParams())):
         result = normalizer(NormalizeJob(small(), scores))
-        assert (scores.score == before).all() and (result.importance == scores.importance).all()
+        assert (scores.score == before).all()
+        assert (result.importance == scores.importance).all()
 
 
-@pytest.mark.parametrize("low, high", [(95, 5), (50, 50), (-1, 95), (5, 101)])
+@pytest.mark.parametrize(("low", "high"), [(95, 5), (50, 50), (-1, 95), (5, 101)])
 def test_percentiles_out_of_order_or_range_are_refused(low, high):
     with pytest.raises(ValidationError):
         ClipParams(low=low, high=high)

@@ -59,7 +59,8 @@ def test_installed_wheels_find_each_other(wheels, tmp_path):
         "import hgsp_core; from hgsp_core import plugins; print(hgsp_core.__file__, plugins.architecture('llama').head)"
     )
     where, head = python("-c", code, path=tmp_path / "site", cwd=tmp_path).split()
-    assert Path(where).is_relative_to(tmp_path) and head == "lm_head"
+    assert Path(where).is_relative_to(tmp_path)
+    assert head == "lm_head"
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +143,12 @@ def test_a_third_partys_scorer_runs_in_a_recipe(third_party, tmp_path):
     python("-m", "hgsp_core", "run", recipe, "--quiet", "--cache", tmp_path / "cache", path=third_party, cwd=tmp_path)
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     gone = [set(range(layer["mlp"]["of"])) - set(layer["mlp"]["kept"]) for layer in plan["layers"]]
-    assert any(gone) and all(unit % 2 == 1 for units in gone for unit in units)
+    assert any(gone)
+    assert all(unit % 2 == 1 for units in gone for unit in units)
     assert json.loads((tmp_path / "out" / "report.json").read_text())["versions"]["acme-pruning"] == "1.0"
     listed = python("-m", "hgsp_core", "plugins", path=third_party)
-    assert "even" in listed and "acme-pruning" in listed
+    assert "even" in listed
+    assert "acme-pruning" in listed
 
 
 def test_a_third_partys_recoverer_has_the_last_word_on_the_weights(third_party, tmp_path):
@@ -170,7 +173,7 @@ def bare(tmp_path_factory):
     return folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
 
 
-@pytest.mark.parametrize("ratio, shape", [(0.2, "non-uniform"), (0.2, "uniform")])
+@pytest.mark.parametrize(("ratio", "shape"), [(0.2, "non-uniform"), (0.2, "uniform")])
 def test_the_result_loads_without_hgsp_and_is_the_same(ratio, shape, bare, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     allocate = {

@@ -53,7 +53,7 @@ def test_json_tells_the_same(installed):
 
 
 @pytest.mark.parametrize(
-    "name, message",
+    ("name", "message"),
     [
         ("hgsp-lama", "No distribution 'hgsp-lama' is installed. Did you mean 'hgsp-llama'?"),
         ("numpy", "'numpy' is installed, but is no plugin"),
@@ -66,4 +66,7 @@ def test_what_is_no_plugin_is_the_users_mistake(name, message):
 
 def test_the_help_teaches():
     text = " ".join(CliRunner().invoke(app, ["plugins", "check", "--help"]).stdout.replace("│", " ").split())
-    assert "Example: hgsp plugins check" in text and "Reads" in text and "Writes" in text and "Exit code" in text
+    assert "Example: hgsp plugins check" in text
+    assert "Reads" in text
+    assert "Writes" in text
+    assert "Exit code" in text

@@ -65,7 +65,9 @@ def test_there_is_a_template_for_every_kind_and_the_help_names_them_all():
     assert {path.name for path in TEMPLATES.iterdir()} == {"project", "method", *HOOKS}
     text = " ".join(CliRunner().invoke(app, ["plugins", "new", "--help"]).stdout.replace("│", " ").split())
     assert ", ".join(list(HOOKS)[:-1]) + " or dataset." in text
-    assert "Example: hgsp plugins new" in text and "Reads" in text and "Writes" in text
+    assert "Example: hgsp plugins new" in text
+    assert "Reads" in text
+    assert "Writes" in text
 
 
 def test_every_new_project_passes_its_own_tests_without_a_skip(projects, site):
@@ -73,7 +75,8 @@ def test_every_new_project_passes_its_own_tests_without_a_skip(projects, site):
     options = ("-q", "-p", "no:cacheprovider", "--rootdir", site)
     printed = python("-m", "pytest", *options, *tests, cwd=site, PYTHONPATH=str(site))
     passed, skipped = re.search(r"(\d+) passed", printed), re.search(r"skipped", printed)
-    assert int(passed[1]) >= 5 * len(HOOKS) and not skipped
+    assert int(passed[1]) >= 5 * len(HOOKS)
+    assert not skipped
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +137,8 @@ def test_a_new_method_passes_the_conformance_kit(kind, results):
     code, stdout, fault = results[kind]
     assert code == 0, stdout + fault
     found = json.loads(stdout)
-    assert found["distribution"] == f"hgsp-my-{kind}" and found["passed"] == len(found["results"]) >= 7
+    assert found["distribution"] == f"hgsp-my-{kind}"
+    assert found["passed"] == len(found["results"]) >= 7
 
 
 @pytest.mark.slow
@@ -147,7 +151,8 @@ def test_a_new_architecture_passes_the_conformance_kit(site):
 
 def test_the_recipe_lines_of_every_readme_are_valid_and_name_the_method(results, in_recipes):
     code, stdout, fault = results["validate"]
-    assert code == 0 and len(stdout.splitlines()) == len(HOOKS), fault
+    assert code == 0, fault
+    assert len(stdout.splitlines()) == len(HOOKS), fault
     for kind in METHODS:
         assert f": {NAMES[kind]}\n" in (in_recipes / f"{kind}.yaml").read_text()
 
@@ -157,7 +162,8 @@ def test_new_methods_of_all_kinds_but_recoverers_work_together_in_a_recipe(resul
     assert code == 0, fault
     report = json.loads(stdout)
     assert report["after"]["parameters"] < report["before"]["parameters"]
-    assert 0 < report["before"]["my-evaluator"] < 1 and report["after"]["my-evaluator"] > 0
+    assert 0 < report["before"]["my-evaluator"] < 1
+    assert report["after"]["my-evaluator"] > 0
     assert report["exports"] == ["sizes.json"]
     sizes, plan = (json.loads((in_recipes / "out" / name).read_text()) for name in ("sizes.json", "plan.json"))
     assert sizes == [{axis: len(layer[axis]["kept"]) for axis in ("attention", "mlp")} for layer in plan["layers"]]
@@ -194,7 +200,8 @@ def test_new_is_quick_and_says_what_to_do_next(tmp_path):
     code = "import sys; sys.argv[1:] = ['plugins', 'new', 'scorer', 'mine']\ntry:\n import hgsp_core.__main__\n"
     printed = python("-c", code + "finally:\n print('torch' in sys.modules)", cwd=tmp_path)
     assert printed.splitlines()[-1] == "False"
-    assert 'pip install -e "hgsp-mine[test]"' in printed and "hgsp plugins check hgsp-mine" in printed
+    assert 'pip install -e "hgsp-mine[test]"' in printed
+    assert "hgsp plugins check hgsp-mine" in printed
     assert (tmp_path / "hgsp-mine" / "hgsp_mine" / "scorer.py").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["hgsp-mine"]
 
@@ -214,7 +221,7 @@ def test_a_name_that_cannot_be_one_is_refused(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kind, name, message",
+    ("kind", "name", "message"),
     [
         ("scorrer", "mine", "There is no kind of plugin 'scorrer'. Did you mean 'scorer'?"),
         ("scorer", "core", "its distribution would be 'hgsp-core', which exists"),
@@ -236,7 +243,8 @@ def test_what_cannot_be_made_is_refused_with_the_fix(kind, name, message, tmp_pa
 def test_an_existing_directory_is_never_touched(tmp_path):
     (tmp_path / "mine").mkdir()
     done = hgsp("plugins", "new", "scorer", "mine", "--directory", tmp_path / "mine", cwd=tmp_path)
-    assert done.returncode == 2 and "mine' exists and is not overwritten" in done.stderr
+    assert done.returncode == 2
+    assert "mine' exists and is not overwritten" in done.stderr
     assert not list((tmp_path / "mine").iterdir())
 
 
@@ -252,7 +260,8 @@ def test_a_project_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", full_disk)
     with pytest.raises(ProjectError, match="mine' cannot be made: No space left on device"):
         write_project(tmp_path / "mine", files)
-    assert len(written) == 2 and not list(tmp_path.iterdir())
+    assert len(written) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_wheel_holds_the_templates(tmp_path):

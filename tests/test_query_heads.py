@@ -65,10 +65,10 @@ def test_keys_and_values_of_a_group_stay_when_query_heads_go():
         ]
         rows = [h * head + i for h in stays for i in range(head)]
         q, o = (f"{layer.module}.self_attn.{name}.weight" for name in ("q_proj", "o_proj"))
-        assert torch.equal(kept[q], before[q][rows]) and torch.equal(kept[o], before[o][:, rows])
-        assert (
-            torch.equal(masked[o][:, rows], before[o][:, rows]) and masked[o].count_nonzero() == kept[o].count_nonzero()
-        )
+        assert torch.equal(kept[q], before[q][rows])
+        assert torch.equal(kept[o], before[o][:, rows])
+        assert torch.equal(masked[o][:, rows], before[o][:, rows])
+        assert masked[o].count_nonzero() == kept[o].count_nonzero()
 
 
 @pytest.mark.parametrize("collector", [WeightAbs(), TaylorAbs(), WandaAbs()], ids=lambda c: type(c).__name__)
@@ -79,7 +79,8 @@ def test_statistics_of_query_heads_are_their_rows_and_columns(collector):
     found = run_sweep(Resident(model, LAYOUT), LAYOUT, tokens, [collector], 2)[collector]
     for layer in found:
         heads, units = layer["attention.heads"], layer["attention"]
-        assert heads.shape == (ATTENTION.units, ATTENTION.heads) and (heads.sum(1) < units).all()
+        assert heads.shape == (ATTENTION.units, ATTENTION.heads)
+        assert (heads.sum(1) < units).all()
     if isinstance(collector, WeightAbs):
         q, o = (model.get_submodule(f"{LAYOUT.layers[1].module}.self_attn.{n}") for n in ("q_proj", "o_proj"))
         shape = (ATTENTION.units, ATTENTION.heads, -1)
@@ -99,8 +100,10 @@ def test_a_path_takes_the_cheaper_of_a_group_and_a_query_head_of_every_group():
     path = head_path(block, units / group, mass / units[:, None])
     # one head of each group: (1 + 2) c of importance for 2c of parameters, less than any group's
     assert path.states[0] == {0: (0,), 1: (1,)}
-    assert path.score[0] == pytest.approx(1.5) and path.cost[0] == 2 * c
-    assert path.states[-1] == {} and path.cost.sum() == block.cost
+    assert path.score[0] == pytest.approx(1.5)
+    assert path.cost[0] == 2 * c
+    assert path.states[-1] == {}
+    assert path.cost.sum() == block.cost
     assert (np.diff(path.score) >= 0).all()
 
 
@@ -122,7 +125,8 @@ def test_the_budget_is_met_with_query_heads_and_never_passed(seed, ratio, decade
     assert params.budget(LAYOUT) - removed <= max(b.unit_cost + b.fixed_cost for b in LAYOUT.blocks()) * ATTENTION.units
     for layer in plan.layers:
         own = layer["attention"]
-        assert len({len(heads) for heads in own.heads}) <= 1 and len(own.heads) in (0, len(own.kept))
+        assert len({len(heads) for heads in own.heads}) <= 1
+        assert len(own.heads) in (0, len(own.kept))
 
 
 def test_each_group_drops_its_own_least_important_heads():
@@ -132,7 +136,7 @@ def test_each_group_drops_its_own_least_important_heads():
     assert cut, "no query head went"
     for layer, own in cut:
         shares = table.heads[layer]["attention"]
-        for unit, stays in zip(own.kept, own.heads):
+        for unit, stays in zip(own.kept, own.heads, strict=True):
             assert set(stays) == set(np.argsort(-shares[unit], kind="stable")[: len(stays)].tolist())
 
 
@@ -141,9 +145,13 @@ def test_a_plan_with_query_heads_survives_its_json():
         AllocateJob(LAYOUT, scores(5, 0), None)
     )
     again = Plan.from_json(json.loads(json.dumps(plan.to_json(LAYOUT, "m", "f"))), LAYOUT)
-    assert again == plan and again.sha256 == plan.sha256 and again.within(plan) and plan.within(again)
+    assert again == plan
+    assert again.sha256 == plan.sha256
+    assert again.within(plan)
+    assert plan.within(again)
     everything = Plan.keep_all(LAYOUT)
-    assert plan.within(everything) and not everything.within(plan)
+    assert plan.within(everything)
+    assert not everything.within(plan)
 
 
 def test_groups_that_keep_different_numbers_of_heads_are_refused():
@@ -155,5 +163,5 @@ def test_groups_that_keep_different_numbers_of_heads_are_refused():
 
 def test_a_scorer_that_says_nothing_about_query_heads_is_named():
     silent = Scores.of(LAYOUT, [{n: np.ones(b.units) for n, b in layer.blocks.items()} for layer in LAYOUT.layers])
-    with pytest.raises(PlanError, match="allocate.with.query_heads: the scorer says nothing"):
+    with pytest.raises(PlanError, match=r"allocate.with.query_heads: the scorer says nothing"):
         HGSP(HGSPParams(temperature=0, query_heads=True))(AllocateJob(LAYOUT, silent, None))

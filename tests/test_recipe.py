@@ -14,7 +14,8 @@ def test_left_out_stages_take_the_defaults_and_are_written_out():
     again = parse_recipe(recipe.to_yaml(), "again")
     assert again == recipe
     written = yaml.safe_load(recipe.to_yaml())
-    assert written["score"] == {"use": "output", "with": {}} and written["calibrate"]["samples"] == 128
+    assert written["score"] == {"use": "output", "with": {}}
+    assert written["calibrate"]["samples"] == 128
     assert written.keys() == Recipe.model_fields.keys()
 
 
@@ -24,25 +25,29 @@ def test_a_quality_fills_in_what_is_left_out_and_nothing_else(quality):
         BASE + f"quality: {quality}\nallocate: {{with: {{ratio: 0.4}}}}\nreconstruct: {{use: none}}\n", "r"
     )
     preset = QUALITY[quality]
-    assert recipe.score.use == preset["score"]["use"] and recipe.reconstruct.use == "none"
+    assert recipe.score.use == preset["score"]["use"]
+    assert recipe.reconstruct.use == "none"
     assert recipe.allocate.use == preset["allocate"]["use"]
     assert recipe.allocate.with_ == {**preset["allocate"].get("with", {}), "ratio": 0.4}
     named = parse_recipe(BASE + f"quality: {quality}\nallocate: {{use: uniform, with: {{ratio: 0.4}}}}\n", "r")
-    assert named.allocate.use == "uniform" and named.allocate.with_ == {"ratio": 0.4}
+    assert named.allocate.use == "uniform"
+    assert named.allocate.with_ == {"ratio": 0.4}
     assert named.reconstruct.use == preset["reconstruct"]["use"]
 
 
 def test_an_unknown_quality_is_named():
-    with pytest.raises(RecipeError, match="quality.*'fast', 'balanced' or 'best'.*bset"):
+    with pytest.raises(RecipeError, match=r"quality.*'fast', 'balanced' or 'best'.*bset"):
         parse_recipe(BASE + "quality: bset\n", "r")
 
 
 def test_a_resolved_recipe_has_every_methods_defaults_and_means_the_same():
     recipe = parse_recipe(BASE + "allocate: {with: {tau: .inf}}\nnormalize: [{use: clip}]\n", "r.yaml")
     whole = resolved(recipe)
-    assert whole.allocate.with_["epsilon"] == 0.15 and whole.normalize[0].with_ == {"low": 5.0, "high": 95.0}
+    assert whole.allocate.with_["epsilon"] == 0.15
+    assert whole.normalize[0].with_ == {"low": 5.0, "high": 95.0}
     again = parse_recipe(whole.to_yaml(), "again")
-    assert again == whole == resolved(again) and again.allocate.with_["tau"] == float("inf")
+    assert again == whole == resolved(again)
+    assert again.allocate.with_["tau"] == float("inf")
 
 
 def test_overrides_reach_defaults_lists_and_nested_keys():
@@ -56,12 +61,14 @@ def test_overrides_reach_defaults_lists_and_nested_keys():
             "normalize=[{use: log}]",
         ],
     )
-    assert recipe.allocate.use == "search" and recipe.allocate.with_ == {"ratio": 0.3, "limits": {"freeze_first": 1}}
-    assert recipe.evaluate[0].with_ == {"seq_len": 64} and recipe.normalize[0].use == "log"
+    assert recipe.allocate.use == "search"
+    assert recipe.allocate.with_ == {"ratio": 0.3, "limits": {"freeze_first": 1}}
+    assert recipe.evaluate[0].with_ == {"seq_len": 64}
+    assert recipe.normalize[0].use == "log"
 
 
 @pytest.mark.parametrize(
-    "text, overrides, words",
+    ("text", "overrides", "words"),
     [
         (BASE + "alocate: {use: hgsp}", [], ["r.yaml", "alocate", "unknown key", "'allocate'"]),
         (BASE + "calibrate: {sample: 3}", [], ["calibrate.sample", "'samples'"]),
@@ -99,12 +106,12 @@ def test_what_is_wrong_is_named_with_its_place_and_the_fix(text, overrides, word
 
 def test_a_missing_recipe_names_its_neighbours(tmp_path):
     (tmp_path / "demo.yaml").write_text(BASE)
-    with pytest.raises(HgspError, match="Did you mean 'demo.yaml'"):
+    with pytest.raises(HgspError, match=r"Did you mean 'demo.yaml'"):
         load_recipe(tmp_path / "dmo.yaml")
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    ("text", "words"),
     [
         (BASE + "allocate: {with: {ratio: 0.2, ratio: 0.5}}", ["line 3", "'ratio' is given twice"]),
         (BASE + "calibrate: {samples: true}", ["calibrate.samples", "true and false mean nothing here"]),

@@ -66,7 +66,7 @@ def is_target(name):
 
 
 @pytest.mark.parametrize("use", ["lora", "full"])
-@pytest.mark.parametrize("kind, dtype", [("llama", "float32"), ("llama-tied", "bfloat16"), ("qwen3", "float16")])
+@pytest.mark.parametrize(("kind", "dtype"), [("llama", "float32"), ("llama-tied", "bfloat16"), ("qwen3", "float16")])
 def test_a_recovered_checkpoint_has_the_format_of_the_pruned_one(use, kind, dtype, tmp_path):
     before = pruned(tmp_path / "a", kind, dtype=getattr(torch, dtype))
     told = recover(before, tmp_path / "b", use, epochs=1)
@@ -80,7 +80,9 @@ def test_a_recovered_checkpoint_has_the_format_of_the_pruned_one(use, kind, dtyp
         assert changed == {name for name in old if is_target(name)}  # every linear that is left, and nothing else
     else:
         assert changed >= {name for name in old if is_target(name)} | {"model.embed_tokens.weight"}
-    assert told["steps"] == 3 and told["held_out_rows"] == 1 and told["learned_tokens"] == 19 * 15
+    assert told["steps"] == 3
+    assert told["held_out_rows"] == 1
+    assert told["learned_tokens"] == 19 * 15
 
 
 def test_training_lowers_the_held_out_perplexity_and_tells_it(checkpoint, tmp_path):
@@ -137,7 +139,8 @@ def test_packing_takes_fewer_rows_for_the_same_tokens(checkpoint, tmp_path):
     )
     common = dict(dataset=str(data), samples=None, records__seq_len=300)
     apart, together = (recover(checkpoint, tmp_path / str(p), records__packing=p, **common) for p in (False, True))
-    assert together["learned_tokens"] == apart["learned_tokens"] and together["rows"] <= apart["rows"] / 2
+    assert together["learned_tokens"] == apart["learned_tokens"]
+    assert together["rows"] <= apart["rows"] / 2
     assert together["held_out_rows"] == apart["held_out_rows"]
     assert together["held_out_perplexity"]["before"] == apart["held_out_perplexity"]["before"]
 
@@ -191,7 +194,8 @@ def test_training_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_bes
     )  # fmt: skip
     losses = {int(step): loss for step, loss in told["held_out_loss"].items()}
     best = min(losses, key=losses.get)
-    assert told["best_step"] == best and told["steps"] == best + 2 < told["steps_planned"]
+    assert told["best_step"] == best
+    assert told["steps"] == best + 2 < told["steps_planned"]
     assert told["held_out_perplexity"]["after"] == pytest.approx(torch.tensor(losses[best]).exp().item(), rel=1e-5)
 
 
@@ -245,7 +249,7 @@ def test_a_training_goes_on_from_an_adapter_and_refuses_one_of_another_model(che
     of_attention = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
     peft.get_peft_model(load_model(sizes)[0], of_attention).save_pretrained(tmp_path / "other")
     with pytest.raises(
-        RecoverError, match="trained on another model: model.layers.0.self_attn.q_proj is not in this one"
+        RecoverError, match=r"trained on another model: model.layers.0.self_attn.q_proj is not in this one"
     ):
         recover(checkpoint, tmp_path / "never", adapter=str(tmp_path / "other"))
     with pytest.raises(RecoverError, match="is no LoRA adapter"):
@@ -264,7 +268,7 @@ def test_what_cannot_be_trained_is_refused(checkpoint, tmp_path, monkeypatch):
         recover(checkpoint, out, distill=True, job=RecoverJob(out, out, None, 0, LLAMA, dense=Path(dense)))
     short = tmp_path / "short.jsonl"
     short.write_text(json.dumps({"instruction": "x", "output": "y"}) + "\n")
-    with pytest.raises(RecoverError, match="gives 1 row.* at least 2"):
+    with pytest.raises(RecoverError, match=r"gives 1 row.* at least 2"):
         recover(checkpoint, out, dataset=str(short), samples=None, records__seq_len=200)
     with pytest.raises(RecoverError, match="loss is NaN or infinite in step 3"):
         recover(checkpoint, out, alpha=1e16, job=RecoverJob(out, out, None, 0, LLAMA, work=tmp_path / "work"))

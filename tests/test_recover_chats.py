@@ -71,13 +71,14 @@ def bytes_tokenizer(family):
 
 def chat(*said):
     """Messages from texts "role: content"."""
-    return {"messages": [dict(zip(("role", "content"), text.split(": ", 1))) for text in said]}
+    return {"messages": [dict(zip(("role", "content"), text.split(": ", 1), strict=True)) for text in said]}
 
 
 def learned(record, tokenizer):
     """The texts that are learned, one for each run of tokens."""
     ids, labels, _ = chat_tokens(ChatTemplate(tokenizer, "x").read(record), tokenizer, 10_000)
-    assert all(label in (token, IGNORED) for token, label in zip(ids, labels)) and len(ids) == len(labels)
+    assert all(label in (token, IGNORED) for token, label in zip(ids, labels, strict=True))
+    assert len(ids) == len(labels)
     runs, last = [], None
     for at, label in enumerate(labels):
         if label != IGNORED:
@@ -179,7 +180,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family, record, expected", CASES)
+@pytest.mark.parametrize(("family", "record", "expected"), CASES)
 def test_what_the_template_shows_of_the_assistants_turns_is_learned_and_nothing_else(family, record, expected):
     tokenizer = bytes_tokenizer(family)
     assert learned(record, tokenizer) == expected
@@ -288,7 +289,8 @@ BORDERS = {
         ["Yes, it is.", "No."],
     ),
     "two special tokens at the end": (
-        "{% for m in messages %}<s><|{{ m.role }}|>{{ m.content }}<|end|><eos>{% endfor %}{% if add_generation_prompt %}<s><|assistant|>{% endif %}",
+        "{% for m in messages %}<s><|{{ m.role }}|>{{ m.content }}<|end|><eos>{% endfor %}"
+        "{% if add_generation_prompt %}<s><|assistant|>{% endif %}",
         ["Yes, it is.<|end|><eos>", "No.<|end|><eos>"],
     ),
     "no generation prompt": (
@@ -310,7 +312,8 @@ BORDERS = {
         [" Yes, it is.\n", " No.\n<|im_end|>"],
     ),
     "an end before the answer": (
-        "<s>{% for m in messages %}{% if m.role == 'user' %}Human: {{ m.content }}\n\nAssistant: </s>{% else %}{{ m.content }}</s>{% endif %}{% endfor %}",
+        "<s>{% for m in messages %}{% if m.role == 'user' %}Human: {{ m.content }}\n\nAssistant: </s>"
+        "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}",
         ["Yes, it is.</s>", "No.</s>"],
     ),
 }
@@ -350,12 +353,12 @@ CONTENTS = st.lists(st.sampled_from(PIECES), max_size=5).map("".join)
 def test_whatever_is_said_only_the_assistants_turns_and_their_ends_are_learned(family, first, contents, data):
     writer, alternating = WRITERS[family]
     if alternating:
-        said = list(zip(["user", "assistant"] * 3, contents))
+        said = list(zip(["user", "assistant"] * 3, contents, strict=False))
     else:
         roles = data.draw(
             st.lists(st.sampled_from(["user", "assistant"]), min_size=len(contents) - 1, max_size=len(contents) - 1)
         )
-        said = list(zip([first, *roles], contents))
+        said = list(zip([first, *roles], contents, strict=True))
     pieces = list(writer(said))
     tokenizer, record = TOKENIZERS[family], {"messages": [{"role": role, "content": content} for role, content in said]}
     spoken = ChatTemplate(tokenizer, "x").read(record)
@@ -378,9 +381,11 @@ def test_a_turn_that_is_not_learned_is_told_with_its_reason():
         tokenizer = bytes_tokenizer("chatml")
         tokenizer.chat_template = template
         spoken = ChatTemplate(tokenizer, "x").read(PLAIN_CHAT)
-        assert spoken.missing == missing and len(spoken.parts) == 2 - len(missing)
+        assert spoken.missing == missing
+        assert len(spoken.parts) == 2 - len(missing)
         made = make_rows(Records("x", "chat", (PLAIN_CHAT, PLAIN_CHAT)), tokenizer, None, 512)
-        assert made.turns == 4 and len(made.rows) == (0 if len(missing) == 2 else 2)
+        assert made.turns == 4
+        assert len(made.rows) == (0 if len(missing) == 2 else 2)
         first = min(missing)
         why = missing[first]
         assert made.notes[0].startswith(
@@ -388,7 +393,8 @@ def test_a_turn_that_is_not_learned_is_told_with_its_reason():
         )
     tokenizer.chat_template = TEMPLATES["chatml"]
     made = make_rows(Records("x", "chat", (PLAIN_CHAT,) * 5), tokenizer, None, 40)
-    assert len(made.rows) == 5 and all(len(row.ids) == 40 for row in made.rows)
+    assert len(made.rows) == 5
+    assert all(len(row.ids) == 40 for row in made.rows)
     assert made.notes == [
         f"5 of 10 turns of the assistant are not learned: {BEYOND} "
         "(record 1, message 4; record 2, message 4; record 3, message 4 and 2 more)."
@@ -440,7 +446,7 @@ def test_a_token_is_learned_if_any_of_its_text_is_the_assistants(kind, family):
         parts = [[len(spoken.text[:at].encode()) for at in part] for part in spoken.parts]
         ids, labels, _ = chat_tokens(spoken, tokenizer, 10_000)
         at = 0
-        for token, label in zip(ids, labels):
+        for token, label in zip(ids, labels, strict=True):
             letters = tokenizer.convert_ids_to_tokens(token)
             end = at + len(letters.encode() if letters in SPECIAL else letters)
             assert label == (token if any(start < end and at < stop for start, stop in parts) else IGNORED)
@@ -452,10 +458,11 @@ def test_the_space_that_sentencepiece_puts_before_an_answer_is_learned():
     tokenizer = dressed(KINDS["default"](), "mistral")
     ids, labels, _ = chat_tokens(ChatTemplate(tokenizer, "x").read(PLAIN_CHAT), tokenizer, 10_000)
     tokens, speaks = tokenizer.convert_ids_to_tokens(ids), False
-    for token, label in zip(tokens, labels):
+    for token, label in zip(tokens, labels, strict=True):
         assert (label != IGNORED) == speaks
         speaks = token == "[/INST]" or (speaks and token != "</s>")
-    assert not speaks and tokens.count("[/INST]") == 2
+    assert not speaks
+    assert tokens.count("[/INST]") == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -465,8 +472,10 @@ def test_the_first_tokens_of_a_long_chat_are_those_of_all_of_it(kind):
     spoken = ChatTemplate(tokenizer, "x").read(record)
     for count in (1, 5, 60):
         ids, labels, end = chat_tokens(spoken, tokenizer, count)
-        assert ids == tokenizer(spoken.text, add_special_tokens=False)["input_ids"][:count] and len(labels) == count
-        assert labels == chat_tokens(spoken, tokenizer, 10_000)[1][:count] and end <= len(spoken.text)
+        assert ids == tokenizer(spoken.text, add_special_tokens=False)["input_ids"][:count]
+        assert len(labels) == count
+        assert labels == chat_tokens(spoken, tokenizer, 10_000)[1][:count]
+        assert end <= len(spoken.text)
 
 
 def test_a_template_is_given_the_tools_of_a_record_and_thoughts_of_their_own():

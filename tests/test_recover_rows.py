@@ -83,7 +83,8 @@ def test_text_is_cut_into_windows_of_which_all_but_the_first_token_is_learned(to
 def test_long_records_are_cut_and_those_whose_answer_is_cut_off_are_left_out(tokenizer):
     long = {"instruction": "word " * 400, "output": "never seen"}
     rows = make_rows(Records("x", "alpaca", (ALPACA, long)), tokenizer, None, 100).rows
-    assert len(rows) == 1 and len(rows[0].ids) <= 100
+    assert len(rows) == 1
+    assert len(rows[0].ids) <= 100
 
 
 @pytest.mark.parametrize("source", ["llama", "qwen2-window", "pruned"])
@@ -97,7 +98,8 @@ def test_packed_and_filled_up_rows_give_each_record_the_logits_that_it_has_alone
     ids = [torch.randint(1, 97, (n,), generator=generator).tolist() for n in (7, 9, 4, 11, 3)]
     rows = [Row(i, [IGNORED, *i[1:]], list(range(len(i)))) for i in ids]
     packed = pack(rows, 20)
-    assert [len(row.ids) for row in packed] == [20, 14] and packed[0].positions == [*range(7), *range(9), *range(4)]
+    assert [len(row.ids) for row in packed] == [20, 14]
+    assert packed[0].positions == [*range(7), *range(9), *range(4)]
     inputs = batch([*packed, BLANK])
     assert inputs["labels"].ne(IGNORED).sum() == sum(row.learned for row in rows)
     with torch.no_grad():
@@ -110,7 +112,8 @@ def test_packed_and_filled_up_rows_give_each_record_the_logits_that_it_has_alone
 def test_held_out_rows_are_chosen_by_the_seed_and_are_not_trained_on():
     rows = [Row([i, i], [IGNORED, i], [0, 1]) for i in range(40)]
     trained, held = hold_out(rows, 0.1, seed=3)
-    assert len(held) == 4 and sorted(trained + held, key=lambda row: row.ids) == rows
+    assert len(held) == 4
+    assert sorted(trained + held, key=lambda row: row.ids) == rows
     assert (trained, held) == hold_out(rows, 0.1, seed=3) != hold_out(rows, 0.1, seed=4)
     assert len(hold_out(rows[:2], 0.05, seed=0)[1]) == 1
 
@@ -136,7 +139,7 @@ USER = {"role": "user", "content": "?"}
 
 
 @pytest.mark.parametrize(
-    "lines, message",
+    ("lines", "message"),
     [
         ([ALPACA, {"instruction": "x", "input": ""}], "record 2 of .* has no 'output'"),
         ([{"output": "x"}, ALPACA], "record 1 of .* has no 'instruction'"),
@@ -172,7 +175,7 @@ def test_data_that_is_not_there_or_empty_is_refused(tmp_path, tokenizer):
     for name in ("list.json", "train.jsonl", "none.parquet"):
         with pytest.raises(DataError, match="holds no text"):
             read_records(str(tmp_path / name), {}, "auto", None, 16)
-    with pytest.raises(DataError, match="no file .* Did you mean 'train.jsonl'"):
+    with pytest.raises(DataError, match=r"no file .* Did you mean 'train.jsonl'"):
         read_records(str(tmp_path / "trian.jsonl"), {}, "auto", None, 16)
     with pytest.raises(RecoverError, match="is plain text, not records"):
         read_records("pydoc", {}, "chat", 10, 16)

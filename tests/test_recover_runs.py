@@ -50,7 +50,8 @@ def test_a_short_training_lowers_the_held_out_perplexity_of_a_pruned_model(recov
     told = report["recovery"]
     before, after = (told["held_out_perplexity"][side] for side in ("before", "after"))
     assert after < 0.8 * before
-    assert told["steps"] == told["steps_planned"] == 24 and told["held_out_rows"] == 10
+    assert told["steps"] == told["steps_planned"] == 24
+    assert told["held_out_rows"] == 10
     assert json.loads((folder / "out" / "report.json").read_text())["recovery"] == told
     assert report["recipe"]["recover"]["with"]["r"] == 8
     assert not list((folder / "store").glob("recovery/*")), "checkpoints of the training are left"
@@ -141,8 +142,11 @@ def test_wrong_data_is_found_before_any_work_starts(tmp_path):
         "chat.jsonl": "the model's tokenizer has no chat template",
     }.items():
         done = hgsp("run", "recipe.yaml", "--set", f"recover.with.dataset={dataset}", cwd=tmp_path)
-        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
-        assert not (tmp_path / "out").exists() and not (tmp_path.parent / f"{tmp_path.name}-store").exists()
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "out").exists()
+        assert not (tmp_path.parent / f"{tmp_path.name}-store").exists()
         assert "Read model" not in done.stderr
 
 
@@ -181,15 +185,19 @@ def test_a_training_that_is_killed_resumes_and_ends_the_same(command, tmp_path):
         pass
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "out").exists()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
     again = start("out")
-    assert again.communicate(timeout=600) and again.returncode == 0
+    assert again.communicate(timeout=600)
+    assert again.returncode == 0
     assert "Training goes on from" in (tmp_path / "out" / "run.log").read_text()
     fresh = start("fresh")
-    assert fresh.communicate(timeout=600) and fresh.returncode == 0
+    assert fresh.communicate(timeout=600)
+    assert fresh.returncode == 0
     resumed, whole = (tmp_path / name / "model" / "model.safetensors" for name in ("out", "fresh"))
     assert resumed.read_bytes() == whole.read_bytes()
-    assert not list(tmp_path.glob("store/recovery/*")) and not list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.glob("store/recovery/*"))
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 @pytest.mark.slow
@@ -208,10 +216,24 @@ def test_two_processes_train_like_one_and_one_of_them_writes(distill, tmp_path):
         ]
         settings = ["--set", f"recover.with.distill={distill}", "--set", "recover.with.samples=195"]
         done = subprocess.run(
-            [sys.executable, *launcher, "run", "recipe.yaml", "--cache", f"store{processes}", "--json", *settings]
-            + ["--output", f"out{processes}"],
-            cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
+            [
+                sys.executable,
+                *launcher,
+                "run",
+                "recipe.yaml",
+                "--cache",
+                f"store{processes}",
+                "--json",
+                *settings,
+                "--output",
+                f"out{processes}",
+            ],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         assert json.loads(done.stdout)["recovery"]["processes"] == processes
     one, two = (weights(tmp_path / f"out{n}" / "model") for n in (1, 2))

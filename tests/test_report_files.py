@@ -77,7 +77,8 @@ def test_the_summary_adds_up(small):
     plan, lines = run.plan, summary(run).splitlines()
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines[3:7]]
     assert [row[0] for row in cells] == ["0", "1", "2", "3"]
-    assert cells[0][1:3] == ["3 / 4", "18 / 24"] and cells[1][1:3] == ["0 / 4", "0 / 24"]
+    assert cells[0][1:3] == ["3 / 4", "18 / 24"]
+    assert cells[1][1:3] == ["0 / 4", "0 / 24"]
     assert [int(row[3].replace(",", "")) for row in cells] == [layer.cost for layer in small.layers]
     after = [int(row[4].replace(",", "")) for row in cells]
     outside = small.parameters - small.layer_parameters
@@ -103,8 +104,10 @@ def test_the_picture_of_the_layers_shows_both_kinds_of_block(small, tmp_path):
 
     blue, orange, grey = (0, 114, 178), (230, 159, 0), (228, 228, 228)
     top, bottom = pixels[: height // 2], pixels[height // 2 :]
-    assert area(blue, top) > 0.2 and area(orange, top) == 0
-    assert area(orange, bottom) > 0.2 and area(blue, bottom) == 0
+    assert area(blue, top) > 0.2
+    assert area(orange, top) == 0
+    assert area(orange, bottom) > 0.2
+    assert area(blue, bottom) == 0
     # a quarter of three layers and all of the fourth are gone: grey is 7/9 of what is coloured
     assert area(grey, top) / area(blue, top) == pytest.approx(7 / 9, rel=0.15)
 
@@ -142,11 +145,10 @@ def test_the_comparison_and_the_analysis_add_up_to_the_plan(small):
         == sum(kind["parameters_removed"] for kind in found["kinds"].values())
     )
     assert found["layers_removed_whole"] == [1]
-    assert (
-        found["kinds"]["attention"]["blocks_removed_whole"] == [1]
-        and found["kinds"]["mlp"]["units_removed"] == 3 * 6 + 24
-    )
-    assert found["rate"]["largest"] == 1 and found["rate"]["spread"] == 1 - found["rate"]["smallest"]
+    assert found["kinds"]["attention"]["blocks_removed_whole"] == [1]
+    assert found["kinds"]["mlp"]["units_removed"] == 3 * 6 + 24
+    assert found["rate"]["largest"] == 1
+    assert found["rate"]["spread"] == 1 - found["rate"]["smallest"]
     assert [layer["rate"] for layer in found["layers"]] == [layer["removed"] for layer in sizes["layers"]]
 
 
@@ -154,8 +156,10 @@ def test_query_heads_that_go_alone_are_counted(small):
     kept = {(b.layer, b.axis.name): range(b.units) for b in small.blocks()}
     plan = Plan.of(small, kept, 0, heads={(2, "attention"): [[0]] * 4})
     layer = outcomes(small, plan)[2]
-    assert layer.blocks["attention"].text() == "4 / 4 (4 / 8 heads)" and layer.blocks["mlp"].text() == "24 / 24"
-    assert 0 < layer.rate < 1 and layer.after == layer.before - 4 * small.layers[2].blocks["attention"].head_cost
+    assert layer.blocks["attention"].text() == "4 / 4 (4 / 8 heads)"
+    assert layer.blocks["mlp"].text() == "24 / 24"
+    assert 0 < layer.rate < 1
+    assert layer.after == layer.before - 4 * small.layers[2].blocks["attention"].head_cost
 
 
 def test_what_was_measured_stands_apart_from_what_was_counted(small, tmp_path):
@@ -164,7 +168,8 @@ def test_what_was_measured_stands_apart_from_what_was_counted(small, tmp_path):
     write_evaluation(tmp_path / "evaluation.json", run)
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["before"] == {"perplexity": {"pydoc": 20.0}, "perplexity_protocol": {"seq_len": 128}}
-    assert found["after"] is None and found["evaluate"] == []
+    assert found["after"] is None
+    assert found["evaluate"] == []
 
 
 def test_the_headline_has_a_row_for_each_cost_and_each_measurement():

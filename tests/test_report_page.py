@@ -36,7 +36,12 @@ REPORT = {
         "kv_cache_bytes_per_token": 104857, "perplexity": {EVIL: 9.7, "c4": float("inf")}, "accuracy": {"boolq": 0.74},
         "decode_tokens_per_second": {"batch 1": 38.5},
     },
-    "recovery": {"method": EVIL, "perplexity": {"before": {EVIL: 12.25}, "after": {EVIL: 9.75}}, "steps": 1200, "held_out_loss": {"0": 2.5, "600": 2.3, "1200": 2.25}},
+    "recovery": {
+        "method": EVIL,
+        "perplexity": {"before": {EVIL: 12.25}, "after": {EVIL: 9.75}},
+        "steps": 1200,
+        "held_out_loss": {"0": 2.5, "600": 2.3, "1200": 2.25},
+    },
     "reused": ["calibration"],
     "notes": [EVIL],
     "exports": ["model"],
@@ -109,7 +114,8 @@ def test_the_page_is_whole_and_no_text_becomes_markup(html):
     shown = {
         text for tag in ("td", "th", "li", "dd", "dt", "pre", "code", "p", "span") for text in read.texts.get(tag, [])
     }
-    assert EVIL in shown and f"perplexity, {EVIL}" in shown
+    assert EVIL in shown
+    assert f"perplexity, {EVIL}" in shown
     assert sum(EVIL in text for text in shown) >= 5
 
 
@@ -120,7 +126,8 @@ def test_the_page_fetches_nothing(html):
         for name, value in a.items()
         if name in ("src", "href", "xlink:href", "srcset")
     ]
-    assert addresses and all(value.startswith(("#", "data:")) for value in addresses)
+    assert addresses
+    assert all(value.startswith(("#", "data:")) for value in addresses)
     assert not re.search(r"@import|url\(|@font-face", html)
 
 
@@ -152,7 +159,8 @@ def test_what_was_not_measured_has_no_section():
 def test_every_figure_is_named_for_those_who_do_not_see_it(html):
     read = Reader(html)
     drawings = [a for tag, a in read.tags if tag == "svg"]
-    assert len(drawings) >= 6 and all(a["role"] == "img" and a["aria-label"] for a in drawings)
+    assert len(drawings) >= 6
+    assert all(a["role"] == "img" and a["aria-label"] for a in drawings)
     assert all(a.get("alt") for tag, a in read.tags if tag == "img")
     figures, captions = (sum(tag == name for tag, _ in read.tags) for name in ("figure", "figcaption"))
     assert figures == captions == 7
@@ -179,11 +187,14 @@ def test_the_heat_map_shows_what_goes_left_of_what_stays():
 def test_scales_label_round_values_within_their_range():
     assert Scale.over([0, 0.9], zero=True).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
     wide = Scale.over([2e-6, 0.3])
-    assert wide.log and wide.place(2e-6) >= 0 and wide.ticks()[0] == pytest.approx(1e-6)
+    assert wide.log
+    assert wide.place(2e-6) >= 0
+    assert wide.ticks()[0] == pytest.approx(1e-6)
     assert [short(tick) for tick in (1e-6, 0.001, 20.0)] == ["10⁻⁶", "0.001", "20"]
     for values in ([5.0], [0.0], [-3.0, 3.0], [1e9, 1.1e9], [float("nan")], []):
         scale = Scale.over(values)
-        assert scale.low < scale.high and 2 <= len(scale.ticks()) <= 8
+        assert scale.low < scale.high
+        assert 2 <= len(scale.ticks()) <= 8
         assert all(0 <= scale.place(v) <= 100 for v in scale.ticks())
     for count in (1, 16, 17, 32, 80, 126, 1000):
         assert len(range(0, count, every(count))) <= 16
@@ -191,7 +202,9 @@ def test_scales_label_round_values_within_their_range():
 
 def test_a_table_keeps_markup_of_ours_and_escapes_the_rest():
     text = page("T", "l", [Section("<a>", table(("", "x"), [("<b>", Markup("<i>1</i>"))], "c"))])
-    assert "<i>1</i>" in text and "&lt;b&gt;" in text and 'id="-a-"' in text
+    assert "<i>1</i>" in text
+    assert "&lt;b&gt;" in text
+    assert 'id="-a-"' in text
 
 
 browser = pytest.mark.skipif(
@@ -220,7 +233,8 @@ def test_a_browser_shows_every_figure_and_has_nothing_to_complain_about(chromium
         "[...document.querySelectorAll('figure svg.plot')].map(s => [s.getBoundingClientRect().width, s.getBoundingClientRect().height,"
         " s.querySelectorAll('rect, circle, image').length])"
     )
-    assert len(sizes) == 7 and all(width > 250 and height > 90 and marks for width, height, marks in sizes)
+    assert len(sizes) == 7
+    assert all(width > 250 and height > 90 and marks for width, height, marks in sizes)
     assert chromium.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert chromium.messages == []
     assert all(address.startswith(("file:", "data:")) for address in chromium.requests)
@@ -255,7 +269,7 @@ CONTRAST = """(() => {
 
 
 @browser
-@pytest.mark.parametrize("scheme, media", [("light", "screen"), ("dark", "screen"), ("dark", "print")])
+@pytest.mark.parametrize(("scheme", "media"), [("light", "screen"), ("dark", "screen"), ("dark", "print")])
 def test_every_word_stands_out_from_what_is_behind_it(chromium, file, scheme, media):
     chromium.open(file, scheme=scheme, media=media)
     ratio, *where = chromium.evaluate(CONTRAST)
@@ -270,7 +284,9 @@ def test_a_reader_who_prefers_dark_gets_dark_paper_and_a_printer_never_does(chro
             map(int, re.findall(r"\d+", chromium.evaluate("getComputedStyle(document.body).backgroundColor"))[:3])
         )
 
-    assert paper(scheme="light") > 700 and paper(scheme="dark") < 150 and paper(scheme="dark", media="print") > 700
+    assert paper(scheme="light") > 700
+    assert paper(scheme="dark") < 150
+    assert paper(scheme="dark", media="print") > 700
 
 
 @browser

@@ -111,17 +111,21 @@ def test_every_command_refuses_a_model_class_of_the_models_own(said, tmp_path, m
     for name, command in commands(model, files).items():
         code, out, err = said(*command)
         assert (code, out) == (2, ""), (name, err)
-        assert "auto_map: the model brings code of its own (" in err and "Traceback" not in err, (name, err)
+        assert "auto_map: the model brings code of its own (" in err, (name, err)
+        assert "Traceback" not in err, (name, err)
         assert not list(tmp_path.iterdir()), name
     code, out, _ = said("verify", model)
-    assert code == 1 and "FAULT" in out and "auto_map: the model brings code of its own (" in out
+    assert code == 1
+    assert "FAULT" in out
+    assert "auto_map: the model brings code of its own (" in out
 
 
 def test_every_command_refuses_an_attention_kernel_of_the_hub(said, tmp_path, model, files):
     set_keys(model / "config.json", attn_implementation="someone/evil-kernel")
     for name, command in commands(model, files).items():
         code, out, err = said(*command)
-        assert (code, out) == (2, "") and "'someone/evil-kernel' is a kernel of the hub" in err, (name, err)
+        assert (code, out) == (2, ""), (name, err)
+        assert "'someone/evil-kernel' is a kernel of the hub" in err, (name, err)
         assert not list(tmp_path.iterdir()), name
 
 
@@ -196,7 +200,8 @@ def test_a_config_class_alone_and_a_tokenizer_class_beside_tokenizer_json_are_do
         assert not (folder / "custom_generate").exists()
         assert ("auto_map" in config) == layered == (OURS in names)
         settings = json.loads((folder / "tokenizer_config.json").read_text())
-        assert "auto_map" not in settings and settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert "auto_map" not in settings
+        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     for folder in ("run", "uniform", "trained/model", "full/model", "export/model", "again/model", model):
         code, out, err = said("verify", folder)
         assert code == 0, (folder, out, err)
@@ -236,10 +241,13 @@ def test_a_tampered_modeling_file_is_never_run_nor_passed_on(said, tmp_path, pru
     for folder in (tmp_path / "again/model", tmp_path / "again-run/model", tmp_path / "trained/model"):
         assert (folder / OURS).read_bytes() == ours
         code, out, _ = said("verify", folder)
-        assert code == 0 and f"{OURS} is hgsp-core's own" in out, out
+        assert code == 0, out
+        assert f"{OURS} is hgsp-core's own" in out, out
     code, out, _ = said("verify", pruned)
     fault = "is not the file of this version of hgsp-core" if how == "file" else "auto_map names other code than hgsp's"
-    assert code == 1 and fault in out and "Do not load it with trust_remote_code=True" in out
+    assert code == 1
+    assert fault in out
+    assert "Do not load it with trust_remote_code=True" in out
 
 
 def test_a_chat_template_that_leaves_its_sandbox_ends_in_a_message(said, tmp_path, tmp_path_factory, files, trap):
@@ -250,7 +258,10 @@ def test_a_chat_template_that_leaves_its_sandbox_ends_in_a_message(said, tmp_pat
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]
     chats.write_text((json.dumps({"messages": turns}) + "\n") * 4)
     code, _, err = said("finetune", model, "--data_path", chats, *TRAINING[2:], "--output_dir", "out")
-    assert code == 2 and "chat template" in err and "unsafe" in err and "Traceback" not in err, err
+    assert code == 2, err
+    assert "chat template" in err, err
+    assert "unsafe" in err, err
+    assert "Traceback" not in err, err
     assert not list(tmp_path.iterdir())
 
 
@@ -264,7 +275,8 @@ def test_an_adapter_that_names_a_module_is_refused(said, tmp_path, files, trap):
         json.dumps({"peft_type": "LORA", "megatron_config": {"x": 1}, "megatron_core": "antigravity"})
     )
     code, _, err = said("finetune", files / "sound", *TRAINING, "--set", f"adapter={adapter}", "--output_dir", "out")
-    assert code == 2 and "megatron_config" in err
+    assert code == 2
+    assert "megatron_config" in err
     assert not list(tmp_path.iterdir())
 
 

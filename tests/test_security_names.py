@@ -62,17 +62,22 @@ def texts_of(markdown):
 def test_a_name_is_shown_as_it_is_everywhere_and_ends_no_run(said, tmp_path, recipe):
     code, out, err = said("run", recipe)
     assert code == 0, err
-    assert f"perplexity, {NAME}" in out and str(recipe.parent) in out
+    assert f"perplexity, {NAME}" in out
+    assert str(recipe.parent) in out
     run = tmp_path / "out"
     page = (run / "report.html").read_text()
-    assert "<i>y</i>" not in page and "&lt;i&gt;y&lt;/i&gt;" in page
+    assert "<i>y</i>" not in page
+    assert "&lt;i&gt;y&lt;/i&gt;" in page
     for command in (("compare", run), ("diagnose", run), ("compare", run, "--html"), ("compare", run, "--csv")):
         assert said(*command)[0] == 0, command
     code, markdown, _ = said("compare", run, "--markdown")
     seen, kinds = texts_of(markdown)
-    assert code == 0 and "ppl " + NAME in seen and not kinds & {"html_inline", "link_open", "em_open", "code_inline"}
+    assert code == 0
+    assert "ppl " + NAME in seen
+    assert not kinds & {"html_inline", "link_open", "em_open", "code_inline"}
     code, out, err = said("eval", MODEL, "--dense", MODEL, "--recipe", recipe)
-    assert code == 0 and f"perplexity, {NAME}" in out, err
+    assert code == 0, err
+    assert f"perplexity, {NAME}" in out, err
     code, out, err = said("verify", run)
     assert code == 0, out
     code, out, err = said("plan", recipe, "--output", "other")
@@ -95,12 +100,16 @@ def test_the_card_shows_names_as_they_are_and_no_local_path(said, tmp_path, reci
         card = (folder / "README.md").read_text()
         front, body = card.split("---\n", 2)[1:]
         assert "base_model" not in yaml.safe_load(front)
-        assert "secret place" not in card and str(recipe.parent.parent) not in card and "/tmp" not in card
+        assert "secret place" not in card
+        assert str(recipe.parent.parent) not in card
+        assert "/tmp" not in card
         seen, kinds = texts_of(body)
-        assert (
-            f"perplexity, {NAME}" in seen and "perplexity, text.txt" in seen and "model $\\x$ [b] <b>, pruned" in seen
-        )
-        assert "html_inline" not in kinds and "text.txt" in body and "p.json" in body
+        assert f"perplexity, {NAME}" in seen
+        assert "perplexity, text.txt" in seen
+        assert "model $\\x$ [b] <b>, pruned" in seen
+        assert "html_inline" not in kinds
+        assert "text.txt" in body
+        assert "p.json" in body
 
 
 def test_markdown_of_any_text_reads_as_that_text():
@@ -123,7 +132,8 @@ def test_markdown_of_any_text_reads_as_that_text():
         (inline,) = [
             token for token in html.parse(md.table(["x"], [[md.text(value)]], [False])) if token.type == "inline"
         ][1:]
-        assert "".join(child.content for child in inline.children) == line and {c.type for c in inline.children} <= {
+        assert "".join(child.content for child in inline.children) == line
+        assert {c.type for c in inline.children} <= {
             "text",
             "text_special",
         }
@@ -132,7 +142,8 @@ def test_markdown_of_any_text_reads_as_that_text():
         (inline,) = [token for token in html.parse(f"x {md.code(value)} y") if token.type == "inline"]
         assert [c.content for c in inline.children if c.type == "code_inline"] == [line]
         (fence,) = html.parse(md.block(f"a\n```\n{value}", "yaml"))
-        assert fence.type == "fence" and fence.content == f"a\n```\n{value}\n"
+        assert fence.type == "fence"
+        assert fence.content == f"a\n```\n{value}\n"
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -155,7 +166,8 @@ def test_a_recipe_that_holds_a_password_or_token_is_refused_without_repeating_it
         ("export", MODEL, "--to", "huggingface", "--output", address),
     ):
         message = refused(*command)
-        assert SECRET not in message and TOKEN not in message, message
+        assert SECRET not in message, message
+        assert TOKEN not in message, message
         assert "it holds a password or a token" in message, message
 
 
@@ -172,7 +184,8 @@ def test_no_other_message_repeats_one(refused, address):
         ("sweep", address),
     ):
         message = refused(*command)
-        assert SECRET not in message and TOKEN not in message, message
+        assert SECRET not in message, message
+        assert TOKEN not in message, message
 
 
 def test_what_the_hub_answers_is_repeated_without_the_login_in_its_address(tmp_path):
@@ -184,7 +197,8 @@ def test_what_the_hub_answers_is_repeated_without_the_login_in_its_address(tmp_p
         done = hgsp("plan", "recipe.yaml", cwd=tmp_path, **hub.environment(HF_ENDPOINT=address))
         (tmp_path / "recipe.yaml").write_text("model: {path: a/b}\noutput: o\ncalibrate: {dataset: pydoc}\n")
         done = hgsp("plan", "recipe.yaml", cwd=tmp_path, **hub.environment(HF_ENDPOINT=address))
-    assert done.returncode == 2 and SECRET not in done.stdout + done.stderr, done.stderr
+    assert done.returncode == 2, done.stderr
+    assert SECRET not in done.stdout + done.stderr, done.stderr
 
 
 def test_what_is_logged_is_without_credentials(tmp_path, caplog):
@@ -202,4 +216,5 @@ def test_what_is_hidden_and_what_is_not():
 
 def test_a_message_steers_no_terminal():
     assert str(HgspError("a \x1b[2J\r\x07b\n\tc é")) == "a \\x1b[2J\\r\\x07b\n\tc é"
-    assert issubclass(HubError, HgspError) and push
+    assert issubclass(HubError, HgspError)
+    assert push

@@ -58,7 +58,8 @@ def carry_out(tmp_path, poisoned, *commands):
 def test_no_command_imports_from_the_current_directory(tmp_path, poisoned):
     """A run with the fresh processes of both exports, its check, and the processes of a sweep."""
     carry_out(tmp_path, poisoned, ("run", "recipe.yaml"), ("verify", "run"), ("sweep", "sweep.yaml"))
-    assert (poisoned / "run" / "gguf").is_dir() and (poisoned / "sweep" / "comparison.html").is_file()
+    assert (poisoned / "run" / "gguf").is_dir()
+    assert (poisoned / "sweep" / "comparison.html").is_file()
 
 
 @pytest.mark.slow

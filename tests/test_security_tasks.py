@@ -59,7 +59,8 @@ def evaluate(folder, *more):
 
 def test_a_plain_task_needs_no_permission_and_runs_nothing_that_lies_beside_it(said, folder, trap):
     code, out, err = said(*evaluate(folder))
-    assert code == 0 and "accuracy, mine" in out, err
+    assert code == 0, err
+    assert "accuracy, mine" in out, err
     assert not trap.sprung()
 
 
@@ -69,7 +70,8 @@ def test_a_task_file_that_names_code_is_refused_before_it_is_read(refused, folde
     (folder / "other.yaml").write_text("task: other\n" + added.replace("EVIL", str(folder / "evil.py")) + "\n")
     message = refused(*evaluate(folder))
     named = "more.yml" if "include" in added else "other.yaml"
-    assert f"include_path: '{folder / named}' names code: " in message and quoted in message
+    assert f"include_path: '{folder / named}' names code: " in message
+    assert quoted in message
     assert "set trust_task_code: true beside include_path" in message
     assert not trap.sprung()
 
@@ -78,7 +80,8 @@ def test_with_the_permission_the_code_is_run(said, folder, trap):
     with (folder / "mine.yaml").open("a") as file:
         file.write("process_docs: !function evil.function\n")
     code, out, err = said(*evaluate(folder, "--set", "evaluate.0.with.trust_task_code=true"))
-    assert code == 0 and "accuracy, mine" in out, err
+    assert code == 0, err
+    assert "accuracy, mine" in out, err
     assert trap.sprung()
 
 
@@ -97,7 +100,8 @@ def test_a_template_cannot_leave_its_sandbox(refused, folder, trap, late):
         (folder / "mine.yaml").read_text().replace('"{{question}}"', json.dumps(template))
     )
     message = refused(*evaluate(folder))
-    assert "lm_eval" in message and "unsafe" in message
+    assert "lm_eval" in message
+    assert "unsafe" in message
     assert not trap.sprung()
 
 

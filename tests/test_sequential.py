@@ -72,7 +72,7 @@ def test_the_repair_of_each_block_is_the_ridge_solution_on_stacked_data(case, ta
             tuple(
                 {
                     a: p if (i, a) in _blocks_before(layout, block) else full
-                    for (a, p), full in zip(layer.items(), Plan.keep_all(layout).layers[i].values())
+                    for (a, p), full in zip(layer.items(), Plan.keep_all(layout).layers[i].values(), strict=True)
                 }
                 for i, layer in enumerate(plan.layers)
             ),
@@ -171,7 +171,8 @@ def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
         moments(other, other @ w.T),
     )
     repaired = LeastSquares(LeastSquaresParams(target="own", ridge=0.01))(job)
-    assert torch.equal(repaired.weight[:, :2], w[:, :2]) and "not repaired" in repaired.note
+    assert torch.equal(repaired.weight[:, :2], w[:, :2])
+    assert "not repaired" in repaired.note
 
 
 def observed(matrix):
@@ -287,7 +288,8 @@ def test_a_head_that_is_the_embedding_stays_as_it_is():
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (SAMPLES, SEQ_LEN))
     repaired = {}
     repair(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 8, repaired.update)
-    assert repaired and all(name.startswith("model.layers.") for name in repaired)
+    assert repaired
+    assert all(name.startswith("model.layers.") for name in repaired)
 
 
 def test_readers_that_meet_what_the_dense_model_gave_them_stay_as_they_are():

@@ -27,7 +27,9 @@ def test_arrays_come_back_bit_for_bit(store):
     back = store.get("statistics", INPUTS)
     assert back.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
-        assert back[name].dtype == array.dtype and back[name].shape == array.shape and np.array_equal(back[name], array)
+        assert back[name].dtype == array.dtype
+        assert back[name].shape == array.shape
+        assert np.array_equal(back[name], array)
 
 
 def test_other_inputs_find_nothing(store):
@@ -47,13 +49,14 @@ def test_a_damaged_artifact_is_reported_and_not_served(store, damage, caplog):
     path.write_bytes({"truncate": content[:-8], "flip": content, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING, "hgsp"):
         assert store.get("statistics", INPUTS) is None
-    assert "damaged" in caplog.text and str(path) in caplog.text
+    assert "damaged" in caplog.text
+    assert str(path) in caplog.text
     store.put("statistics", INPUTS, ARRAYS)
     assert store.get("statistics", INPUTS) is not None
 
 
 def test_a_failed_write_leaves_nothing(store, monkeypatch):
     monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(StoreError, match="cannot be kept in .*: No space left on device"):
+    with pytest.raises(StoreError, match=r"cannot be kept in .*: No space left on device"):
         store.put("statistics", INPUTS, ARRAYS)
     assert not [p for p in store.root.rglob("*") if p.is_file()]

@@ -120,7 +120,7 @@ def activations(model, tokens):
         return hook
 
     hooks = []
-    for place, layer in zip(seen, model.model.layers):
+    for place, layer in zip(seen, model.model.layers, strict=True):
         hooks.append(layer.register_forward_pre_hook(keep(place, "before")))
         hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(keep(place, "middle")))
         hooks.append(layer.register_forward_hook(keep_output(place, "after")))
@@ -148,7 +148,7 @@ def test_taylor_equals_one_plain_backward_over_the_whole_set(model, tokens, sour
 def test_the_scale_of_gradients_is_that_of_one_plain_backward(model, tokens, source_of):
     found = sweep_of(source_of(model), tokens, [GradientScale()])[GradientScale()]
     plain_loss(model, tokens).backward()
-    for layer, own in zip(model.model.layers, found):
+    for layer, own in zip(model.model.layers, found, strict=True):
         of_units = [p.grad.double().abs().flatten() for n, p in layer.named_parameters() if prunable(n)]
         g = torch.cat(of_units).numpy()
         expected = {"mean": g.mean(), "std": g.std(), "norm": np.sqrt((g**2).sum()), "max": g.max(), "min": g.min()}
@@ -177,7 +177,7 @@ def test_curvature_equals_one_plain_backward_for_each_batch(model, tokens, sourc
             np.testing.assert_allclose(found[layer][axis], expected, rtol=5e-5)
 
 
-@pytest.mark.parametrize("collector, entry", [(WeightAbs(), torch.abs), (WeightSquare(), torch.square)])
+@pytest.mark.parametrize(("collector", "entry"), [(WeightAbs(), torch.abs), (WeightSquare(), torch.square)])
 def test_sums_of_weights_need_no_tokens(model, source_of, collector, entry):
     found = sweep_of(source_of(model), None, [collector])[collector]
     for layer in range(LAYERS):
@@ -198,7 +198,8 @@ def test_activation_statistics_equal_one_plain_forward(model, tokens, source_of)
         for name, output in {"layer": "after", "attention": "self_attn", "mlp": "mlp"}.items():
             np.testing.assert_allclose(norm[i][name], seen[output].norm(dim=-1).mean(), rtol=1e-5)
         linears = [name for name in seen if name.endswith("_proj")]
-        assert set(inputs[i]) == set(linears) and len(linears) == 7
+        assert set(inputs[i]) == set(linears)
+        assert len(linears) == 7
         for linear in linears:
             x = seen[linear].flatten(0, 1)
             np.testing.assert_allclose(inputs[i][linear], x.norm(dim=0), rtol=1e-5)
@@ -255,8 +256,9 @@ def test_removal_losses_equal_those_of_models_without_the_block_or_layer(model, 
 
 def equal(a: Statistics, b: Statistics, collectors=ALL, rtol=1e-5):
     for collector in collectors:
-        for x, y in zip(a[collector], b[collector]):
-            assert x.keys() == y.keys() and x
+        for x, y in zip(a[collector], b[collector], strict=True):
+            assert x.keys() == y.keys()
+            assert x
             for name in x:
                 # a removal loss is a difference of losses, and as exact as they are
                 scale = np.log(97) if isinstance(collector, RemovalLoss) else np.abs(x[name]).max()
@@ -273,7 +275,8 @@ def test_where_the_sweep_keeps_its_streams_changes_nothing(memory, tokens):
     model, said = tiny_model("qwen2"), []
     found = sweep(model, tokens, memory=memory, say=said.append)
     equal(found, sweep(model, tokens, batch_size=SAMPLES))
-    assert len(said) == 1 and "GiB" in said[0]
+    assert len(said) == 1
+    assert "GiB" in said[0]
 
 
 def test_each_layer_is_run_once_where_graphs_are_kept_and_twice_where_not(tokens):
@@ -318,10 +321,12 @@ def test_a_sweep_goes_no_deeper_than_its_collectors_need(tokens):
     sweep(model, None, [WeightAbs()])
     assert ran == []
     sweep(model, tokens, [ResidualCosine()], batch_size=SAMPLES)
-    assert ran.count("model.layers.1.mlp") == 1 and "lm_head" not in ran
+    assert ran.count("model.layers.1.mlp") == 1
+    assert "lm_head" not in ran
     ran.clear()
     sweep(model, tokens, [TaylorAbs()], batch_size=SAMPLES, memory="device")
-    assert "lm_head" in ran and ran.count("model.layers.1.mlp") == 2
+    assert "lm_head" in ran
+    assert ran.count("model.layers.1.mlp") == 2
 
 
 def test_logits_of_the_whole_set_never_exist_at_once(tokens, monkeypatch):
@@ -331,7 +336,8 @@ def test_logits_of_the_whole_set_never_exist_at_once(tokens, monkeypatch):
     expected = sweep(model, tokens, [TaylorAbs()], batch_size=SAMPLES)
     model.lm_head.register_forward_hook(lambda module, arguments, output: seen.append(output.shape))
     found = sweep(model, tokens, [TaylorAbs()], batch_size=SAMPLES)
-    assert max(shape[0] for shape in seen) == rows and sum(shape[0] for shape in seen) == SAMPLES * (SEQ_LEN - 1)
+    assert max(shape[0] for shape in seen) == rows
+    assert sum(shape[0] for shape in seen) == SAMPLES * (SEQ_LEN - 1)
     np.testing.assert_allclose(found[TaylorAbs()][0]["mlp"], expected[TaylorAbs()][0]["mlp"], rtol=1e-5)
 
 
@@ -381,7 +387,7 @@ def test_a_weight_outside_the_layers_that_is_not_finite_is_named(name, tokens):
 def test_an_activation_out_of_range_names_its_layer(tokens):
     model = tiny_model("llama", dtype=torch.float16)
     model.model.layers[1].mlp.down_proj.weight.data.fill_(6e4)
-    with pytest.raises(NumericError, match="Layer 1: .* float16"):
+    with pytest.raises(NumericError, match=r"Layer 1: .* float16"):
         sweep(model, tokens)
 
 
@@ -401,18 +407,19 @@ def test_a_setting_that_does_not_fit_says_what_was_needed_and_what_helps(tokens,
             sweep(model, tokens, [TaylorAbs()], memory=memory)
     said = []
     sweep(model, tokens, [TaylorAbs()], say=said.append)
-    assert len(said) == 1 and "on disk" in said[0]
+    assert len(said) == 1
+    assert "on disk" in said[0]
     model.save_pretrained(tmp_path)
     with pytest.raises(SweepError, match="streamed"):
         sweep_of(Streamed(tmp_path, layout_of(model), torch.float32), tokens, [TaylorAbs()], memory="graphs")
 
 
 @pytest.mark.parametrize("memory", ["graphs", "device"])
-@pytest.mark.parametrize("dtype, least", [(torch.bfloat16, 0.99), (torch.float16, 0.999)])
+@pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, 0.99), (torch.float16, 0.999)])
 def test_half_precision_ranks_units_as_fp32_does(dtype, least, memory, tokens):
     exact, half = (sweep(tiny_model("llama", dtype=d), tokens, memory=memory) for d in (torch.float32, dtype))
     for collector in (TaylorAbs(), TaylorCurvature(batch=2), WandaAbs(), WeightAbs()):
-        for a, b in zip(exact[collector], half[collector]):
+        for a, b in zip(exact[collector], half[collector], strict=True):
             for axis in AXES:
                 assert np.corrcoef(a[axis], b[axis])[0, 1] > least or len(a[axis]) == 2
                 np.testing.assert_allclose(a[axis], b[axis], rtol=0.25)
@@ -429,7 +436,7 @@ def test_fp16_gradients_that_would_underflow_are_scaled(tokens):
         sweep(with_faint_gradients(dtype), tokens, [TaylorAbs()])[TaylorAbs()]
         for dtype in (torch.float32, torch.float16)
     )
-    for a, b in zip(exact, half):
+    for a, b in zip(exact, half, strict=True):
         np.testing.assert_allclose(a["mlp"], b["mlp"], rtol=0.1)
 
 
@@ -445,7 +452,7 @@ def test_a_shard_that_is_cut_off_is_named(tokens, tmp_path):
     model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4000])
-    with pytest.raises(CheckpointError, match="model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors"):
         sweep_of(Streamed(tmp_path, layout_of(model), torch.float32), tokens, [TaylorAbs()])
 
 

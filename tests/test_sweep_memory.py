@@ -59,7 +59,7 @@ def checkpoint(tmp_path_factory) -> Path:
     for file in set(files.values()):
         names = [name for name in shapes if files[name] == file]
         cuts = (pool[i : i + shapes[name].numel()].view(shapes[name]).clone() for i, name in enumerate(names))
-        save_file(dict(zip(names, cuts)), directory / file)
+        save_file(dict(zip(names, cuts, strict=True)), directory / file)
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
     return directory
 
@@ -84,5 +84,5 @@ def test_a_checkpoint_larger_than_memory_is_swept_as_if_it_were_loaded(checkpoin
     tokens = np.arange(2 * 16).reshape(2, 16)
     expected = run_sweep(Resident(model, layout_of(model)), layout_of(model), tokens, [TaylorAbs(), ResidualCosine()])
     found = np.load(checkpoint / "found.npz")
-    for layer, array in zip(expected[TaylorAbs()], found.values()):
+    for layer, array in zip(expected[TaylorAbs()], found.values(), strict=True):
         np.testing.assert_array_equal(layer["mlp"], array)

@@ -60,7 +60,8 @@ def test_the_page_works_as_it_stands(shell):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(content, encoding="utf-8")
     report = json.loads((shell.folder / "results" / "written" / "report.json").read_text())
-    assert report["versions"]["hgsp-written"] == "0.1.0" and report["after"]["perplexity"]["pydoc"] < 100
+    assert report["versions"]["hgsp-written"] == "0.1.0"
+    assert report["after"]["perplexity"]["pydoc"] < 100
 
 
 def test_every_block_of_the_page_is_read():

@@ -76,7 +76,8 @@ def test_a_file_of_a_third_partys_exporter_is_not_checked_and_that_is_said(run):
     (run / "sizes.txt").write_text("1")
     (run / "report.json").write_text(json.dumps({"exports": ["sizes.txt"]}))
     (finding,) = verify(run, LogMonitor())
-    assert finding.sound is None and "no hgsp.json there" in finding.text
+    assert finding.sound is None
+    assert "no hgsp.json there" in finding.text
 
 
 def _shards(run):
@@ -96,7 +97,7 @@ def _edit_config(run):
 
 
 @pytest.mark.parametrize(
-    "damage, message",
+    ("damage", "message"),
     [
         (lambda run: _flip(_shards(run)[1], -7), r"model-00002-of-.*safetensors' was changed after it was written"),
         (lambda run: _shards(run)[2].unlink(), r"model-00003-of-.*safetensors' is missing"),
@@ -141,7 +142,7 @@ def _change_tensors(run, change):
 
 
 @pytest.mark.parametrize(
-    "damage, message",
+    ("damage", "message"),
     [
         (
             lambda run: _change_config(run, lambda c: c["per_layer_config"]["1"].update(num_key_value_heads=1)),
@@ -169,7 +170,8 @@ def _change_tensors(run, change):
 def test_without_a_record_config_and_tensors_still_must_agree(run, damage, message):
     damage(run)
     findings = verify(run / "model", LogMonitor())
-    assert findings[0].sound is None and "no hgsp.json there" in findings[0].text
+    assert findings[0].sound is None
+    assert "no hgsp.json there" in findings[0].text
     (fault,) = [f.text for f in findings if f.sound is False]
     assert re.search(message, fault), fault
 
@@ -196,7 +198,7 @@ def test_a_fresh_process_that_streams_says_which_file_is_missing(tmp_path):
     directory = prune(tmp_path, "qwen2", PLANS["everything"], max_shard_size=20_000).directory
     reference = logits(load_model(directory)[0])
     next(directory.glob("model-00002*")).unlink()
-    with pytest.raises(CheckpointError, match="(?s)a fresh process cannot load it:.*model-00002.*is missing"):
+    with pytest.raises(CheckpointError, match=r"(?s)a fresh process cannot load it:.*model-00002.*is missing"):
         verify_streamed(directory, tokens(), reference, "qwen2")
 
 
@@ -208,19 +210,23 @@ def test_a_streamed_export_is_verified_in_a_fresh_process_and_gives_the_same_rec
         [HuggingFace(HuggingFaceParams())], checkpoint, tmp_path, Plan.keep_all(layout), weights, lambda *a: None, print
     )
     there, here = (json.loads((folder / "model" / "hgsp.json").read_text()) for folder in (exported, tmp_path))
-    assert there["logits"]["tokens"] == here["logits"]["tokens"] and there["family"] == here["family"] == "llama"
+    assert there["logits"]["tokens"] == here["logits"]["tokens"]
+    assert there["family"] == here["family"] == "llama"
     np.testing.assert_allclose(there["logits"]["values"], here["logits"]["values"], atol=1e-5)
 
 
 def test_the_command_says_what_it_checked_and_ends_with_its_verdict(run):
     sound = CliRunner().invoke(app, ["verify", str(run)])
     assert sound.exit_code == 0, sound.output
-    assert "ok          model: config.json and" in sound.stdout and "FAULT" not in sound.stdout
+    assert "ok          model: config.json and" in sound.stdout
+    assert "FAULT" not in sound.stdout
     _flip(run / "gguf" / "model-f32.gguf", -3)
     faulty = CliRunner().invoke(app, ["verify", str(run / "gguf"), "--json"])
     assert faulty.exit_code == 1
     (finding,) = json.loads(faulty.stdout)
-    assert finding["sound"] is False and "model-f32.gguf' was changed" in finding["text"]
+    assert finding["sound"] is False
+    assert "model-f32.gguf' was changed" in finding["text"]
     (run.parent / "empty").mkdir()
     nothing = hgsp("verify", "empty", cwd=run.parent)
-    assert nothing.returncode == 2 and "Error: 'empty' holds nothing that can be verified" in nothing.stderr
+    assert nothing.returncode == 2
+    assert "Error: 'empty' holds nothing that can be verified" in nothing.stderr

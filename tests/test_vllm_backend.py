@@ -28,7 +28,8 @@ class Attention:
 
     def forward(self, query, key, value, scaling, lengths):
         """query [tokens, heads * size], key and value [tokens, kv_heads * size]; lengths: new tokens of each text."""
-        assert query.shape[1:] == (self.heads * self.size,) and key.shape[1:] == (self.kv_heads * self.size,)
+        assert query.shape[1:] == (self.heads * self.size,)
+        assert key.shape[1:] == (self.kv_heads * self.size,)
         results = []
         for text, (q, k, v) in enumerate(
             zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)

@@ -28,7 +28,7 @@ def least_lost(queue: Queue, scores: Scores, budget: int, multiple: int, whole: 
     slab = multiple * int(queue.unit_cost[~queue.attention].sum())
 
     def taken(gone: np.ndarray) -> np.ndarray:
-        return np.array([values[n] for values, n in zip(lost, gone.tolist())])
+        return np.array([values[n] for values, n in zip(lost, gone.tolist(), strict=True)])
 
     best, found = (np.inf,), np.zeros_like(queue.units)
     for count in range(len(removable) + (len(removable) < len(layers))):  # a layer stays

@@ -100,6 +100,7 @@ class Queue:
         Args:
             floors: [blocks], units that must stay.
             query_heads: single query heads may go, too.
+
         Raises:
             PlanError: a score is not finite; the scores say nothing about query heads.
         """
@@ -128,7 +129,7 @@ class Queue:
                 parts.append(_bundles(block, scores.score[rows][order], 1 if attention[i] else channel_multiple))
 
         block = np.repeat(np.arange(len(blocks)), [len(score) for score, *_ in parts])
-        score, after, cost, left = (np.concatenate(column) for column in zip(*parts))
+        score, after, cost, left = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(score, kind="stable")  # bundles stand in order of layer, axis, rank: so do equal scores
         floor_of = np.array(floors)
         for axis in range(axes):
@@ -185,7 +186,7 @@ class Queue:
     def plan(self, layout: Layout, gone: np.ndarray, budget: int, notes: Sequence[str]) -> Plan:
         """What stays when `gone` went."""
         kept, heads = {}, {}
-        for block, state, n in zip(layout.blocks(), self.states, gone.tolist()):
+        for block, state, n in zip(layout.blocks(), self.states, gone.tolist(), strict=True):
             key = block.layer, block.axis.name
             if isinstance(state, Ranked):
                 kept[key] = state.order[n:]
@@ -272,6 +273,7 @@ def plan_within(
     Args:
         limits: recipe keys of what may hold the budget back, for messages.
         coarse: parameters that `solve` takes at a time, where that is more than one bundle.
+
     Raises:
         PlanError: the limits leave less than the ratio asks for, by more than goes at a time.
     """

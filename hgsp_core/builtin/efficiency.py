@@ -149,13 +149,13 @@ def spread(rounds: Sequence[Round], dense: Sequence[Round] | None) -> dict[str, 
         values = [getattr(r, timed) for r in rounds]
         found[timed] = _quartiles(values)
         if dense is not None:
-            found[f"ratio of {timed}"] = _quartiles([v / getattr(r, timed) for v, r in zip(values, dense)])
+            found[f"ratio of {timed}"] = _quartiles([v / getattr(r, timed) for v, r in zip(values, dense, strict=True)])
     return found
 
 
 def _quartiles(values: Sequence[float]) -> dict[str, float]:
     names = ("min", "q1", "median", "q3", "max")
-    return dict(zip(names, np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist()))
+    return dict(zip(names, np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist(), strict=True))
 
 
 def weight_bytes(model: PreTrainedModel) -> int:

@@ -128,7 +128,7 @@ def _load_task(manager: Any, name: str) -> list[Any]:
     """The task or group of that name, or a tag's tasks, with their data. Raises EvaluationError."""
     try:
         loaded = manager.load(name)
-    except Exception as error:  # noqa: BLE001 - reads YAML, runs code beside it, fetches data: anything may come
+    except Exception as error:
         raise EvaluationError.task(name, error) from error
     return [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
 
@@ -207,8 +207,9 @@ def _result(found: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, A
 
 @contextmanager
 def _as_on_the_command_line(params: LmEvalParams) -> Iterator[None]:
-    """The seeds of lm-eval's command line, for tasks that draw numbers while they make their questions; without its
-    warnings: what a user must know is in the result. Templates of task files are in a sandbox. Afterwards all is as it was.
+    """In the block: the seeds of lm-eval's command line, its warnings off, templates of task files in a sandbox.
+
+    Some tasks draw numbers while they make their questions. What a user must know of the warnings is in the result.
     """
     logger = logging.getLogger("lm_eval")
     level, states = logger.level, (random.getstate(), np.random.get_state())

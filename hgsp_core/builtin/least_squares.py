@@ -64,8 +64,10 @@ class LeastSquares:
         return squared_error(weight, job.bias, job.held_out, self.targets[-1])
 
     def _anew(self, job: BlockJob, ridge: float) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-        """(units of its own choice that stay, writer at its old size), for each target. None where query heads go: the plan
-        says which."""
+        """(kept units of its own choice, writer at its old size), for each target.
+
+        Nothing where query heads are removed: the plan says which.
+        """
         width = job.writer.width
         if not self.params.reselect or len(job.columns) != len(job.kept) * width:
             return

@@ -53,14 +53,14 @@ class Log:
 
 
 def _minimum(x: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """[groups]"""
+    """The lowest of each group. [groups]."""
     result = np.full(group.max() + 1, np.inf)
     np.minimum.at(result, group, x)
     return result
 
 
 def _maximum(x: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """[groups]"""
+    """The highest of each group. [groups]."""
     return -_minimum(-x, group)
 
 

@@ -178,7 +178,8 @@ def gone_before(queue: Queue, job: AllocateJob) -> np.ndarray:
         return np.zeros(len(queue.block), bool)
     spent = [block.cost - job.before.kept_cost(block) for block in job.layout.blocks()]
     return np.array(
-        [queue.spent_by(b, n) <= spent[b] for b, n in zip(queue.block.tolist(), queue.after.tolist())], bool
+        [queue.spent_by(b, n) <= spent[b] for b, n in zip(queue.block.tolist(), queue.after.tolist(), strict=True)],
+        bool,
     )
 
 
@@ -205,7 +206,7 @@ def priced(queue: Queue, sizes: list[list[int]], judged: Callable[[int, int], fl
         if not mine.size:
             continue
         points = [(0, 0.0)] + [(queue.spent_by(block, n), max(judged(block, n), 0.0)) for n in sizes[block]]
-        cost, kl = map(np.array, zip(*hull(points)))
+        cost, kl = map(np.array, zip(*hull(points), strict=True))
         slopes, middles = np.maximum(np.diff(kl) / np.diff(cost), np.finfo(float).tiny), (cost[1:] + cost[:-1]) / 2
         spent = (
             np.cumsum(queue.cost[mine]) - queue.cost[mine] / 2

@@ -18,4 +18,6 @@ class Taylor2nd:
 
     def __call__(self, job: ScoreJob) -> Scores:
         first, second = (job.statistics[collector] for collector in self.collectors)
-        return Scores.of(job.layout, [{axis: a[axis] + b[axis] for axis in a} for a, b in zip(first, second)])
+        return Scores.of(
+            job.layout, [{axis: a[axis] + b[axis] for axis in a} for a, b in zip(first, second, strict=True)]
+        )

@@ -27,6 +27,7 @@ def push(directory: Path, repo: str, private: bool) -> str:
     Args:
         repo: `namespace/name`; made where it does not exist, and otherwise empty.
         private: of a repository that is made now.
+
     Raises:
         HubError: no access, no network, or files there already. What was uploaded by then is in no commit.
     """
@@ -46,6 +47,6 @@ def push(directory: Path, repo: str, private: bool) -> str:
         raise HubError.refused(repo, status, error.server_message or str(error), directory) from error
     except HubError:
         raise
-    except Exception as error:  # noqa: BLE001 - faults of the network have no common type below huggingface_hub
+    except Exception as error:
         raise HubError.failed(repo, error, directory) from error
     return without_credentials(str(url))

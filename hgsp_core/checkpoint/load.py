@@ -35,6 +35,7 @@ def load_model(
 
     Args:
         dtype: None = as stored.
+
     Raises:
         CheckpointError: whatever `read` finds, a model that transformers cannot build, or weights it does not find
             (transformers itself would fill those with random numbers and only warn).

@@ -31,6 +31,7 @@ def without_code(path: Path, config: Mapping[str, Any]) -> None:
 
     Args:
         path: of config.json; config: its content.
+
     Raises:
         CheckpointError: the model brings a class of its own, other than this package's, or an attention kernel.
     """

@@ -46,8 +46,10 @@ def verify_reload(directory: Path | str, token_ids: torch.Tensor, reference_logi
         token_ids: [batch, tokens].
         reference_logits: [batch, tokens, vocabulary] of the model that was written, in the dtype that was written.
             The new process computes on their device, with as many threads as this one.
+
     Returns:
         The largest absolute difference: 0.0, for anything else is an error.
+
     Raises:
         CheckpointError: it does not load, weights are missing, the logits differ, or it brings other code.
     """

@@ -47,6 +47,7 @@ def write_checkpoint(
         destination: a directory that does not exist yet. Nothing of it is left behind when writing fails.
         max_shard_size: bytes of tensors in one file (a larger tensor gets a file of its own).
         size: bytes of all tensors, as far as known: what must be free on the disk.
+
     Raises:
         CheckpointError: the directory exists or cannot be written (no space, no permission).
     """

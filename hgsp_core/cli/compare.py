@@ -70,7 +70,11 @@ def as_data(found: Comparison, table: RunTable) -> dict[str, Any]:
     from hgsp_core.report.comparison import best_table
 
     header, best = best_table(found)
-    return {"runs": table.records(), "best": [dict(zip(header, row)) for row in best], "warnings": found.warnings}
+    return {
+        "runs": table.records(),
+        "best": [dict(zip(header, row, strict=True)) for row in best],
+        "warnings": found.warnings,
+    }
 
 
 def _text(form: str, found: Comparison, table: RunTable) -> str:
@@ -131,7 +135,7 @@ def rich_table(table: RunTable):
         result.add_column(
             column.title, justify="right" if column.show else "left", no_wrap=bool(column.show), overflow="fold"
         )
-    for line, row in zip(table.lines, cells):
+    for line, row in zip(table.lines, cells, strict=True):
         result.add_row(*row, style="bold" if line.run is None else None)
     return result
 

@@ -77,6 +77,7 @@ def substitutions(kind: str, name: str, taken: set[str]) -> dict[str, str]:
 
     Args:
         taken: distributions that the project must not be called.
+
     Raises:
         ProjectError: a name that a recipe, a module or a package index could not bear, or one that is taken; or, for an
             architecture, one that is no model type of transformers.
@@ -152,6 +153,6 @@ def write_project(project: Path, files: Mapping[Path, str]) -> None:
             (staging / path).parent.mkdir(parents=True, exist_ok=True)
             (staging / path).write_text(text, encoding="utf-8")
         staging.rename(project)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - Ctrl-C, too, leaves nothing
         shutil.rmtree(staging, ignore_errors=True)
         raise (ProjectError.cannot_make(project, error) if isinstance(error, OSError) else error) from None

@@ -62,6 +62,7 @@ def compare_tensors(path: Path, checkpoint: Path, family: str) -> int:
 
     Returns:
         The number of tensors that agree to the precision of their number types.
+
     Raises:
         GgufError: one differs, or is missing or too many.
     """

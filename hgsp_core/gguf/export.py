@@ -43,7 +43,7 @@ def export_gguf(job: ExportJob, folder: Path, number_type: str) -> Path:
     found = distance(answer.logits, reference)
     if not found <= most:
         raise GgufError.other_logits(path, found, most)
-    for text, theirs in zip(asked, answer.ids):
+    for text, theirs in zip(asked, answer.ids, strict=True):
         if theirs != (ours := tokenizer(text)["input_ids"]):
             raise GgufError.other_ids(path, text, theirs, ours)
     job.note(

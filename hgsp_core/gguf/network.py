@@ -113,7 +113,7 @@ class Network:
         if rope["rope_type"] == "linear":
             writer.add_string(f"{self.arch}.rope.scaling.type", "linear")
             writer.add_rope_scaling_factor(rope["factor"])
-        heads, kv_heads, channels = zip(*((s.heads, s.kv_heads, s.channels) for s in self.sizes))
+        heads, kv_heads, channels = zip(*((s.heads, s.kv_heads, s.channels) for s in self.sizes), strict=True)
         one_size = len(set(self.sizes)) == 1
         writer.add_head_count(heads[0] if one_size else list(heads))
         writer.add_head_count_kv(kv_heads[0] if one_size else list(kv_heads))
@@ -126,6 +126,7 @@ def network(layout: Layout, config: PreTrainedConfig) -> Network:
     Args:
         layout: of the checkpoint, or of the model that a plan will leave.
         config: as transformers reads it, of the checkpoint or of the original.
+
     Raises:
         GgufError: llama.cpp has no architecture that computes the same; says which setting, and the way round.
     """
@@ -156,7 +157,7 @@ def network(layout: Layout, config: PreTrainedConfig) -> Network:
 
     written = tuple(_written(arch, index, own) for index, own in enumerate(sizes))
     context, notes = _context(config)
-    stubs = sum(s.heads != w.heads for s, w in zip(sizes, written))
+    stubs = sum(s.heads != w.heads for s, w in zip(sizes, written, strict=True))
     if stubs:
         notes += (
             f"GGUF: llama.cpp wants an attention where {stubs} layer(s) have none: a head of zeros is written there.",
@@ -233,7 +234,7 @@ def _pieces(
     if rope.get("rope_type") == "llama3":
         factors = tuple(llama3_factors(rope, head_dim))
         yield Piece("rope_freqs.weight", (len(factors),), values=factors)
-    for index, (layer, own, there) in enumerate(zip(layout.layers, sizes, written)):
+    for index, (layer, own, there) in enumerate(zip(layout.layers, sizes, written, strict=True)):
         to, module = f"blk.{index}", layer.module
         if own.heads:
             yield from plain(f"{to}.attn_norm", f"{module}.input_layernorm")
@@ -265,7 +266,7 @@ def _qkv(arch: str, to: str, module: str, shapes: Mapping[str, Shape], sizes: Si
             yield Piece(f"{to}.attn_qkv.{kind}", (rows, *shapes[names[0]][1:]), tuple(names))
             continue
         interleaved = arch in _INTERLEAVED
-        for letter, name, heads in zip("qkv", names, (sizes.heads, sizes.kv_heads, 0)):
+        for letter, name, heads in zip("qkv", names, (sizes.heads, sizes.kv_heads, 0), strict=True):
             yield Piece(f"{to}.attn_{letter}.{kind}", shapes[name], (name,), heads if interleaved else 0)
 
 

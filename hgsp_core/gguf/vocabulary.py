@@ -83,6 +83,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerFast, rows: int) -> Vocabulary:
     Args:
         tokenizer: with a `tokenizers` backend.
         rows: of the model's embedding; tokens are filled up to as many.
+
     Raises:
         GgufError: a rule of the tokenizer that llama.cpp does not have; its token ids would differ.
     """
@@ -265,7 +266,9 @@ def _template(template: str | Mapping[str, str] | None) -> str | tuple[Mapping[s
 
 def texts(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> Sequence[str]:
     """Texts that show a difference between two tokenizers, where there is one; without those that `notes` excepts."""
-    special = [text for text, kind in zip(vocabulary.tokens, vocabulary.kinds) if kind in (CONTROL, USER_DEFINED)][:8]
+    special = [
+        text for text, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True) if kind in (CONTROL, USER_DEFINED)
+    ][:8]
     plain = (
         "Hello world",
         "The quick brown fox, isn't it? I'LL go; we've, they'd. WE'RE",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,8 +105,6 @@ def _announce(writer: gguf.GGUFWriter, piece: Piece, kind: Type) -> None:
 
 
 def _discard(writer: gguf.GGUFWriter, path: Path) -> None:
-    try:
+    with suppress(OSError):  # closing flushes, which fails again where the disk is full
         writer.close()
-    except OSError:
-        pass  # closing flushes, which fails again where the disk is full
     path.unlink(missing_ok=True)

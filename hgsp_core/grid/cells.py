@@ -149,7 +149,7 @@ def _axes(file: GridFile, source: str) -> Iterator[list[Choice]]:
     for key, values in file.grid.items():
         own(key, "grid")
         labels = _labels(short[key], values)
-        yield [Choice(label, {key: value}) for label, value in zip(labels, values)]
+        yield [Choice(label, {key: value}) for label, value in zip(labels, values, strict=True)]
 
 
 def _labels(key: str, values: Sequence[Any]) -> list[str]:

@@ -48,6 +48,7 @@ def cluster(store: Store, address: str) -> Iterator[Cluster]:
 
     Args:
         address: as ray.init takes it; "local" starts one on this machine, "auto" finds one that runs here.
+
     Raises:
         GridError: ray is not installed, or no cluster answers.
     """

@@ -115,7 +115,9 @@ class _Chat:
         )
         parts = sorted((start, end) for start, end in found if start < end)
         owned = self.places or [
-            (start, i) for i, (start, _) in zip(self.assistant, parts) if len(parts) == len(self.assistant)
+            (start, i)
+            for i, (start, _) in zip(self.assistant, parts, strict=False)
+            if len(parts) == len(self.assistant)
         ]
         turns = {i: start for start, end in parts for place, i in owned if start <= place <= end}
         return Spoken(self.text, tuple(parts), turns, {i: NOT_MARKED for i in self.assistant if i not in turns})
@@ -172,7 +174,7 @@ class _Chat:
         for empty, ours, theirs in product((True, False), ("outer", "inner"), ("outer", "inner", "within")):
             yield [
                 _marked(message, mark, ours if message["role"] == "assistant" else theirs, empty)
-                for message, mark in zip(self.messages, self.marks)
+                for message, mark in zip(self.messages, self.marks, strict=True)
             ]
 
     def _part(self, i: int, first: int, last: int) -> tuple[int, int] | None:
@@ -207,7 +209,8 @@ class _Chat:
         """
         rendered = self.try_render(chat) or ""
         return {
-            mark: head.rstrip(" ") for head, mark in zip(self.any_mark.split(rendered), self.any_mark.findall(rendered))
+            mark: head.rstrip(" ")
+            for head, mark in zip(self.any_mark.split(rendered), self.any_mark.findall(rendered), strict=False)
         }
 
     def _answer(self, i: int) -> Message:
@@ -221,13 +224,13 @@ class _Chat:
             return place + at + len(closing)
         if special := self.template.special.search(rest):
             return place + special.end()
-        return None if calls else place + len(commonprefix([rest, closing or ""]))
+        return None if calls else place + len(commonprefix([rest, closing or ""]))  # noqa: RUF071 - of texts
 
     @cached_property
     def prompt(self) -> str:
         """What the template writes to ask for an answer, perhaps nothing."""
         asking = self.try_render(self.messages, asks=True) or self.text
-        known = len(self.text) if asking.startswith(self.text) else len(commonprefix([asking, self.text]))
+        known = len(self.text) if asking.startswith(self.text) else len(commonprefix([asking, self.text]))  # noqa: RUF071
         return asking[known:] or self.prompt_always
 
     @cached_property

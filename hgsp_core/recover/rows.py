@@ -135,7 +135,7 @@ def chat_tokens(said: Spoken, tokenizer: Any, seq_len: int) -> tuple[list[int], 
     ids, offsets = _first_tokens(said.text, tokenizer, seq_len)
     parts = iter([*said.parts, (len(said.text) + 1, len(said.text) + 1)])
     part, end, labels = next(parts), 0, []
-    for token, (start, stop) in zip(ids, offsets):
+    for token, (start, stop) in zip(ids, offsets, strict=True):
         start, end = min(start, end), max(stop, end)
         while part[1] <= start:
             part = next(parts)
@@ -154,7 +154,7 @@ def _first_tokens(text: str, tokenizer: Any, count: int) -> tuple[list[int], lis
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of what two sequences have in common at their beginning."""
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -73,6 +73,7 @@ def train(job: RecoverJob, params: Any, records: Records, way: Way) -> dict[str,
 
     Args:
         params: `TrainingParams`.
+
     Raises:
         RecoverError: too little data or memory, a teacher of another vocabulary, a loss that is not finite.
     """

@@ -88,7 +88,8 @@ class RunTable:
         """What the stars mean that are there."""
         notes = {
             "calibration": "* calibration: with settings of its own, not those of the model's other runs.",
-            "prune_seconds": "* time to prune: what was found in the store is counted as long as it took to make, for all runs that share it.",
+            "prune_seconds": "* time to prune: what was found in the store is counted as long as it took to make, "
+            "for all runs that share it.",
         }
         marks = {column.key: column.mark for column in self.columns}
         return [note for key, note in notes.items() if any(line.values.get(marks[key]) for line in self.lines)]

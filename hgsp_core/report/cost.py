@@ -26,6 +26,7 @@ def costs(layout: Layout, plan: Plan, seq_len: int, bytes_per_parameter: float) 
     Args:
         seq_len: tokens of the window that the MACs are for.
         bytes_per_parameter: of the number type that the model is saved and run in (bfloat16: 2).
+
     Returns:
         parameters                 all, tied ones once
         layer_parameters           those of the decoder layers

@@ -186,7 +186,10 @@ def repair_text(repair: Mapping[str, Any]) -> str:
     """What the lines of a finding's repair do, in a sentence or two."""
     then = repair["then"]
     if then is None:
-        return "These recipe lines forbid it. They were not tried, as the search would have to run again: compare the perplexity of both runs."
+        return (
+            "These recipe lines forbid it. They were not tried, as the search would have to run again: "
+            "compare the perplexity of both runs."
+        )
     count = then["num_extreme_layers"]
     layers = "no layer loses" if count == 0 else "one layer loses" if count == 1 else f"{count} layers lose"
     verdict = (

@@ -52,7 +52,7 @@ class RunFacts:
 
     @cached_property
     def kept(self) -> np.ndarray:
-        """1 where the unit of that row of the scores stays, else 0. [units]"""
+        """1 where the unit of that row of the scores is kept, else 0. [units]."""
         scores = self.scores
         stays = np.zeros(
             (len(self.layout.layers), len(scores.axes), 1 + int(scores.index.max(initial=0))), dtype=np.int8

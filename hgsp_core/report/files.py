@@ -74,7 +74,7 @@ def _write_csv(path: Path, columns: dict[str, np.ndarray], rows: np.ndarray) -> 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(zip(*(column[rows].tolist() for column in columns.values())))
+        writer.writerows(zip(*(column[rows].tolist() for column in columns.values()), strict=True))
 
 
 def write_evaluation(path: Path, facts: RunFacts) -> None:
@@ -109,5 +109,5 @@ def summary(facts: RunFacts) -> str:
 
 def _aligned(rows: list[list[str]]) -> list[str]:
     """Columns as wide as their widest cell, flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

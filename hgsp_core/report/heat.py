@@ -18,8 +18,11 @@ _COLOURS = "viridis"
 
 @dataclass(frozen=True)
 class Heat:
-    """One axis. `values` [layers, columns]: importance per parameter; a layer's removed units come first, then those that
-    stay, each lowest first. `removed` [layers]: the share of units that goes. NaN where a layer has no such block."""
+    """One axis; NaN where a layer has no such block.
+
+    `values` [layers, columns]: importance per parameter; a layer's removed units come first, then the kept ones, each
+    lowest first. `removed` [layers]: share of the units that is removed.
+    """
 
     values: np.ndarray
     removed: np.ndarray

@@ -67,7 +67,7 @@ def outcomes(layout: Layout, plan: Plan) -> list[LayerOutcome]:
 
 
 def rates(layout: Layout, plan: Plan) -> np.ndarray:
-    """Share of its parameters that each layer loses, 0..1. [layers]"""
+    """Share of its parameters that each layer loses, 0..1. [layers]."""
     return np.array([layer.rate for layer in outcomes(layout, plan)])
 
 

@@ -89,7 +89,7 @@ def draw_pareto(path: Path, comparison: Comparison, cost: Cost) -> None:
     figure = Figure(figsize=(6.4 * len(panels), 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     methods = list(dict.fromkeys(method for cloud in panels for method in cloud.dots))
-    for panel, cloud in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+    for panel, cloud in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         panel.plot(
             [x for x, _, _ in cloud.front], [y for _, y, _ in cloud.front], color="#222222", linestyle="--", linewidth=1
         )

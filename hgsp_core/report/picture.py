@@ -29,7 +29,7 @@ def draw_layers(path: Path, facts: RunFacts) -> None:
     title = f"{shown(facts.model)}: {total:.1%} of the parameters removed ({of_layers:.1%} of the layers')"
     figure.suptitle(title, fontsize=11, fontweight="bold")
     panels = figure.subplots(len(axes), 1, sharex=True, squeeze=False)[:, 0]
-    for panel, axis, colour in zip(panels, axes, COLOURS * len(axes)):
+    for panel, axis, colour in zip(panels, axes, COLOURS * len(axes), strict=False):
         blocks = {layer.index: layer.blocks[axis] for layer in facts.layers if axis in layer.blocks}
         panel.bar(list(blocks), 1, color=_GONE, width=0.8)
         panel.bar(list(blocks), [b.share for b in blocks.values()], color=colour, width=0.8)
@@ -57,7 +57,7 @@ def draw_curves(path: Path, series: Mapping[str, Sequence[float]], title: str, w
     figure = _figure(layers, 3.4)
     figure.suptitle(shown(title), fontsize=11, fontweight="bold")
     panel = figure.subplots()
-    for colour, (name, values) in zip(COLOURS * len(series), series.items()):
+    for colour, (name, values) in zip(COLOURS * len(series), series.items(), strict=False):
         panel.plot(range(len(values)), values, "o-", markersize=4, linewidth=1.2, color=colour, label=shown(name))
     scale = Scale.over(value for values in series.values() for value in values if value > 0)
     panel.set_yscale("log" if scale.log else "linear")

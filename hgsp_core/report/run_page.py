@@ -145,7 +145,7 @@ def _layers(run: RunFacts) -> Section:
             top=1.0,
             titles=[
                 f"layer {n}: {b.text()} units, {b.share:.1%} of the parameters stay" if b else ""
-                for n, b in zip(names, blocks)
+                for n, b in zip(names, blocks, strict=True)
             ],
             line=share,
             show=lambda value: f"{value:.0%}",
@@ -176,7 +176,10 @@ def _importance(run: RunFacts) -> Section:
             own.removed.tolist(),
             height,
         )
-        caption = f"{axis}: a row a layer, its least important units at the left. As many as lie left of the white line were removed: these, unless the repair chose others."
+        caption = (
+            f"{axis}: a row a layer, its least important units at the left. "
+            "As many as lie left of the white line were removed: these, unless the repair chose others."
+        )
         figures.append(figure(drawing, caption))
     colours = Markup(
         '<p class="key">least, {} <img alt="dark to bright" src="data:image/png;base64,{}"> {}, most</p>'

@@ -7,6 +7,7 @@ read aloud, and each mark a title that shows its number. NaN and infinities are 
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -55,10 +56,10 @@ def bars(
         line: a value to mark across all bars, such as the mean.
     """
     scale = Scale(0.0, top) if top else Scale.over([*values, *([] if line is None else [line])], zero=True)
-    titles = titles or [f"{name}: {show(value)}" for name, value in zip(names, values)]
+    titles = titles or [f"{name}: {show(value)}" for name, value in zip(names, values, strict=True)]
     step, width = 100 / max(len(names), 1), 80 / max(len(names), 1)
     parts = []
-    for i, (value, title) in enumerate(zip(values, titles)):
+    for i, (value, title) in enumerate(zip(values, titles, strict=True)):
         if not math.isfinite(value):
             continue
         left, zero, end = i * step + 0.1 * step, 100 - scale.place(0), 100 - scale.place(value)
@@ -107,7 +108,7 @@ def points(
         Markup('<line class="mark" x2="100%" y1="{0:.3f}%" y2="{0:.3f}%"/>').format(100 - ys.place(line))
         for line in lines
     ]
-    for (x1, y1), (x2, y2) in zip(path, path[1:]):
+    for (x1, y1), (x2, y2) in itertools.pairwise(path):
         ends = xs.place(x1), 100 - ys.place(y1), xs.place(x2), 100 - ys.place(y2)
         parts.append(Markup('<line class="mark" x1="{:.3f}%" y1="{:.3f}%" x2="{:.3f}%" y2="{:.3f}%"/>').format(*ends))
     for i, dots in enumerate(given.values()):
@@ -132,7 +133,7 @@ def dots(
     for i, (series_name, values) in enumerate(series.items()):
         placed = [
             ((n + 0.5) * step, 100 - scale.place(value), f"{name}, {series_name}: {show(value)}")
-            for n, (name, value) in enumerate(zip(names, values))
+            for n, (name, value) in enumerate(zip(names, values, strict=True))
             if math.isfinite(value) and (value > 0 or not scale.log)
         ]
         parts += _dots(placed, i, joined=True, named=False)
@@ -179,7 +180,7 @@ def _dots(placed: Sequence[tuple[float, float, str]], series: int, joined: bool,
     """placed: (x, y, title) in per cent."""
     parts, style = [], colour(series)
     if joined:
-        for (x1, y1, _), (x2, y2, _) in zip(placed, placed[1:]):
+        for (x1, y1, _), (x2, y2, _) in itertools.pairwise(placed):
             parts.append(
                 Markup('<line class="s{}" x1="{:.3f}%" y1="{:.3f}%" x2="{:.3f}%" y2="{:.3f}%"/>').format(
                     style, x1, y1, x2, y2

@@ -42,7 +42,7 @@ def evaluation(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[s
     rows = headline(result)
     ratios = ["" if row.change is None else f"×{row.change + 1:.3f}" for row in rows]
     return ("", "ratio", "original", "model"), [
-        (row.measure, ratio, *row.cells()[1:3]) for row, ratio in zip(rows, ratios)
+        (row.measure, ratio, *row.cells()[1:3]) for row, ratio in zip(rows, ratios, strict=True)
     ]
 
 

@@ -49,6 +49,7 @@ def run_sweep(
         progress: called with the layers visited and to visit.
         memory: "auto", "graphs", "device", "cpu" or "disk": where a backward half's needs are kept (`memory.py`).
         say: told which of them "auto" took.
+
     Raises:
         NumericError: weights, activations, loss or statistics are not finite; names layer and tensor.
         SweepError: no samples, samples too short for a loss, or not enough memory.

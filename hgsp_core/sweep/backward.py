@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,7 +34,10 @@ def loss_slopes(source, batches: Batches, streams: Sequence[Tensor]) -> tuple[fl
     architecture = source.layout.architecture
     scale = FP16_HEAD_SCALE if source.dtype == torch.float16 else 1.0
     with source.outside(architecture.norm, architecture.head) as (norm, head):
-        losses, slopes = zip(*(loss_gradient(norm, head, x, batch.ids, scale) for batch, x in zip(batches, streams)))
+        losses, slopes = zip(
+            *(loss_gradient(norm, head, x, batch.ids, scale) for batch, x in zip(batches, streams, strict=True)),
+            strict=False,
+        )
         loss = sum(losses)
         if not is_finite(loss):
             for name, module in ((architecture.norm, norm), (architecture.head, head)):
@@ -70,14 +74,14 @@ def backward(
         open_batches = {size: _GradientBatch(size) for c in collectors if (size := c.gradient_batch)}
         with differentiable(layer.layout, module) as parameters, torch.enable_grad():
             for b, batch in enumerate(batches):
-                x, y = trail.take(index, b, lambda x: batch.calls[index](module, x))
+                x, y = trail.take(index, b, partial(batch.calls[index], module))
                 wanted = [*parameters.values(), x] if index else list(parameters.values())
                 found = torch.autograd.grad(y, wanted, slopes[b])
                 slopes[b] = found[-1]
-                for name, gradient in zip(parameters, found):
+                for name, gradient in zip(parameters, found, strict=True):
                     gradients.add(name, gradient)
                 for size, part in open_batches.items():
-                    part.add(batch, dict(zip(parameters, found)))
+                    part.add(batch, dict(zip(parameters, found, strict=True)))
                     if part.samples == size or b == len(batches) - 1:
                         seen = replace(layer, gradients=part.mean(scale))
                         for collector in collectors:

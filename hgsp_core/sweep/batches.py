@@ -55,8 +55,10 @@ def embed(
     Args:
         batch_size: samples of a micro-batch at the most.
         gradient_batches: sample counts whose multiples no micro-batch may straddle.
+
     Returns:
         the batches, and for each the residual stream that enters the first layer [batch, seq_len, hidden].
+
     Raises:
         SweepError: no samples, samples shorter than two tokens, or a token that the embedding does not have.
         NumericError: the embedding is not finite.

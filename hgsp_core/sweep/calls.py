@@ -7,7 +7,7 @@ each micro-batch with recorders in place of the layers, so no architecture needs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ def record_calls(model: nn.Module, layers: Sequence[nn.Module], ids: Tensor) -> 
 
     Args:
         ids: [batch, seq_len] token ids on the model's device.
+
     Returns:
         the residual stream that enters the first layer [batch, seq_len, hidden], and one Call a layer.
     """
@@ -51,11 +52,8 @@ def record_calls(model: nn.Module, layers: Sequence[nn.Module], ids: Tensor) -> 
             raise _AllRecorded
         return x
 
-    with forwards_replaced(layers, recorder), torch.no_grad():
-        try:
-            model(input_ids=ids, use_cache=False)
-        except _AllRecorded:
-            pass
+    with forwards_replaced(layers, recorder), torch.no_grad(), suppress(_AllRecorded):
+        model(input_ids=ids, use_cache=False)
     return streams[0], calls
 
 
@@ -67,7 +65,7 @@ def forwards_replaced(modules: Sequence[nn.Module], forward) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, before in zip(modules, own):
+        for module, before in zip(modules, own, strict=True):
             del module.forward
             if before is not None:
                 module.forward = before

@@ -94,10 +94,10 @@ class Collector(ABC):
         """Samples of one gradient, for a collector of BACKWARD that wants to see the gradient of each batch."""
         return None
 
-    def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:
+    def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:  # noqa: B027
         """Add one micro-batch's share (FORWARD)."""
 
-    def observe_gradient(self, layer: Layer, sums: Sums) -> None:
+    def observe_gradient(self, layer: Layer, sums: Sums) -> None:  # noqa: B027
         """Add one gradient batch's share; `layer.gradients` are of the mean loss over that batch (`gradient_batch`)."""
 
     @abstractmethod
@@ -346,8 +346,10 @@ class OutputError(Collector):
         return found
 
     def _errors(self, weight: Tensor, gram: Tensor, width: int) -> np.ndarray:
-        """[columns / width] of a weight [out, columns]; gram [n, columns / n, columns / n] are blocks of H, or its inverse
-        (n = 1) where a ridge is given."""
+        """[columns / width] of a weight [out, columns].
+
+        gram [n, columns / n, columns / n]: blocks of H, or its inverse (n = 1) where a ridge is given.
+        """
         blocks = diagonal_blocks(gram, width)
         columns = weight.view(len(weight), -1, width).permute(1, 2, 0)  # [parts, width, out]
         if self.ridge is None:

@@ -27,6 +27,7 @@ def eliminate(w: Tensor, inverse: Tensor, width: int, keep: int, batch: Callable
         w: [out, units * width] fp64; on return the weights of what stays, zero where units went.
         inverse: H⁻¹ [units * width, units * width] fp64 (`inverse_hessian`); on return that of what stays.
         batch: how many units still have to go -> how many go at once.
+
     Returns:
         the units that stay, ascending [keep].
     """

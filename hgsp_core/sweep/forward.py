@@ -33,8 +33,10 @@ def forward(
         streams: what enters the first layer, per micro-batch [batch, seq_len, hidden].
         trail: filled for the backward half, where one follows.
         step: called after each layer.
+
     Returns:
         the streams after the last layer.
+
     Raises:
         NumericError: a weight, activation or statistic is not finite.
     """

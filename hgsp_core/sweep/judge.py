@@ -61,6 +61,7 @@ class Judge:
         Args:
             source: Resident or Streamed weights of the dense model.
             tokens: [samples, seq_len] int64; the last `held_out` judge, the others feed the Gram matrices.
+
         Raises:
             SweepError: too few samples.
         """
@@ -84,7 +85,9 @@ class Judge:
             layers = source.layout.layers
             for index, module in source.layers(range(len(layers))):
                 streams = self._measure(layers[index], module, fit, streams)
-                self._trail.append([b.calls[index](module, x) for b, x in zip(self.batches, self._trail[-1])])
+                self._trail.append(
+                    [b.calls[index](module, x) for b, x in zip(self.batches, self._trail[-1], strict=True)]
+                )
             #: log p of the dense model, for each micro-batch that judges; None where it takes much room
             self._log_p: list[Tensor | None] = [None] * len(judged)
             architecture = source.layout.architecture
@@ -103,7 +106,8 @@ class Judge:
                 own = own_weights(layers[index], module)
                 weights = own | self._masked(layers[index], own, plan)
                 streams = [
-                    run_layer(layers[index], module, b.calls[index], weights, x) for b, x in zip(self.batches, streams)
+                    run_layer(layers[index], module, b.calls[index], weights, x)
+                    for b, x in zip(self.batches, streams, strict=True)
                 ]
             return float(self._divergence(self._trail[-1], streams, log_p=self._log_p).mean())
 
@@ -113,6 +117,7 @@ class Judge:
         Args:
             reconstructor: what it fits, it fits to the other half.
             changed: `keep(tensors)` and `get(name, otherwise)` hold what the repair changes (`checkpoint/on_disk.py`).
+
         Raises:
             SweepError: too few samples.
         """
@@ -143,7 +148,7 @@ class Judge:
         for index, module in self.source.layers(range(len(layers))):
             layer = layers[index]
             mine = weights(own_weights(layer, module))
-            streams = [run_layer(layer, module, b.calls[index], mine, x) for b, x in zip(batches, streams)]
+            streams = [run_layer(layer, module, b.calls[index], mine, x) for b, x in zip(batches, streams, strict=True)]
         return streams
 
     def _measure(self, layout: LayerLayout, module, fit: Batches, streams: list[Tensor]) -> list[Tensor]:
@@ -154,7 +159,7 @@ class Judge:
         }
         after = []
         with watched(layout, module) as run:
-            for batch, x in zip(fit, streams):
+            for batch, x in zip(fit, streams, strict=True):
                 passage = run(batch.calls[int(layout.index)], x)
                 for name, gram in grams.items():
                     seen = passage.inputs[name.removeprefix(f"{layout.module}.")].flatten(0, -2).float()
@@ -202,5 +207,5 @@ class Judge:
         with self.source.outside(architecture.norm, architecture.head) as (norm, head):
             weight = None if head_weight is None else head_weight.to(self.source.device)
             known = log_p or [None] * len(dense)
-            found = [divergence(norm, head, *pair, weight, p) for *pair, p in zip(dense, streams, known)]
+            found = [divergence(norm, head, *pair, weight, p) for *pair, p in zip(dense, streams, known, strict=True)]
         return of_all(torch.cat(found)).cpu().numpy()

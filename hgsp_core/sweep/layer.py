@@ -53,8 +53,10 @@ class Layer:
         return cls(layout, {f"{layout.module}.{name}": p.detach() for name, p in module.named_parameters()}, tokens)
 
     def per_unit(self, measure: Callable[[str], Tensor], biases: bool = True) -> dict[str, np.ndarray]:
-        """Axis -> [units]: `measure(tensor name)`, summed over each unit's entries. An array shaped like the tensor, or one
-        that is already summed along the units' lines: [out] where rows are units, [in] where columns are.
+        """Axis -> [units]: `measure(tensor name)`, summed over each unit's entries.
+
+        It gives an array shaped like the tensor, or one that is already summed along the units' lines: [out] where rows
+        are units, [in] where columns are.
 
         `AXIS.heads` -> [units, query heads]: the part of it that lies in single query heads, where units have several.
         """
@@ -100,7 +102,7 @@ class Passage:
 
     def residuals(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(axis, stream before, stream after) of each block."""
-        yield from zip(self.added, self.streams, self.streams[1:])
+        yield from zip(self.added, self.streams[:-1], self.streams[1:], strict=True)
 
     def distinct_inputs(self) -> Iterator[tuple[list[str], Tensor]]:
         """Each input once as [tokens, features], with the names of all linears that read it."""

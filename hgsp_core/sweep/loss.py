@@ -91,4 +91,4 @@ def _chunk_loss(norm: nn.Module, head: nn.Module, x: Tensor, targets: Tensor) ->
 def _chunks(head: nn.Module, x: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """x [positions, hidden] and the tokens they predict [positions], in parts."""
     length = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
-    return zip(x.split(length), targets.split(length))
+    return zip(x.split(length), targets.split(length), strict=True)

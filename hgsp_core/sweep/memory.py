@@ -99,9 +99,9 @@ def _graph_bytes(source, batches: Batches, streams: Sequence[Tensor]) -> int:
 
     batch, stream = next(iter(batches)), streams[0].detach().requires_grad_()
     for index, module in source.layers([0]):
-        with differentiable(source.layout.layers[index], module), torch.enable_grad():
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                output = batch.calls[index](module, stream)
+        kept = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with differentiable(source.layout.layers[index], module), torch.enable_grad(), kept:
+            output = batch.calls[index](module, stream)
         for parameter in module.parameters():
             saved.pop(parameter.untyped_storage().data_ptr(), None)
     del output  # alive until here, so that no storage was counted under the address of a freed one

@@ -74,7 +74,7 @@ def _walk(source, batches: Sequence[Batch], streams: Sequence[Tensor], losses: S
                 variants[b] |= parting
             step()
         with source.outside(architecture.norm, architecture.head) as (norm, head):
-            for batch, streams_of in zip(batches, variants):
+            for batch, streams_of in zip(batches, variants, strict=True):
                 for lack, stream in streams_of.items():
                     losses.add(lack, loss_sum(norm, head, stream, batch.ids))
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ def _read_head(
         if back is None:
             return {}
         changed = torch.empty_like(head.weight, device="cpu")
-        for there, rows in zip(changed.split(ROWS), head.weight.split(ROWS)):
+        for there, rows in zip(changed.split(ROWS), head.weight.split(ROWS), strict=True):
             there.copy_(rows.double() @ back.double())
         return {source.layout.head: changed}
 
@@ -223,8 +224,10 @@ class _Layer:
 
 
 def once(forward: Callable[..., Any], given: dict[int, Any], batch: int) -> Callable[..., Any]:
-    """`forward`, which runs only if what it gives for the micro-batch is not known. Of a tuple the first is kept, the output:
-    attention's weights, which come second where it gives any, are large and nobody reads them."""
+    """`forward`, which runs only if what it gives for the micro-batch is not known.
+
+    Of a tuple the first is kept, the output: attention's weights, where it gives any, are large and nobody reads them.
+    """
 
     def known(*arguments, **keywords):
         if batch not in given:
@@ -274,7 +277,9 @@ class _Sums:
         """Over all processes."""
         counts = self.total.new_tensor([self.tokens, *self.power.values()], dtype=torch.float64)
         add_up([self.total, self.gram, *self.cross.values(), counts])
-        return Moments(int(counts[0]), self.total, self.gram, self.cross, dict(zip(self.power, counts[1:].tolist())))
+        return Moments(
+            int(counts[0]), self.total, self.gram, self.cross, dict(zip(self.power, counts[1:].tolist(), strict=True))
+        )
 
 
 def _observed(
@@ -286,7 +291,7 @@ def _observed(
 ) -> list[_Sums]:
     """Over the micro-batches to fit on, and over those held out. observe: adds what micro-batch number so-and-so gives."""
     found = []
-    for first, last in zip([0, *split], split):
+    for first, last in pairwise([0, *split]):
         sums = _Sums(width, outs, device)
         for b in range(first, last):
             observe(sums, b)

@@ -62,7 +62,7 @@ class DiskBoundaries:
     keeps_graphs = False
 
     def __init__(self, directory: str | None = None):
-        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)
+        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - open as long as this object
         self._end = 0
         self._kept: dict[tuple[int, int], tuple[int, torch.Size, torch.dtype, torch.device]] = {}
 

@@ -54,9 +54,11 @@ class Streamed:
     stays = False
 
     def __init__(self, directory: Path | str, layout: Layout, dtype: torch.dtype, device: str | torch.device = "cpu"):
-        """
+        """Read the layout; no weight yet.
+
         Args:
             dtype: of the weights in memory; they are converted while read.
+
         Raises:
             CheckpointError: a file that is missing or damaged, config.json and tensors that disagree.
         """
@@ -96,7 +98,7 @@ class Streamed:
         """Modules that no layer owns (embedding, final norm, head), with their weights within the context."""
         with ExitStack() as stack:
             modules = [self.model.get_submodule(name) for name in names]
-            for name, module in zip(names, modules):
+            for name, module in zip(names, modules, strict=True):
                 tensors = self._read(f"{name}.{own}" for own, _ in module.named_parameters())
                 stack.enter_context(_filled(name, module, tensors))
             yield modules
@@ -124,8 +126,10 @@ class Streamed:
 
 
 def _give_back_freed_memory() -> None:
-    """Tell glibc to map large blocks one by one, so that a freed layer leaves no holes: a process under a hard limit
-    would otherwise run out of addresses after some dozen layers. Other C libraries do so anyway, or have no such call.
+    """Tell glibc to map large blocks one by one, so that a freed layer leaves no holes.
+
+    A process under a hard limit would otherwise run out of addresses after some dozen layers. Other C libraries do so
+    anyway, or have no such call.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)

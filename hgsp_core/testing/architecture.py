@@ -72,7 +72,7 @@ class Case:
 
     @cached_property
     def tokens(self) -> Tensor:
-        """[samples, tokens]"""
+        """Random token ids. [samples, tokens]."""
         generator = torch.Generator().manual_seed(0)
         return torch.randint(self.model.config.vocab_size, INPUT, generator=generator)
 
@@ -400,11 +400,11 @@ def export_reloads(case: Case) -> None:
 
 def sweep_equals_autograd(case: Case) -> None:
     """Taylor importances measured layer by layer equal those of one plain backward pass over the model."""
-    names, parameters = zip(*case.model.named_parameters())
+    names, parameters = zip(*case.model.named_parameters(), strict=True)
     logits = case.model(input_ids=case.tokens, use_cache=False).logits[:, :-1]
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), case.tokens[:, 1:].flatten())
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    product = {n: (p.detach() * g).abs() for n, p, g in zip(names, parameters, gradients) if g is not None}
+    product = {n: (p.detach() * g).abs() for n, p, g in zip(names, parameters, gradients, strict=True) if g is not None}
 
     source = Resident(case.model, case.layout)
     found = run_sweep(source, case.layout, case.tokens.numpy(), [TaylorAbs()])[TaylorAbs()]

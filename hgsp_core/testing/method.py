@@ -133,7 +133,7 @@ def parameters_round_trip(trial: Trial) -> None:
 def target_imports(trial: Trial) -> None:
     """The class behind the method is there, takes its params, and says what the pipeline must prepare."""
     target = trial.method.target
-    module, colon, attribute = target.partition(":")
+    _module, colon, attribute = target.partition(":")
     require(colon and attribute, f"`target` is '{target}'; it must be 'module:Class'.")
     try:
         cls = trial.implementation

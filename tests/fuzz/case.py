@@ -26,8 +26,8 @@ INTERNAL = (
 )
 #: words of Python's own messages, which name neither the input nor the fix
 RAW = re.compile(
-    r"(object (is not|has no|does not|cannot)|unexpected keyword|required positional|not subscriptable|index out of range|unsupported operand"
-    r"|unhashable|not supported between|'NoneType' object|invalid literal for|0x[0-9a-f]{10}|is not iterable)"
+    r"(object (is not|has no|does not|cannot)|unexpected keyword|required positional|not subscriptable|index out of range"
+    r"|unsupported operand|unhashable|not supported between|'NoneType' object|invalid literal for|0x[0-9a-f]{10}|is not iterable)"
 )
 #: warnings of our own code; libraries warn their developers as they like
 WARNED = re.compile(r"(?:hgsp_\w+|plugins)/\S+\.py:\d+: (\w*Warning): ")

@@ -62,7 +62,12 @@ SCENARIOS = {
     ),
     "streamed run": Scenario(
         ("run", "recipe.yaml"),
-        {"iterative_steps": 2, "memory": "disk", "allocate": {"use": "uniform", "with": {"ratio": 0.1}}, "export": [{"use": "huggingface"}]},
+        {
+            "iterative_steps": 2,
+            "memory": "disk",
+            "allocate": {"use": "uniform", "with": {"ratio": 0.1}},
+            "export": [{"use": "huggingface"}],
+        },
         ("Evaluate (prepare)", *_MEASURING, *_CUTTING),
     ),
     "plan": Scenario(("plan", "recipe.yaml", "--json"), _SEARCH, _MEASURING, ()),
@@ -112,7 +117,7 @@ def case(case: Case, random: Random, material: Material) -> None:
         return
     asked = number_of_signal != signal.SIGKILL
     for path in sorted({*before, *after}):
-        kept = asked and _may_stay(path, scenario, ended.code) or not asked and _may_stay_killed(path, scenario)
+        kept = (asked and _may_stay(path, scenario, ended.code)) or (not asked and _may_stay_killed(path, scenario))
         if not kept and before.get(path) != after.get(path):
             case.add(
                 "left after a signal" if path not in before else "changed input",
@@ -164,7 +169,7 @@ def _undisturbed(name: str, material: Material) -> tuple[Path, list[tuple[str, f
                     f"{name}: the stages of the scenario are others than those of the command: {sorted(missing)}"
                 )
             ends = [at for _, at in began[1:]] + [done.seconds]
-            times = [(place, at, max(end - at, 0.0)) for (place, at), end in zip(began, ends)]
+            times = [(place, at, max(end - at, 0.0)) for (place, at), end in zip(began, ends, strict=True)]
             (folder / "times.json").write_text(json.dumps(times), encoding="utf-8")
     return folder / "in", [tuple(entry) for entry in json.loads((folder / "times.json").read_text(encoding="utf-8"))]
 

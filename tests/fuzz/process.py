@@ -148,11 +148,9 @@ def _settle(cwd: Path, scratch: Path) -> None:
         os.dup2(opened, number)
         os.close(opened)
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
-        setattr(
-            sys,
-            name,
-            open(number, "r" if name == "stdin" else "w", encoding="utf-8", errors="backslashreplace", closefd=False),
-        )
+        mode = "r" if name == "stdin" else "w"
+        stream = open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
     os.chdir(cwd)
     tempfile.tempdir = None
     places = {"TMPDIR": "tmp", "HGSP_CACHE": "store", "HF_MODULES_CACHE": "modules"}

@@ -137,8 +137,9 @@ def _setting(case: Case, random: Random, material: Material) -> None:
     name, value = random.choice([odd for odd in ODD if odd[0] not in _COSTLY])
     text = value if isinstance(value, str) else json.dumps(value)
     text = text.replace("\0", "").encode("utf-8", "replace").decode()
-    keys = ["model.path", "calibrate.dataset", "calibrate.seed", "score.use", "allocate.with.ratio", "normalize.0.use", "normalize.7.use",
-            "evaluate.0.with.datasets", "evaluate.0.with.datasets.0", "device", "output", "prior", "export", "a.b.c", "", ".", "version"]  # fmt: skip
+    keys = ["model.path", "calibrate.dataset", "calibrate.seed", "score.use", "allocate.with.ratio", "normalize.0.use",
+            "normalize.7.use", "evaluate.0.with.datasets", "evaluate.0.with.datasets.0", "device", "output", "prior",
+            "export", "a.b.c", "", ".", "version"]  # fmt: skip
     key = random.choice(keys)
     case.said.append(f"--set {key}={name}")
     if random.random() < 0.2:

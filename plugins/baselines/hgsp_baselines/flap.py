@@ -1,7 +1,7 @@
 """FLAP (An et al. 2023, arXiv 2312.11983): prune inputs that hardly fluctuate.
 
-Score ("WIFV", weighted input feature variance): m_j = Var(X_j) · ‖W_:,j‖² of each column j of o_proj and down_proj, X its inputs over all tokens.
-Each block's m is standardised over its columns, (m − mean) / deviation, so that blocks of all layers and of both kinds
+Score ("WIFV", weighted input feature variance): m_j = Var(X_j) · ‖W_:,j‖² of each column j of o_proj and down_proj, X its inputs over
+all tokens. Each block's m is standardised over its columns, (m − mean) / deviation, so that blocks of all layers and of both kinds
 compare (the structure AL-AM of the paper); an attention group has the mean of its columns, which keeps it on the scale
 of the MLP's channels. These are the scores as they are, not divided by the units' cost: a standardised number has no
 unit to divide, and half of them are below 0, where a division would turn costly groups into the *better* ones. Cost

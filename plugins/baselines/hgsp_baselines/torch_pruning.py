@@ -122,6 +122,7 @@ def decide(
     Args:
         scores: (layer, axis) -> [units].
         channel_ratio, head_ratio: its own ratios, of units; heads are rounded down.
+
     Raises:
         TorchPruningError: it is missing, cannot trace the model, or cuts through units.
     """

@@ -20,7 +20,8 @@ SHORTFALL = {"shortgpt": 1 / 6}
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipe_is_valid_and_writes_where_its_name_says(path):
     recipe = load_recipe(path)
-    assert recipe.output == f"results/baselines/{path.stem}" and recipe.evaluate
+    assert recipe.output == f"results/baselines/{path.stem}"
+    assert recipe.evaluate
 
 
 def test_there_is_a_recipe_for_every_baseline():

@@ -82,7 +82,7 @@ def gradients(tokens):
     logits = MODEL(ids, use_cache=False).logits[:, :-1]
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
     found = torch.autograd.grad(loss, [MODEL.get_parameter(name) for name in names])
-    return {name: g.double().numpy() for name, g in zip(names, found)}
+    return {name: g.double().numpy() for name, g in zip(names, found, strict=True)}
 
 
 SALIENCE = {

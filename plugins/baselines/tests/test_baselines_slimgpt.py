@@ -78,7 +78,8 @@ CASES = {
 def test_the_update_is_the_direct_solution_for_the_chosen_set(case):
     x, w = data(case["units"] * case["width"])
     repair = SlimGPT(SlimGPTParams(**case["params"]))(block_job(x, w, case["units"], case["kept"], case["attention"]))
-    assert len(repair.kept) == case["kept"] and repair.bias is None
+    assert len(repair.kept) == case["kept"]
+    assert repair.bias is None
     expected, _ = direct(x, w, columns_of(repair.kept, case["width"]), 0.01)
     assert np.allclose(repair.weight.numpy(), expected, rtol=1e-3, atol=1e-4)
 
@@ -92,7 +93,7 @@ def test_without_damping_the_update_is_plain_least_squares():
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("units, width, attention", [(6, 3, True), (9, 1, False)])
+@pytest.mark.parametrize(("units", "width", "attention"), [(6, 3, True), (9, 1, False)])
 def test_the_first_unit_to_go_is_the_best_of_all(units, width, attention, seed):
     x, w = data(units * width, seed)
     repair = SlimGPT(SlimGPTParams())(block_job(x, w, units, units - 1, attention))
@@ -121,7 +122,8 @@ def test_of_two_equal_inputs_one_stays_and_takes_over_the_other(attention):
 def test_inputs_that_are_all_zero_still_give_a_finite_repair():
     _, w = data(6)
     repair = SlimGPT(SlimGPTParams())(block_job(np.zeros((10, 6)), w, 6, 3, attention=False))
-    assert repair.weight.isfinite().all() and len(repair.kept) == 3
+    assert repair.weight.isfinite().all()
+    assert len(repair.kept) == 3
 
 
 def test_batches_out_of_order_are_refused():
@@ -131,7 +133,8 @@ def test_batches_out_of_order_are_refused():
 
 def test_rates_grow_with_the_logarithm_of_depth():
     assert log_increasing(4, 0.2) == pytest.approx([0.2, 0.6, 0.2 + 0.8 * np.log(3) / np.log(4), 1.0])
-    assert (log_increasing(3, 1.0) == 1).all() and log_increasing(1, 0.2).tolist() == [1]
+    assert (log_increasing(3, 1.0) == 1).all()
+    assert log_increasing(1, 0.2).tolist() == [1]
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.2, 0.35])

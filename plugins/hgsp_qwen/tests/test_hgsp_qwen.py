@@ -53,8 +53,9 @@ def llama():
 def rehoused():
     config = llama().config.to_dict() | {"model_type": "qwen2", "architectures": None}
     model = Qwen2ForCausalLM(Qwen2Config(**config)).eval()
-    missing, unexpected = model.load_state_dict(llama().state_dict(), strict=False)
-    assert not unexpected and len(missing) == 3 * llama().config.num_hidden_layers
+    missing, unexpected = model.load_state_dict(llama().state_dict(), strict=True)
+    assert not unexpected
+    assert len(missing) == 3 * llama().config.num_hidden_layers
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name in missing:
@@ -67,7 +68,8 @@ def test_the_trained_weights_are_a_trained_qwen2_with_biases():
     text = "".join(open_dataset("pydoc", {}, "here")(DatasetJob("evaluation")))[:4000]
     tokens = AutoTokenizer.from_pretrained(TRAINED)(text, return_tensors="pt").input_ids[:, :512]
     original, with_biases = (model(tokens, labels=tokens).loss for model in (llama(), rehoused()))
-    assert not torch.equal(original, with_biases) and abs(original - with_biases) < 0.1
+    assert not torch.equal(original, with_biases)
+    assert abs(original - with_biases) < 0.1
     assert original < 5  # ln(1024) = 6.9 knows nothing
 
 
