@@ -6,20 +6,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hgsp_core import plugins
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.read import read_config, require_model, stored_dtype, weight_bytes
-from hgsp_core.errors import CheckpointError, RecoverError
-from hgsp_core.export import PROBE
-from hgsp_core.measure import placed
-from hgsp_core.monitor import Monitor
+from hgsp_core.export.run import PROBE
+from hgsp_core.files.json_files import write_json
+from hgsp_core.model.architecture import Architecture
 from hgsp_core.pipeline import call_recoverer, group, peak_memory, recovery_work, wait_for_all
-from hgsp_core.recipe import Use, resolved_use
-from hgsp_core.report.json_files import write_json
-from hgsp_core.rundir import run_directory
-from hgsp_core.store import Store, default_root
-from hgsp_core.types import Architecture, RecoverJob
-from hgsp_core.versions import versions
+from hgsp_core.plugin import registry
+from hgsp_core.recover.contract import RecoverJob
+from hgsp_core.recover.errors import RecoverError
+from hgsp_core.run.directory import run_directory
+from hgsp_core.run.measure import placed
+from hgsp_core.run.monitor import Monitor
+from hgsp_core.run.recipe import Use, resolved_use
+from hgsp_core.run.store import Store, default_root
+from hgsp_core.run.versions import versions
 
 
 def finetune(
@@ -48,7 +50,7 @@ def finetune(
     """
     model = model_directory(checkpoint)
     use = resolved_use("recoverer", use)
-    recoverer = plugins.build("recoverer", use.use, use.with_)
+    recoverer = registry.build("recoverer", use.use, use.with_)
     architecture = architecture_of(model)
     if dense:
         read_config(dense)
@@ -106,7 +108,7 @@ def architecture_of(model: Path) -> Architecture:
     model_type = config.get("model_type")
     if not model_type:
         raise CheckpointError.no_model_type(model / "config.json")
-    return plugins.architecture(config.get("base_model_type") or model_type)
+    return registry.architecture(config.get("base_model_type") or model_type)
 
 
 def _verify(model: Path, device: str) -> None:
@@ -114,7 +116,7 @@ def _verify(model: Path, device: str) -> None:
     import torch
 
     from hgsp_core.checkpoint.load import load_model
-    from hgsp_core.checkpoint.verify import verify_reload
+    from hgsp_core.export.reload import verify_reload
 
     loaded, config = load_model(model, device=device)
     tokens = torch.arange(PROBE[0] * PROBE[1]).reshape(PROBE) % config["vocab_size"]

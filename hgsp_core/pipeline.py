@@ -18,12 +18,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hgsp_core import data, plugins
+from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.judgement import StoredJudge
 from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
+from hgsp_core.artifacts.errors import PlanError
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.read import tokenizer_digest, weight_bytes
-from hgsp_core.errors import NumericError, PlanError, RecipeError
-from hgsp_core.evaluation import (
+from hgsp_core.data.calibrate import calibrate
+from hgsp_core.data.run import open_dataset
+from hgsp_core.errors import NumericError, RecipeError
+from hgsp_core.evaluate.contract import EvaluateJob
+from hgsp_core.evaluate.run import (
     Evaluators,
     check_evaluable,
     evaluate_one,
@@ -31,23 +36,24 @@ from hgsp_core.evaluation import (
     evaluate_pair,
     open_evaluators,
 )
-from hgsp_core.export import check_exportable, export, publish
-from hgsp_core.judgement import StoredJudge
-from hgsp_core.launched import launched
-from hgsp_core.layout import Layout
-from hgsp_core.measure import Reused, calibrate, gradient_scale, measure, open_weights, placed
-from hgsp_core.monitor import LogMonitor, Monitor, Progress, log
-from hgsp_core.recipe import ModelPart, Recipe, Use, resolved, resolved_use
+from hgsp_core.export.run import check_exportable, export, publish
+from hgsp_core.files.json_files import write_json
+from hgsp_core.model.layout import Layout
+from hgsp_core.plugin import registry
+from hgsp_core.process.launched import launched
+from hgsp_core.recover.contract import RecoverJob
 from hgsp_core.report.cost import costs
 from hgsp_core.report.diagnosis import Replan, Scales, diagnose
 from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.files import write_reports
-from hgsp_core.report.json_files import write_json
-from hgsp_core.rundir import run_directory
-from hgsp_core.source import Source, checkpoint_layout, locate, open_model
-from hgsp_core.store import Store, key_of
-from hgsp_core.types import AllocateJob, EvaluateJob, NormalizeJob, PriorJob, RecoverJob, ScoreJob
-from hgsp_core.versions import versions
+from hgsp_core.run.directory import run_directory
+from hgsp_core.run.measure import Reused, gradient_scale, measure, open_weights, placed
+from hgsp_core.run.monitor import LogMonitor, Monitor, Progress, log
+from hgsp_core.run.recipe import ModelPart, Recipe, Use, resolved, resolved_use
+from hgsp_core.run.source import Source, checkpoint_layout, locate, open_model
+from hgsp_core.run.store import Store, key_of
+from hgsp_core.run.versions import versions
+from hgsp_core.score.contract import NormalizeJob, PriorJob, ScoreJob
 
 #: bytes of a weight file
 MIN_SHARD, MAX_SHARD = 2 * 10**7, 5 * 10**9
@@ -213,7 +219,7 @@ def decide(recipe: Recipe, monitor: Monitor, store: Store) -> Decision:
 
     With `iterative_steps` the last three are repeated, each time on the model that the plan before leaves.
     """
-    dataset = data.open_dataset(recipe.calibrate.dataset, recipe.calibrate.with_, "calibrate.dataset")
+    dataset = open_dataset(recipe.calibrate.dataset, recipe.calibrate.with_, "calibrate.dataset")
     with monitor.stage("Read model"):
         source = open_model(recipe.model)
         check_exportable(recipe.export, source.directory, source.layout)
@@ -288,11 +294,13 @@ def _allocators(recipe: Recipe) -> list[Any]:
     steps = recipe.iterative_steps
     if steps == 1:
         return [_build("allocator", recipe.allocate)]
-    params = plugins.registry().find("allocator", recipe.allocate.use).method.params(**recipe.allocate.with_)
+    params = registry.installed().find("allocator", recipe.allocate.use).method.params(**recipe.allocate.with_)
     if not hasattr(params, "ratio"):
         raise PlanError.no_ratio(recipe.allocate.use)
     return [
-        plugins.build("allocator", recipe.allocate.use, {**recipe.allocate.with_, "ratio": params.ratio * step / steps})
+        registry.build(
+            "allocator", recipe.allocate.use, {**recipe.allocate.with_, "ratio": params.ratio * step / steps}
+        )
         for step in range(1, steps + 1)
     ]
 
@@ -302,7 +310,7 @@ def repair(recipe: Recipe, decision: Decision, monitor: Monitor, keep: Callable[
     reconstructor = _build("reconstructor", recipe.reconstruct)
     if not reconstructor.targets:
         return decision.plan
-    from hgsp_core.sweep.sequential import repair as sweep
+    from hgsp_core.repair.sequential import repair as sweep
 
     with monitor.stage("Repair") as progress:
         source = decision.source
@@ -319,8 +327,8 @@ def cut(decision: Decision, repaired: Any, destination: Path, progress: Progress
     from hgsp_core.checkpoint.rehouse import housed_tensors
     from hgsp_core.checkpoint.shards import read_tensors
     from hgsp_core.checkpoint.write import write_checkpoint
+    from hgsp_core.engine.memory import free_bytes
     from hgsp_core.surgery import prune_tensors
-    from hgsp_core.sweep.memory import free_bytes
 
     source, layout, plan = decision.source, decision.source.layout, decision.plan
 
@@ -411,7 +419,7 @@ def open_job(
 ) -> EvaluateJob:
     """A checkpoint to measure, its weights loaded whole or streamed."""
     from hgsp_core.checkpoint.load import load_tokenizer
-    from hgsp_core.sweep.likelihood import total_loss
+    from hgsp_core.engine.likelihood import total_loss
 
     weights = open_weights(directory, layout, dtype, recipe, monitor)
     model, loss = weights.model if weights.stays else None, partial(total_loss, weights)
@@ -447,7 +455,7 @@ def peak_memory() -> int:
 
 
 def _build(kind: str, use: Use) -> Any:
-    return plugins.build(kind, use.use, use.with_)
+    return registry.build(kind, use.use, use.with_)
 
 
 @contextmanager
@@ -456,7 +464,7 @@ def group() -> Iterator[bool]:
     if launched() == 1:
         yield True
         return
-    from hgsp_core.sweep.parallel import joined, rank
+    from hgsp_core.engine.parallel import joined, rank
 
     with joined():
         yield rank() == 0

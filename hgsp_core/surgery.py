@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from hgsp_core.artifacts import BlockPlan, Plan
-from hgsp_core.layout import BlockLayout, Layout, SliceLayout
+from hgsp_core.model.layout import BlockLayout, Layout, SliceLayout
 
 Named = tuple[str, torch.Tensor]
 

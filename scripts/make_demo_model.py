@@ -2,7 +2,7 @@
 
 What:      a byte-level BPE tokenizer (1024 tokens) and a 2.4-million-parameter
            Llama with grouped-query attention, plus a calibration text and an
-           evaluation text in ``hgsp_core/data/pydoc/``.
+           evaluation text in ``hgsp_core/texts/pydoc/``.
 From what: text that every Python installation carries: the language reference
            topics in ``pydoc_data.topics`` and the docstrings of the standard
            library's source files, which are parsed and never imported.
@@ -47,7 +47,7 @@ from transformers import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA_DIR = ROOT / "hgsp_core" / "data" / "pydoc"
+DATA_DIR = ROOT / "hgsp_core" / "texts" / "pydoc"
 MODEL_DIR = ROOT / "models" / "pydoc-llama"
 
 # Third-party code, tests, demos and the editor are no documentation of the library.
@@ -410,7 +410,7 @@ style of the Python documentation; what it says about Python is not reliable.
 **Data and licence.**  Trained from random weights on the language reference
 topics and the standard library docstrings of Python {python} ({chars:,}
 characters, {train_tokens:,} tokens), copyright the Python Software Foundation,
-PSF License Version 2.  See `hgsp_core/data/pydoc/README.md` for the splits.
+PSF License Version 2.  See `hgsp_core/texts/pydoc/README.md` for the splits.
 
 **Command.**  `{command}`
 
@@ -423,7 +423,7 @@ PSF License Version 2.  See `hgsp_core/data/pydoc/README.md` for the splits.
 | checkpoint | step {best_step} of {steps}, validation perplexity {validation:.2f} |
 | training time | {minutes:.1f} minutes, {speed:,.0f} tokens/s, {threads} CPU threads |
 
-Protocol: `hgsp_core/data/pydoc/evaluation.txt` tokenised as one string without
+Protocol: `hgsp_core/texts/pydoc/evaluation.txt` tokenised as one string without
 special tokens, cut into non-overlapping windows of {eval_window} tokens; a window's
 first token is not predicted; perplexity is exp(total nll / predicted tokens).
 The unigram model uses the training token frequencies plus one.  The checkpoint

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+from hgsp_core.allocate.contract import AllocateJob
 from hgsp_core.artifacts import Plan, Priors, Scores
-from hgsp_core.layout import Layout, read_layout
-from hgsp_core.types import AllocateJob, Architecture, Axis, Slice
+from hgsp_core.model.architecture import Architecture, Axis, Slice
+from hgsp_core.model.layout import Layout, read_layout
 
 LLAMA = Architecture(
     model_type="llama",

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from hgsp_core.layout import Layout, read_layout
-from hgsp_core.types import Architecture, Axis, Slice
+from hgsp_core.model.architecture import Architecture, Axis, Slice
+from hgsp_core.model.layout import Layout, read_layout
 
 LLAMA = Architecture(
     model_type="llama",

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hgsp_core.builtin.hgsp import HGSP, HGSPParams, gated
-from hgsp_core.errors import PlanError
-from hgsp_core.recipe import parse_recipe, resolved
+from hgsp_core.allocate.hgsp import HGSP, HGSPParams, gated
+from hgsp_core.artifacts.errors import PlanError
+from hgsp_core.run.recipe import parse_recipe, resolved
 
 
 def plan_of(job, **params):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from allocate_models import job, sizes, small, spread_scores
 
+from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.depth import Depth, DepthParams
 from hgsp_core.artifacts import Plan, Priors
-from hgsp_core.builtin.depth import Depth, DepthParams
-from hgsp_core.errors import PlanError
-from hgsp_core.types import AllocateJob
+from hgsp_core.artifacts.errors import PlanError
 
 PRIOR = np.array([9.0, 0.5, 3.0, 0.2, 0.5, 7.0])
 

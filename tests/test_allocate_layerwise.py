@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.layerwise import Layerwise, LayerwiseParams, layer_rates, layer_weights
 from hgsp_core.allocate.rates import scaled_rates
 from hgsp_core.artifacts import Plan, Priors
-from hgsp_core.builtin.layerwise import Layerwise, LayerwiseParams, layer_rates, layer_weights
-from hgsp_core.errors import PlanError
-from hgsp_core.layout import Layout
-from hgsp_core.types import AllocateJob
+from hgsp_core.artifacts.errors import PlanError
+from hgsp_core.model.layout import Layout
 
 
 def plan_of(job: AllocateJob, **params) -> Plan:

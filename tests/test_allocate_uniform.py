@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.uniform import Uniform, UniformParams
 from hgsp_core.artifacts import Plan
-from hgsp_core.builtin.uniform import Uniform, UniformParams
-from hgsp_core.errors import PlanError
-from hgsp_core.types import AllocateJob
+from hgsp_core.artifacts.errors import PlanError
 
 
 def plan_of(job: AllocateJob, **params) -> Plan:

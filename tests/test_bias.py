@@ -4,12 +4,12 @@ import numpy as np
 import torch
 
 from hgsp_core import Params, Plan
-from hgsp_core.builtin.bias import Bias
-from hgsp_core.sweep import Resident
-from hgsp_core.sweep.sequential import repair
+from hgsp_core.engine.weights import Resident
+from hgsp_core.repair.bias import Bias
+from hgsp_core.repair.contract import BlockJob, Moments
+from hgsp_core.repair.sequential import repair
 from hgsp_core.testing import jobs
 from hgsp_core.testing.model import sample_layout, sample_model
-from hgsp_core.types import BlockJob, Moments
 
 TOKENS = np.random.default_rng(3).integers(0, 61, (8, 9))
 

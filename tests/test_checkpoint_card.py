@@ -8,12 +8,12 @@ import pytest
 import yaml
 from checkpoints import PLANS, prune
 
-from hgsp_core import plugins
 from hgsp_core.artifacts import Plan
-from hgsp_core.checkpoint.card import model_card, original_card
 from hgsp_core.checkpoint.read import read_config, tensor_shapes
-from hgsp_core.layout import read_layout
-from hgsp_core.recipe import parse_recipe, resolved
+from hgsp_core.export.card import model_card, original_card
+from hgsp_core.model.layout import read_layout
+from hgsp_core.plugin import registry
+from hgsp_core.run.recipe import parse_recipe, resolved
 
 ROOT = Path(__file__).parents[1]
 BEFORE = {"parameters": 1000, "layer_parameters": 800, "perplexity": {"wikitext2": 6.5}}
@@ -38,7 +38,7 @@ def card_of(directory, base=None, gguf=True, **kw):
     """(front matter, the text below it)."""
     config = read_config(directory)
     family = config.get("base_model_type", config["model_type"])
-    layout = read_layout(plugins.architecture(family), config, tensor_shapes(directory))
+    layout = read_layout(registry.architecture(family), config, tensor_shapes(directory))
     text = model_card(directory, config, layout, Plan.keep_all(layout), report(**kw), base, gguf)
     _, front, body = text.split("---\n", 2)
     return yaml.safe_load(front), body

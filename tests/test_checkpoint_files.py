@@ -8,6 +8,7 @@ import torch
 from checkpoints import PLANS, logits, prune
 from safetensors.torch import load_file, save_file
 
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.checkpoint.read import (
@@ -20,7 +21,7 @@ from hgsp_core.checkpoint.read import (
 )
 from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.checkpoint.write import write_checkpoint
-from hgsp_core.errors import CheckpointError, NumericError
+from hgsp_core.errors import NumericError
 
 CONFIG = {"model_type": "llama"}
 

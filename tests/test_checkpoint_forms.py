@@ -353,8 +353,8 @@ def test_a_modeling_file_on_an_old_transformers_says_what_it_needs(tmp_path, mon
 
 def test_the_ids_of_a_text_are_checked_against_the_rows():
     from hgsp_core.checkpoint.load import load_tokenizer
-    from hgsp_core.data import require_rows
-    from hgsp_core.errors import DataError
+    from hgsp_core.data.errors import DataError
+    from hgsp_core.data.run import require_rows
 
     tokenizer = load_tokenizer(MODEL)
     require_rows(np.array([[0, 5]]), 6, tokenizer, "x")

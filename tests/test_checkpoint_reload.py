@@ -4,9 +4,9 @@ import pytest
 from checkpoints import PLANS, logits, prune, tokens
 from safetensors.torch import load_file, save_file
 
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.load import load_model
-from hgsp_core.checkpoint.verify import verify_reload
-from hgsp_core.errors import CheckpointError
+from hgsp_core.export.reload import verify_reload
 
 
 def test_verification_catches_one_changed_weight(tmp_path):

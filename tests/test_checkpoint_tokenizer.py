@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.load import load_tokenizer
-from hgsp_core.errors import CheckpointError
 
 MODEL = Path(__file__).parents[1] / "models" / "pydoc-llama"
 TEXT = "Return the number of items (x_1 == 10) in a container.\n\n    def f(): ...  \tÄ 北"
@@ -42,7 +42,7 @@ def test_no_tokenizer_or_a_damaged_one_is_refused_with_place_and_fix(tmp_path):
 def test_token_ids_are_those_of_sentencepiece_where_its_model_is_all_there_is(tmp_path):
     import sentencepiece
 
-    text = MODEL.parents[1] / "hgsp_core" / "data" / "pydoc" / "evaluation.txt"
+    text = MODEL.parents[1] / "hgsp_core" / "texts" / "pydoc" / "evaluation.txt"
     sentencepiece.SentencePieceTrainer.train(
         input=str(text), model_prefix=str(tmp_path / "tokenizer"), vocab_size=600, model_type="bpe", byte_fallback=True,
         normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True, minloglevel=2,

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from hgsp_core import __version__
 from hgsp_core.cli import app
 from hgsp_core.cli.explain import example, parameters
-from hgsp_core.errors import OutputError
-from hgsp_core.plugins import registry
-from hgsp_core.recipe import Recipe, describe, parse_recipe
+from hgsp_core.plugin.registry import installed
+from hgsp_core.run.errors import OutputError
+from hgsp_core.run.recipe import Recipe, describe, parse_recipe
 
 #: as small as a real run can be
 SMALL = f"""
@@ -68,7 +68,7 @@ def test_what_only_informs_imports_little_and_no_torch(arguments):
     for heavy in ("torch", "transformers", "datasets", "matplotlib", "pandas"):
         assert f"'{heavy}'" not in modules
     if "--help" in arguments:
-        assert "'hgsp_core.plugins'" not in modules
+        assert "'hgsp_core.plugin.registry'" not in modules
         assert "'hgsp_llama'" not in modules
 
 
@@ -104,7 +104,7 @@ def test_the_version_is_that_of_the_package(tmp_path):
 def test_plugins_lists_every_method_under_its_kind(tmp_path):
     lines = hgsp("plugins", cwd=tmp_path).stdout.splitlines()
     assert lines == CliRunner().invoke(app, ["plugins", "list"]).stdout.splitlines()
-    for entry in registry().entries:
+    for entry in installed().entries:
         start = lines.index(f"{entry.kind}s")
         assert any(line.split()[:1] == [entry.name] for line in lines[start:]), entry
 
@@ -130,7 +130,7 @@ def test_show_tells_parameters_and_the_lines_for_a_recipe(tmp_path):
 
 
 def test_the_example_lines_of_every_method_are_a_valid_recipe():
-    for entry in registry().entries:
+    for entry in installed().entries:
         if entry.kind != "architecture":
             found = list(parameters(entry.method.params.model_json_schema()))
             lines = yaml.safe_load(example(entry.kind, entry.name, found))

@@ -11,12 +11,13 @@ from gguf_models import small_tokenizer
 from typer.testing import CliRunner
 
 from hgsp_core.cli import app
-from hgsp_core.errors import ExportError, GgufError
-from hgsp_core.export import export_checkpoint
-from hgsp_core.monitor import LogMonitor
+from hgsp_core.export.errors import ExportError
+from hgsp_core.export.run import export_checkpoint
+from hgsp_core.gguf.errors import GgufError
 from hgsp_core.pipeline import run
-from hgsp_core.recipe import parse_recipe
-from hgsp_core.store import Store
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import parse_recipe
+from hgsp_core.run.store import Store
 
 #: as small as a real run can be
 RECIPE = f"""

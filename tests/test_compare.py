@@ -10,14 +10,15 @@ from command import MODEL
 from typer.testing import CliRunner
 
 from hgsp_core.cli import app
-from hgsp_core.compare import comparison, load_runs, short_names
-from hgsp_core.errors import CompareError, OutputError
-from hgsp_core.monitor import LogMonitor
 from hgsp_core.pipeline import run
-from hgsp_core.recipe import parse_recipe
 from hgsp_core.report.comparison import run_table
+from hgsp_core.report.errors import CompareError
 from hgsp_core.report.pareto import front
-from hgsp_core.store import Store
+from hgsp_core.report.runs import comparison, load_runs, short_names
+from hgsp_core.run.errors import OutputError
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import parse_recipe
+from hgsp_core.run.store import Store
 
 BASE = f"""
 model: {{path: {MODEL}}}

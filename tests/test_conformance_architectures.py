@@ -9,9 +9,9 @@ from fakes import families  # noqa: F401 - registers its families
 from transformers import CONFIG_MAPPING, Qwen3Config
 from transformers.pytorch_utils import Conv1D
 
+from hgsp_core.model.architecture import Slice
 from hgsp_core.testing import architecture_checks
 from hgsp_core.testing.model import SAMPLE, random_model, tiny_config
-from hgsp_core.types import Slice
 
 GOOD = replace(SAMPLE, summary="a Llama")
 ATTENTION, MLP = GOOD.axes

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hgsp_core import plugins
+from hgsp_core.plugin import registry
 from hgsp_core.testing import method_checks
 from hgsp_core.testing.model import LAYERS
 
-DEMO_TEXT = str(Path(plugins.__file__).parent / "data" / "pydoc" / "evaluation.txt")
+DEMO_TEXT = str(Path(registry.__file__).parents[1] / "texts" / "pydoc" / "evaluation.txt")
 PRIORS = Path(tempfile.mkdtemp(prefix="hgsp-priors-")) / "priors.json"
 PRIORS.write_text(json.dumps({"layer": [1.0] * LAYERS}))
 #: what a recipe cannot leave out
@@ -24,7 +24,7 @@ FROM_THE_HUB = ("hub", "wikitext2", "ptb", "c4")
 
 CHECKS = {
     f"{entry.kind}-{entry.name}-{check}": check
-    for entry in plugins.registry().entries
+    for entry in registry.installed().entries
     if entry.distribution == "hgsp-core"
     for check in method_checks(entry.method, entry.kind, PARAMS.get((entry.kind, entry.name)))
     if entry.name not in FROM_THE_HUB or check.name not in ("documents_are_text", "is_deterministic")

@@ -4,9 +4,9 @@ import pytest
 from fakes.heavy import HeavyParams
 from fakes.params import DoublingParams, OpenParams, RatioParams, Required, UndescribedParams
 
-from hgsp_core.errors import PluginError
+from hgsp_core.plugin.errors import PluginError
+from hgsp_core.plugin.method import Method, Params
 from hgsp_core.testing import check_distribution, method_checks
-from hgsp_core.types import Method, Params
 
 
 def method(target, params=Params, name="fake", summary="one fault", module="fakes.methods"):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from hgsp_core.data import LONGEST_DOCUMENT, SEPARATOR, open_dataset, read_text
-from hgsp_core.errors import DataError
+from hgsp_core.data.errors import DataError
+from hgsp_core.data.run import LONGEST_DOCUMENT, SEPARATOR, open_dataset, read_text
 
 SENTENCE = "The function returns a list of the arguments that it was given.\n"
 

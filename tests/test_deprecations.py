@@ -8,7 +8,7 @@ from packaging.version import Version
 from hgsp_core import __version__
 from hgsp_core.deprecations import RENAMED, Renamed, current_flags, current_keys
 from hgsp_core.errors import FlagError, RecipeError
-from hgsp_core.recipe import parse_recipe
+from hgsp_core.run.recipe import parse_recipe
 
 FLAGS = [entry for entry in RENAMED if entry.is_flag]
 KNOWN = {entry.new for entry in RENAMED} | {"--importance_method", "--pruning_ratio"}

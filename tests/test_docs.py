@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hgsp_core import plugins
-from hgsp_core.recipe import Recipe, describe, parse_recipe
-from hgsp_core.types import HOOKS
+from hgsp_core.plugin import registry
+from hgsp_core.plugin.method import HOOKS
+from hgsp_core.run.recipe import Recipe, describe, parse_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -18,7 +18,7 @@ def text(name):
 
 @pytest.mark.parametrize("hook", HOOKS.values())
 def test_every_hook_is_documented_with_a_working_example(hook):
-    from hgsp_core import hookspecs
+    from hgsp_core.plugin import hookspecs
 
     assert f"`{hook}`" in text("plugins.md")
     docstring = getattr(hookspecs, hook).__doc__
@@ -36,7 +36,7 @@ def test_every_recipe_key_is_documented(key, description, default):
     assert any(line.startswith(f"| `{key}` |") and description in line for line in text("recipe.md").splitlines())
 
 
-@pytest.mark.parametrize("entry", plugins.registry().entries, ids=lambda e: f"{e.kind}-{e.name}")
+@pytest.mark.parametrize("entry", registry.installed().entries, ids=lambda e: f"{e.kind}-{e.name}")
 def test_every_method_is_documented(entry):
     assert entry.method.summary
     where = text("recipe.md") if entry.kind == "dataset" else text("methods.md")

@@ -8,17 +8,19 @@ import pytest
 from command import MODEL
 from evaluations import prune_demo_model
 
-from hgsp_core.builtin.harness import LmEval
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.load import load_model
-from hgsp_core.errors import CheckpointError, EvaluationError, OutputError
-from hgsp_core.evaluation import evaluate_checkpoint
-from hgsp_core.grid.cells import Cell
-from hgsp_core.grid.shared import check
-from hgsp_core.monitor import LogMonitor
+from hgsp_core.evaluate.errors import EvaluationError
+from hgsp_core.evaluate.harness import LmEval
+from hgsp_core.evaluate.run import evaluate_checkpoint
 from hgsp_core.pipeline import run
-from hgsp_core.recipe import Use, parse_recipe
 from hgsp_core.report.tables import headline
-from hgsp_core.store import Store
+from hgsp_core.run.errors import OutputError
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import Use, parse_recipe
+from hgsp_core.run.store import Store
+from hgsp_core.sweeps.cells import Cell
+from hgsp_core.sweeps.shared import check
 
 PERPLEXITY = Use.model_validate(
     {"use": "perplexity", "with": {"datasets": ["pydoc"], "max_windows": 12, "seq_len": 64}}
@@ -40,7 +42,7 @@ def evaluated(model, *uses, **options):
 @pytest.fixture
 def small_memory(monkeypatch):
     """A machine where nothing fits."""
-    monkeypatch.setattr("hgsp_core.sweep.memory.free_bytes", lambda device: 2**20)
+    monkeypatch.setattr("hgsp_core.engine.memory.free_bytes", lambda device: 2**20)
 
 
 def test_a_model_that_does_not_fit_is_streamed_with_the_same_result(pruned, small_memory, monkeypatch):
@@ -75,7 +77,7 @@ def test_models_that_do_not_fit_together_are_measured_one_after_the_other(pruned
         gc.collect()
         return 16_000_000 - sum(4 * model.num_parameters() for model in models)
 
-    monkeypatch.setattr("hgsp_core.sweep.memory.free_bytes", free)
+    monkeypatch.setattr("hgsp_core.engine.memory.free_bytes", free)
     monkeypatch.setattr("hgsp_core.checkpoint.load.load_model", load)
     result = evaluated(pruned, EFFICIENCY, dense=MODEL)
     for side in ("before", "after"):

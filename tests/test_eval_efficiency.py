@@ -8,16 +8,16 @@ from command import MODEL
 from evaluations import prune_demo_model
 
 from hgsp_core.artifacts import Plan
-from hgsp_core.builtin.efficiency import Efficiency, one_round, working_bytes
-from hgsp_core.builtin.efficiency_params import EfficiencyParams
 from hgsp_core.checkpoint.load import load_model
-from hgsp_core.evaluation import evaluate_checkpoint
-from hgsp_core.monitor import LogMonitor
-from hgsp_core.recipe import ModelPart, Use
+from hgsp_core.evaluate.contract import EvaluateJob
+from hgsp_core.evaluate.efficiency import Efficiency, one_round, working_bytes
+from hgsp_core.evaluate.efficiency_params import EfficiencyParams
+from hgsp_core.evaluate.run import evaluate_checkpoint
 from hgsp_core.report.cost import costs
 from hgsp_core.report.tables import evaluation
-from hgsp_core.source import open_model
-from hgsp_core.types import EvaluateJob
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import ModelPart, Use
+from hgsp_core.run.source import open_model
 
 PROMPT, NEW, BATCHES = 24, 3, (1, 4)
 QUICK = {"prompt_tokens": PROMPT, "new_tokens": NEW, "rounds": 5, "warmup": 1}
@@ -62,7 +62,7 @@ def test_two_models_are_timed_in_turns(models, pair, monkeypatch):
         turns.append(models.index(model))
         return one_round(model, *arguments)
 
-    monkeypatch.setattr("hgsp_core.builtin.efficiency.one_round", spied)
+    monkeypatch.setattr("hgsp_core.evaluate.efficiency.one_round", spied)
     Efficiency(EfficiencyParams(**{**QUICK, "batch_sizes": (1,)})).compare(*map(job, models))
     assert turns[:12] == [0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0]
     for batch in BATCHES:

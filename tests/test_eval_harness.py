@@ -11,12 +11,12 @@ import torch
 from command import MODEL, hgsp
 from evaluations import prune_demo_model
 
-from hgsp_core.builtin.harness import LmEval, LmEvalParams
 from hgsp_core.checkpoint.load import load_model, load_tokenizer
-from hgsp_core.errors import EvaluationError
-from hgsp_core.evaluation import evaluate_checkpoint, open_evaluators
-from hgsp_core.monitor import LogMonitor
-from hgsp_core.recipe import Use
+from hgsp_core.evaluate.errors import EvaluationError
+from hgsp_core.evaluate.harness import LmEval, LmEvalParams
+from hgsp_core.evaluate.run import evaluate_checkpoint, open_evaluators
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import Use
 
 QUESTIONS = [
     ("If the argument is not given, the default value", [" is used.", " apples.", " raises the sea by ten metres."], 0),
@@ -175,8 +175,8 @@ def test_a_task_that_is_asked_for_twice_is_refused_before_any_work(tasks, tmp_pa
 
 
 def test_progress_reaches_the_end(tasks):
-    from hgsp_core.sweep.likelihood import model_loss
-    from hgsp_core.types import EvaluateJob
+    from hgsp_core.engine.likelihood import model_loss
+    from hgsp_core.evaluate.contract import EvaluateJob
 
     steps = []
     job = EvaluateJob(

@@ -11,12 +11,13 @@ from command import MODEL
 from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
-from hgsp_core import plugins
 from hgsp_core.checkpoint.load import load_model, load_tokenizer
-from hgsp_core.errors import DataError, EvaluationError
-from hgsp_core.evaluation import evaluate_checkpoint, open_evaluators
-from hgsp_core.monitor import LogMonitor
-from hgsp_core.recipe import Use
+from hgsp_core.data.errors import DataError
+from hgsp_core.evaluate.errors import EvaluationError
+from hgsp_core.evaluate.run import evaluate_checkpoint, open_evaluators
+from hgsp_core.plugin import registry
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import Use
 
 TEXT = "\n\n".join(
     f"Module number {i} has {i * i} functions, and function {i} returns the list of its arguments." for i in range(40)
@@ -130,6 +131,6 @@ def test_a_text_that_cannot_be_used_is_found_before_any_work(tmp_path, name, con
 
 
 def test_a_stride_beyond_the_window_is_refused():
-    params = plugins.registry().find("evaluator", "perplexity").method.params
+    params = registry.installed().find("evaluator", "perplexity").method.params
     with pytest.raises(ValidationError, match="more than seq_len 32"):
         params(seq_len=32, stride=33)

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from hgsp_core.errors import PathError
-from hgsp_core.files import read_object, read_text, require_writable, write_text
-from hgsp_core.forms import ModelConfig, Record, Report
-from hgsp_core.paths import expanded
+from hgsp_core.files.forms import ModelConfig, Record, Report
+from hgsp_core.files.paths import expanded
+from hgsp_core.files.text import read_object, read_text, require_writable, write_text
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,12 @@ from tokenizers import models, normalizers, pre_tokenizers
 from tokenizers_of import KINDS, byte_level, sentencepiece
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.load import load_config
 from hgsp_core.checkpoint.shards import Shards
-from hgsp_core.errors import CheckpointError, GgufError, NumericError
+from hgsp_core.errors import NumericError
 from hgsp_core.gguf.check import compare, compare_tensors
+from hgsp_core.gguf.errors import GgufError
 from hgsp_core.gguf.network import llama3_factors, network
 from hgsp_core.gguf.vocabulary import vocabulary
 from hgsp_core.gguf.write import write_gguf
@@ -285,7 +287,7 @@ def test_a_tensor_that_a_shard_lacks_is_named_and_no_file_is_left(tmp_path):
     tensors = load_file(shard)
     del tensors["model.layers.4.mlp.up_proj.weight"]
     save_file(tensors, shard, metadata={"format": "pt"})
-    from hgsp_core.source import checkpoint_layout
+    from hgsp_core.run.source import checkpoint_layout
 
     with pytest.raises(
         CheckpointError, match=r"model-.*does not hold the tensor 'model\.layers\.4\.mlp\.up_proj\.weight'"

@@ -26,7 +26,7 @@ from hgsp_core.gguf.check import run_llama_cpp
 from hgsp_core.gguf.network import network
 from hgsp_core.gguf.vocabulary import texts, vocabulary
 from hgsp_core.gguf.write import write_gguf
-from hgsp_core.source import checkpoint_layout
+from hgsp_core.run.source import checkpoint_layout
 
 if find_spec("llama_cpp") is None and "HGSP_TEST_ALL" not in os.environ:
     pytest.skip("llama-cpp-python is not installed; make test-all installs it", allow_module_level=True)
@@ -150,7 +150,7 @@ def test_the_demo_model_pruned_by_a_recipe_is_the_same_in_llama_cpp(tmp_path):
     run = tmp_path / "here" / "out"
     model, _ = load_model(run / "model")
     tokenizer = load_tokenizer(run / "model")
-    text = (Path(sys.modules["hgsp_core"].__file__).parent / "data" / "pydoc" / "evaluation.txt").read_text()[:20000]
+    text = (Path(sys.modules["hgsp_core"].__file__).parent / "texts" / "pydoc" / "evaluation.txt").read_text()[:20000]
     ids = tokenizer(text)["input_ids"]
     theirs = llama(run / report["exports"][1], 256)
     assert theirs.tokenize(text.encode(), special=True) == ids
@@ -171,12 +171,12 @@ def test_ids_that_differ_fail_the_export(tmp_path, monkeypatch):
     """The check is able to fail: the file claims another rule than the tokenizer's."""
     from dataclasses import replace
 
-    from hgsp_core import export as exports
     from hgsp_core.artifacts import Plan
-    from hgsp_core.builtin.gguf_export import Gguf, GgufParams
-    from hgsp_core.errors import GgufError
+    from hgsp_core.engine.weights import Resident
+    from hgsp_core.export import run as exports
+    from hgsp_core.export.gguf import Gguf, GgufParams
     from hgsp_core.gguf import export as module
-    from hgsp_core.sweep import Resident
+    from hgsp_core.gguf.errors import GgufError
 
     _path, words = _vocabulary_file(tmp_path, tokenizer := KINDS["gpt-2"]())
     tokenizer.save_pretrained(tmp_path / "m")
@@ -190,7 +190,7 @@ def test_ids_that_differ_fail_the_export(tmp_path, monkeypatch):
 
 
 def test_a_file_that_llama_cpp_does_not_load_is_told_with_its_reason(tmp_path):
-    from hgsp_core.errors import GgufError
+    from hgsp_core.gguf.errors import GgufError
 
     written = write(tmp_path, "llama", PLANS["sizes differ"])
     whole = written.path.read_bytes()

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from hgsp_core.cli import app
 from hgsp_core.errors import HgspError
-from hgsp_core.grid.cells import load_grid
+from hgsp_core.sweeps.cells import load_grid
 
 BASE = {
     "model": {"path": str(MODEL)},
@@ -127,7 +127,7 @@ def test_every_sweep_in_the_repository_is_valid(path):
 
 
 def test_the_headline_sweep_is_three_models_by_three_methods_by_fifteen_settings_on_fifteen_measurements():
-    from hgsp_core.grid.shared import groups_of
+    from hgsp_core.sweeps.shared import groups_of
 
     cells = load_grid(ROOT / "recipes" / "sweeps" / "headline.yaml").cells
     assert len(cells) == 135

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from hgsp_core.cli import app
-from hgsp_core.errors import GridError
+from hgsp_core.sweeps.errors import GridError
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 RATIOS = [0.2]

@@ -8,14 +8,16 @@ import torch
 from architectures import CONFIGS, layout_of, tiny_model
 
 from hgsp_core.artifacts import Plan
+from hgsp_core.engine.collectors import ResidualCosine, TaylorAbs, WandaAbs
+from hgsp_core.engine.run import run_sweep
+from hgsp_core.engine.weights import Masked, Resident
 from hgsp_core.errors import HgspError
-from hgsp_core.monitor import LogMonitor
 from hgsp_core.pipeline import decide
-from hgsp_core.recipe import parse_recipe
-from hgsp_core.store import Store
+from hgsp_core.plugin import registry
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import parse_recipe
+from hgsp_core.run.store import Store
 from hgsp_core.surgery import mask_tensors
-from hgsp_core.sweep import Masked, Resident, run_sweep
-from hgsp_core.sweep.collectors import ResidualCosine, TaylorAbs, WandaAbs
 
 MODEL = Path(__file__).parents[1] / "models" / "pydoc-llama"
 TEXT = f"model: {{path: {MODEL}}}\ncalibrate: {{dataset: pydoc, samples: 8, seq_len: 32}}\noutput: nowhere\n"
@@ -62,10 +64,9 @@ def test_steps_are_nested_exact_and_score_anew(allocate, more, tmp_path):
 
 
 def test_an_allocator_without_a_ratio_cannot_grow_it(tmp_path, monkeypatch):
-    from hgsp_core import plugins
-    from hgsp_core.types import Method
+    from hgsp_core.plugin.method import Method
 
-    entry = plugins.Entry("allocator", "test", Method("fixed", "x:y"))
-    monkeypatch.setattr(plugins.registry(), "entries", [*plugins.registry().entries, entry])
+    entry = registry.Entry("allocator", "test", Method("fixed", "x:y"))
+    monkeypatch.setattr(registry.installed(), "entries", [*registry.installed().entries, entry])
     with pytest.raises(HgspError, match="no parameter 'ratio'"):
         decide(parse_recipe(TEXT, "r", ["allocate.use=fixed", "iterative_steps=2"]), LogMonitor(), Store(tmp_path))

@@ -8,21 +8,22 @@ import pytest
 import torch
 from torch.nn.functional import kl_div, log_softmax
 
+from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.hgsp import HGSP, HGSPParams, prepared
+from hgsp_core.allocate.judge import InMemory, Judge
+from hgsp_core.allocate.search import Search, SearchParams, better, directions, hull, moved, priced, tried
 from hgsp_core.artifacts import Plan, Scores
-from hgsp_core.builtin.hgsp import HGSP, HGSPParams, prepared
-from hgsp_core.builtin.least_squares import LeastSquares
-from hgsp_core.builtin.least_squares_params import LeastSquaresParams
-from hgsp_core.builtin.search import Search, SearchParams, better, directions, hull, moved, priced, tried
+from hgsp_core.artifacts.errors import PlanError
 from hgsp_core.checkpoint.on_disk import OnDisk
-from hgsp_core.errors import PlanError, SweepError
+from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.weights import Resident, Streamed
+from hgsp_core.repair.least_squares import LeastSquares
+from hgsp_core.repair.least_squares_params import LeastSquaresParams
+from hgsp_core.repair.sequential import repair
 from hgsp_core.surgery import lines, mask_tensors
-from hgsp_core.sweep import Resident, Streamed
-from hgsp_core.sweep.judge import InMemory, Judge
-from hgsp_core.sweep.sequential import repair
 from hgsp_core.testing import jobs
 from hgsp_core.testing.model import sample_layout, sample_model
 from hgsp_core.testing.plans import fewer_heads, thinned, without
-from hgsp_core.types import AllocateJob
 
 LAYOUT = sample_layout()
 TOKENS = np.random.default_rng(0).integers(0, 61, (12, 10))
@@ -102,7 +103,7 @@ def test_streamed_weights_are_judged_alike(tmp_path):
 
 def test_gram_matrices_for_which_the_host_has_no_room_wait_on_disk(monkeypatch):
     resident = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)
-    monkeypatch.setattr("hgsp_core.sweep.judge.free_bytes", lambda device: 0)
+    monkeypatch.setattr("hgsp_core.allocate.judge.free_bytes", lambda device: 0)
     judge = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)
     assert isinstance(judge._grams, OnDisk)
     assert [judge(plan) for plan in PLANS.values()] == [resident(plan) for plan in PLANS.values()]
@@ -110,7 +111,7 @@ def test_gram_matrices_for_which_the_host_has_no_room_wait_on_disk(monkeypatch):
 
 def test_where_the_dense_predictions_have_no_room_they_are_made_for_each_plan_with_the_same_result(monkeypatch):
     known = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)
-    monkeypatch.setattr("hgsp_core.sweep.judge.LOG_P_BYTES", 0)
+    monkeypatch.setattr("hgsp_core.allocate.judge.LOG_P_BYTES", 0)
     again = Judge(Resident(sample_model(), LAYOUT), TOKENS, 3, 2)
     assert known._log_p[0] is not None
     assert again._log_p[0] is None

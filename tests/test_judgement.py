@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hgsp_core.judgement import StoredJudge
-from hgsp_core.monitor import LogMonitor
+from hgsp_core.allocate.judge import Judge
+from hgsp_core.allocate.judgement import StoredJudge
 from hgsp_core.pipeline import decide
-from hgsp_core.recipe import parse_recipe
-from hgsp_core.store import Store
-from hgsp_core.sweep.judge import Judge
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import parse_recipe
+from hgsp_core.run.store import Store
 
 MODEL = Path(__file__).parents[1] / "models" / "pydoc-llama"
 TEXT = f"model: {{path: {MODEL}}}\ncalibrate: {{dataset: pydoc, samples: 12, seq_len: 32}}\noutput: nowhere\n"

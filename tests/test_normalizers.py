@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hgsp_core.artifacts import Scores
-from hgsp_core.builtin.normalizers import Clip, ClipParams, Keep, LevelParams, Log, MinMax, Sqrt, ZScore
-from hgsp_core.types import NormalizeJob, Params
+from hgsp_core.plugin.method import Params
+from hgsp_core.score.contract import NormalizeJob
+from hgsp_core.score.normalizers import Clip, ClipParams, Keep, LevelParams, Log, MinMax, Sqrt, ZScore
 
 LEVELLED = [Log, MinMax, ZScore, Sqrt]
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hgsp_core.sweep import Resident, run_sweep
-from hgsp_core.sweep.collectors import OutputError
+from hgsp_core.engine.collectors import OutputError
+from hgsp_core.engine.run import run_sweep
+from hgsp_core.engine.weights import Resident
 from hgsp_core.testing.model import sample_layout, sample_model
 
 LAYOUT = sample_layout()

@@ -43,8 +43,8 @@ def test_the_wheel_holds_the_catalogue_the_text_and_the_modeling_file(wheels):
     names = zipfile.ZipFile(next(w for w in wheels if w.name.startswith("hgsp_core"))).namelist()
     for needed in (
         "hgsp_core/registry.yaml",
-        "hgsp_core/data/pydoc/calibration.txt",
-        "hgsp_core/data/pydoc/evaluation.txt",
+        "hgsp_core/texts/pydoc/calibration.txt",
+        "hgsp_core/texts/pydoc/evaluation.txt",
         "hgsp_core/checkpoint/modeling_hgsp.py",
         "hgsp_core/cli/template.yaml",
         "hgsp_core/report/page.css",
@@ -55,9 +55,7 @@ def test_the_wheel_holds_the_catalogue_the_text_and_the_modeling_file(wheels):
 
 def test_installed_wheels_find_each_other(wheels, tmp_path):
     pip_install(tmp_path / "site", *wheels)
-    code = (
-        "import hgsp_core; from hgsp_core import plugins; print(hgsp_core.__file__, plugins.architecture('llama').head)"
-    )
+    code = "import hgsp_core; from hgsp_core.plugin import registry; print(hgsp_core.__file__, registry.architecture('llama').head)"
     where, head = python("-c", code, path=tmp_path / "site", cwd=tmp_path).split()
     assert Path(where).is_relative_to(tmp_path)
     assert head == "lm_head"

@@ -14,17 +14,17 @@ import torch
 from reports import documented_files
 from safetensors.torch import load_file, save_file
 
-from hgsp_core.builtin.least_squares import LeastSquares
-from hgsp_core.builtin.least_squares_params import LeastSquaresParams
 from hgsp_core.checkpoint.load import load_model, load_tokenizer
+from hgsp_core.engine.weights import Resident
 from hgsp_core.errors import HgspError, NumericError
-from hgsp_core.monitor import LogMonitor
 from hgsp_core.pipeline import decide, forecast, run
-from hgsp_core.recipe import parse_recipe
-from hgsp_core.rundir import run_directory
-from hgsp_core.store import Store
-from hgsp_core.sweep import Resident
-from hgsp_core.sweep.sequential import repair
+from hgsp_core.repair.least_squares import LeastSquares
+from hgsp_core.repair.least_squares_params import LeastSquaresParams
+from hgsp_core.repair.sequential import repair
+from hgsp_core.run.directory import run_directory
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import parse_recipe
+from hgsp_core.run.store import Store
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "pydoc-llama"
@@ -152,7 +152,7 @@ def test_perplexity_is_the_documented_one(first):
     """Against transformers' own loss, window by window."""
     model, _ = load_model(MODEL)
     tokenizer = load_tokenizer(MODEL)
-    text = (ROOT / "hgsp_core" / "data" / "pydoc" / "evaluation.txt").read_text().strip("\n")
+    text = (ROOT / "hgsp_core" / "texts" / "pydoc" / "evaluation.txt").read_text().strip("\n")
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     losses = []
     with torch.no_grad():

@@ -8,7 +8,7 @@ from command import PLUGINS
 from typer.testing import CliRunner
 
 from hgsp_core.cli import app
-from hgsp_core.errors import PluginError
+from hgsp_core.plugin.errors import PluginError
 
 
 def check(*arguments):

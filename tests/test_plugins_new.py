@@ -16,9 +16,9 @@ from hgsp_llama import LLAMA
 from typer.testing import CliRunner
 
 from hgsp_core.cli import app
+from hgsp_core.cli.errors import ProjectError
 from hgsp_core.cli.new_plugin import project_files, substitutions, write_project
-from hgsp_core.errors import ProjectError
-from hgsp_core.types import HOOKS
+from hgsp_core.plugin.method import HOOKS
 
 #: a family of transformers with the modules of Llama and the name of no known plugin
 FAMILY = "smollm3"

@@ -7,9 +7,9 @@ import yaml
 from command import ROOT
 from typer.testing import CliRunner
 
-from hgsp_core import plugins
 from hgsp_core.cli import app
-from hgsp_core.recipe import parse_recipe, uses
+from hgsp_core.plugin import registry
+from hgsp_core.run.recipe import parse_recipe, uses
 
 RECIPES = ROOT / "recipes"
 MADE = runpy.run_path(str(ROOT / "scripts" / "make_recipes.py"))
@@ -36,7 +36,7 @@ def test_every_scorer_prior_allocator_and_reconstructor_of_the_core_has_a_recipe
     used = {(kind, use.use) for recipe in recipes for _, kind, use in uses(recipe)}
     wanted = {
         (entry.kind, entry.name)
-        for entry in plugins.registry().entries
+        for entry in registry.installed().entries
         if entry.distribution == "hgsp-core" and entry.kind in ("scorer", "prior", "allocator", "reconstructor")
     }
     assert wanted - used == {("prior", "file")}  # measured before, by a run of one of the others

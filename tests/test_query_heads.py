@@ -8,16 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hgsp_core.allocate.contract import AllocateJob
 from hgsp_core.allocate.heads import head_path
+from hgsp_core.allocate.hgsp import HGSP, HGSPParams
 from hgsp_core.artifacts import Plan, Scores
-from hgsp_core.builtin.hgsp import HGSP, HGSPParams
-from hgsp_core.errors import PlanError
+from hgsp_core.artifacts.errors import PlanError
+from hgsp_core.engine.collectors import TaylorAbs, WandaAbs, WeightAbs
+from hgsp_core.engine.run import run_sweep
+from hgsp_core.engine.weights import Resident
 from hgsp_core.surgery import mask_tensors, prune_tensors
-from hgsp_core.sweep import Resident, run_sweep
-from hgsp_core.sweep.collectors import TaylorAbs, WandaAbs, WeightAbs
 from hgsp_core.testing.model import sample_layout, sample_model
 from hgsp_core.testing.plans import fewer_heads
-from hgsp_core.types import AllocateJob
 
 LAYOUT = sample_layout()
 ATTENTION = LAYOUT.layers[0].blocks["attention"]

@@ -11,15 +11,15 @@ import torch
 from architectures import ARCHITECTURES, LLAMA
 from checkpoints import PLANS, logits, prune
 
-from hgsp_core import plugins
-from hgsp_core.builtin.lora import LoRA
-from hgsp_core.builtin.training_params import LoRAParams
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.checkpoint.read import iter_tensors, read_config
-from hgsp_core.errors import RecoverError
+from hgsp_core.plugin import registry
+from hgsp_core.recover.contract import RecoverJob
+from hgsp_core.recover.errors import RecoverError
+from hgsp_core.recover.lora import LoRA
 from hgsp_core.recover.losses import divergence, held_out_loss
 from hgsp_core.recover.rows import IGNORED, Row
-from hgsp_core.types import RecoverJob
+from hgsp_core.recover.training_params import LoRAParams
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -54,7 +54,7 @@ def recover(checkpoint, destination, use="lora", job=None, **settings):
     job = replace(
         job or RecoverJob(checkpoint, destination, None, 0, family), checkpoint=checkpoint, destination=destination
     )
-    return plugins.build("recoverer", use, given)(job)
+    return registry.build("recoverer", use, given)(job)
 
 
 def weights(directory):

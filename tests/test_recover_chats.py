@@ -14,8 +14,8 @@ from tokenizers_of import KINDS
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from hgsp_core.checkpoint.load import load_tokenizer
-from hgsp_core.errors import RecoverError
 from hgsp_core.recover.chats import NOT_CERTAIN, NOT_MARKED, NOT_SHOWN, ChatTemplate
+from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.records import Records
 from hgsp_core.recover.rows import BEYOND, IGNORED, chat_tokens, make_rows
 

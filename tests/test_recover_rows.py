@@ -10,7 +10,8 @@ from architectures import tiny_model
 from checkpoints import PLANS, prune
 
 from hgsp_core.checkpoint.load import load_model, load_tokenizer
-from hgsp_core.errors import DataError, RecoverError
+from hgsp_core.data.errors import DataError
+from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.records import Records, read_records
 from hgsp_core.recover.rows import BLANK, IGNORED, Row, batch, hold_out, make_rows, pack
 

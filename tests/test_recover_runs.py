@@ -12,13 +12,15 @@ import pytest
 import torch
 from command import MODEL, ROOT, hgsp
 
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.read import iter_tensors
-from hgsp_core.errors import CheckpointError, OutputError, RecoverError
 from hgsp_core.finetune import finetune
-from hgsp_core.monitor import LogMonitor
 from hgsp_core.pipeline import run
-from hgsp_core.recipe import Use, parse_recipe
-from hgsp_core.store import Store
+from hgsp_core.recover.errors import RecoverError
+from hgsp_core.run.errors import OutputError
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import Use, parse_recipe
+from hgsp_core.run.store import Store
 
 RECIPE = f"""
 model: {{path: {MODEL}}}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hgsp_core import plugins
-from hgsp_core.types import HOOKS
+from hgsp_core.plugin import registry
+from hgsp_core.plugin.method import HOOKS
 
 ROOT = Path(__file__).parents[1]
 PROJECTS = {
@@ -21,32 +21,32 @@ PROJECTS = {
 
 @pytest.fixture
 def catalogue():
-    return {known["distribution"]: known for known in plugins.catalogue()}
+    return {known["distribution"]: known for known in registry.catalogue()}
 
 
 def test_the_catalogue_knows_every_plugin_of_the_repository_and_no_other(catalogue):
     assert sorted(catalogue) == sorted(PROJECTS)
-    assert len(catalogue) == len(plugins.catalogue())
+    assert len(catalogue) == len(registry.catalogue())
 
 
 @pytest.mark.parametrize("distribution", PROJECTS)
 def test_the_catalogue_equals_what_the_plugin_reports(distribution, catalogue):
     reported: dict[str, list[str]] = {}
-    for entry in plugins.registry().entries:
+    for entry in registry.installed().entries:
         if entry.distribution == distribution:
             reported.setdefault(entry.kind, []).append(entry.name)
-    assert reported, f"{distribution} is not installed, or broken: {plugins.registry().broken}"
+    assert reported, f"{distribution} is not installed, or broken: {registry.installed().broken}"
     listed = catalogue[distribution]["provides"]
     assert {kind: sorted(names) for kind, names in listed.items()} == {kind: sorted(n) for kind, n in reported.items()}
     assert set(listed) <= set(HOOKS)
 
 
 def test_a_recipe_that_needs_a_known_plugin_is_told_its_name():
-    nothing_installed = plugins.Registry()
-    for known in plugins.catalogue():
+    nothing_installed = registry.Registry()
+    for known in registry.catalogue():
         for kind, names in known["provides"].items():
             for name in names:
-                with pytest.raises(plugins.PluginError, match=f"pip install {known['distribution']}$"):
+                with pytest.raises(registry.PluginError, match=f"pip install {known['distribution']}$"):
                     nothing_installed.find(kind, name)
 
 

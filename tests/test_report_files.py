@@ -9,13 +9,13 @@ import pytest
 from allocate_models import llama
 
 from hgsp_core.artifacts import Plan, Priors, Scores
-from hgsp_core.recipe import Recipe
 from hgsp_core.report.diagnosis import Scales, diagnose
 from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.files import summary, write_evaluation, write_removed_units, write_unit_table
 from hgsp_core.report.outcome import analysis, comparison, outcomes
 from hgsp_core.report.picture import draw_layers
 from hgsp_core.report.tables import headline
+from hgsp_core.run.recipe import Recipe
 
 RECIPE = Recipe(model={"path": "models/tiny"}, output="results/tiny")
 REPORT = {"before": {"perplexity": {"pydoc": 20.0}}, "after": {"perplexity": {"pydoc": 25.0}}}

@@ -10,11 +10,11 @@ from hostile import small_model
 from hub import running_hub
 from markdown_it import MarkdownIt
 
-from hgsp_core.checkpoint.hub import push
-from hgsp_core.errors import HgspError, HubError
-from hgsp_core.monitor import log
-from hgsp_core.outside import without_credentials
+from hgsp_core.errors import HgspError, without_credentials
+from hgsp_core.export.errors import HubError
+from hgsp_core.export.hub import push
 from hgsp_core.report import markdown as md
+from hgsp_core.run.monitor import log
 
 NAME = "wiki [/b] [red]x[/red] :smile: <i>y</i> | $\\frac$ `z` *w* [a](http://b) &lt;"
 SECRET = "s3cret"

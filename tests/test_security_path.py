@@ -9,7 +9,7 @@ import yaml
 from command import ROOT
 from hostile import Trap, small_model
 
-from hgsp_core.fresh import run_fresh
+from hgsp_core.process.fresh import run_fresh
 from hgsp_core.testing.method import require_light
 
 #: what the processes import first, and what only they import
@@ -78,4 +78,4 @@ def test_a_fresh_process_imports_from_pythonpath_as_it_is_meant_here_and_from_no
 
 
 def test_the_conformance_kit_imports_nothing_from_the_current_directory(poisoned):
-    require_light("hgsp_core.builtin.training_params")
+    require_light("hgsp_core.recover.training_params")

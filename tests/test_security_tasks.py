@@ -6,8 +6,8 @@ import pytest
 from command import MODEL
 from hostile import Trap
 
-from hgsp_core.builtin.harness import LmEval, LmEvalParams
-from hgsp_core.errors import EvaluationError
+from hgsp_core.evaluate.errors import EvaluationError
+from hgsp_core.evaluate.harness import LmEval, LmEvalParams
 
 PLAIN = """\
 task: mine

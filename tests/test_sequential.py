@@ -6,14 +6,14 @@ import torch
 from architectures import CONFIGS, layout_of, tiny_model
 
 from hgsp_core.artifacts import Plan
-from hgsp_core.builtin.least_squares import RIDGES, LeastSquares, fit, squared_error
-from hgsp_core.builtin.least_squares_params import LeastSquaresParams
-from hgsp_core.layout import SliceLayout
+from hgsp_core.engine.weights import Resident
+from hgsp_core.model.layout import SliceLayout
+from hgsp_core.repair.contract import BlockJob, Moments, ReadJob
+from hgsp_core.repair.elimination import eliminate, inverse_hessian
+from hgsp_core.repair.least_squares import RIDGES, LeastSquares, fit, squared_error
+from hgsp_core.repair.least_squares_params import LeastSquaresParams
+from hgsp_core.repair.sequential import repair
 from hgsp_core.surgery import mask_tensors, positions
-from hgsp_core.sweep import Resident
-from hgsp_core.sweep.elimination import eliminate, inverse_hessian
-from hgsp_core.sweep.sequential import repair
-from hgsp_core.types import BlockJob, Moments, ReadJob
 
 SAMPLES, SEQ_LEN = 16, 12
 
@@ -92,7 +92,7 @@ def test_the_repair_of_each_block_is_the_ridge_solution_on_stacked_data(case, ta
 
 
 def _always(job, target):
-    from hgsp_core.types import Repair
+    from hgsp_core.repair.contract import Repair
 
     columns = positions(job.kept, job.writer.width)
     weight = torch.zeros_like(job.weight)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from hgsp_core.monitor import LogMonitor
 from hgsp_core.pipeline import run
-from hgsp_core.recipe import parse_recipe
-from hgsp_core.store import Store
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import parse_recipe
+from hgsp_core.run.store import Store
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "pydoc-llama"

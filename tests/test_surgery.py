@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hgsp_core.artifacts import Plan
-from hgsp_core.layout import read_layout
+from hgsp_core.model.layout import read_layout
 from hgsp_core.surgery import mask_tensors, prune_tensors
 
 

@@ -10,9 +10,8 @@ from architectures import CONFIGS, layout_of, tiny_model
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from hgsp_core.artifacts import Statistics
-from hgsp_core.errors import CheckpointError, NumericError, SweepError
-from hgsp_core.sweep import Collector, Depth, Resident, Streamed, run_sweep
-from hgsp_core.sweep.collectors import (
+from hgsp_core.checkpoint.errors import CheckpointError
+from hgsp_core.engine.collectors import (
     GradientScale,
     Gram,
     InputMoments,
@@ -26,6 +25,10 @@ from hgsp_core.sweep.collectors import (
     WeightAbs,
     WeightSquare,
 )
+from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.run import Collector, Depth, run_sweep
+from hgsp_core.engine.weights import Resident, Streamed
+from hgsp_core.errors import NumericError
 
 SAMPLES, SEQ_LEN, LAYERS = 7, 11, 3
 AXES = ("attention", "mlp")
@@ -331,7 +334,7 @@ def test_a_sweep_goes_no_deeper_than_its_collectors_need(tokens):
 
 def test_logits_of_the_whole_set_never_exist_at_once(tokens, monkeypatch):
     rows = 4
-    monkeypatch.setattr("hgsp_core.sweep.loss.CHUNK_BYTES", rows * 4 * 97)
+    monkeypatch.setattr("hgsp_core.engine.loss.CHUNK_BYTES", rows * 4 * 97)
     model, seen = tiny_model("llama"), []
     expected = sweep(model, tokens, [TaylorAbs()], batch_size=SAMPLES)
     model.lm_head.register_forward_hook(lambda module, arguments, output: seen.append(output.shape))
@@ -401,7 +404,7 @@ def test_samples_too_short_for_a_loss_are_refused():
 
 def test_a_setting_that_does_not_fit_says_what_was_needed_and_what_helps(tokens, monkeypatch, tmp_path):
     model = tiny_model("llama")
-    monkeypatch.setattr("hgsp_core.sweep.memory.free_bytes", lambda device: 2000)
+    monkeypatch.setattr("hgsp_core.engine.memory.free_bytes", lambda device: 2000)
     for memory, help in (("graphs", "memory: device"), ("device", "memory: cpu or disk"), ("cpu", "memory: disk")):
         with pytest.raises(SweepError, match=f"{memory}: .*GiB.*GiB are free.*Use {help}"):
             sweep(model, tokens, [TaylorAbs()], memory=memory)

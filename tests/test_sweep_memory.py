@@ -13,8 +13,9 @@ from architectures import CONFIGS, layout_of
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
-from hgsp_core.sweep import Resident, run_sweep
-from hgsp_core.sweep.collectors import ResidualCosine, TaylorAbs
+from hgsp_core.engine.collectors import ResidualCosine, TaylorAbs
+from hgsp_core.engine.run import run_sweep
+from hgsp_core.engine.weights import Resident
 
 #: what a process may allocate beyond what it has once torch is loaded, and what its checkpoint holds
 LIMIT, LAYERS = 240 * 2**20, 32

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 from architectures import layout_of, tiny_model
 
-from hgsp_core.builtin.least_squares import LeastSquares
-from hgsp_core.builtin.least_squares_params import LeastSquaresParams
-from hgsp_core.sweep import Resident, run_sweep
-from hgsp_core.sweep.collectors import (
+from hgsp_core.allocate.judge import InMemory, Judge
+from hgsp_core.engine.collectors import (
     GradientScale,
     Gram,
     InputMoments,
@@ -20,8 +18,11 @@ from hgsp_core.sweep.collectors import (
     TaylorAbs,
     TaylorCurvature,
 )
-from hgsp_core.sweep.judge import InMemory, Judge
-from hgsp_core.sweep.parallel import joined, of_first, rank
+from hgsp_core.engine.parallel import joined, of_first, rank
+from hgsp_core.engine.run import run_sweep
+from hgsp_core.engine.weights import Resident
+from hgsp_core.repair.least_squares import LeastSquares
+from hgsp_core.repair.least_squares_params import LeastSquaresParams
 from hgsp_core.testing.plans import thinned
 
 COLLECTORS = [

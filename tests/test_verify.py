@@ -13,18 +13,19 @@ from gguf_models import small_tokenizer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from hgsp_core import export as exports
 from hgsp_core.artifacts import Plan
-from hgsp_core.builtin.gguf_export import Gguf, GgufParams
-from hgsp_core.builtin.huggingface import HuggingFace, HuggingFaceParams
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.load import load_model
-from hgsp_core.checkpoint.verify import verify_streamed
 from hgsp_core.cli import app
-from hgsp_core.errors import CheckpointError, VerifyError
-from hgsp_core.monitor import LogMonitor
-from hgsp_core.source import checkpoint_layout
-from hgsp_core.sweep import Resident, Streamed
-from hgsp_core.verification import verify
+from hgsp_core.engine.weights import Resident, Streamed
+from hgsp_core.export import run as exports
+from hgsp_core.export.errors import VerifyError
+from hgsp_core.export.gguf import Gguf, GgufParams
+from hgsp_core.export.huggingface import HuggingFace, HuggingFaceParams
+from hgsp_core.export.reload import verify_streamed
+from hgsp_core.export.verification import verify
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.source import checkpoint_layout
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from hgsp_core.errors import RecipeError
-from hgsp_core.recipe import parse_recipe
-from hgsp_core.yaml_data import YamlError, parse_yaml
+from hgsp_core.files.yaml_data import YamlError, parse_yaml
+from hgsp_core.run.recipe import parse_recipe
 
 
 @pytest.mark.parametrize(

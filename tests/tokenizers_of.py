@@ -18,7 +18,7 @@ The quick brown fox; the lazy dog. We've been there, they'd go, I'm sure.
 
     Numbers: 3.14159, 1,000,000 and 2024-06-01.   Spaces    and\ttabs.
 """
-_PAGES = Path(__file__).parents[1] / "hgsp_core" / "data" / "pydoc" / "evaluation.txt"
+_PAGES = Path(__file__).parents[1] / "hgsp_core" / "texts" / "pydoc" / "evaluation.txt"
 #: chunks that hold line ends
 CHUNKS = [(TEXT * 8 + _PAGES.read_text(encoding="utf-8")[:30_000])[i : i + 250] for i in range(0, 30_000, 250)]
 

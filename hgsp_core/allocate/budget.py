@@ -16,9 +16,9 @@ from pydantic import Field
 from hgsp_core.allocate.heads import Path, head_path
 from hgsp_core.allocate.limits import mixes_tokens
 from hgsp_core.artifacts import Plan, Scores
-from hgsp_core.errors import PlanError
-from hgsp_core.layout import BlockLayout, Layout
-from hgsp_core.types import Params
+from hgsp_core.artifacts.errors import PlanError
+from hgsp_core.model.layout import BlockLayout, Layout
+from hgsp_core.plugin.method import Params
 
 
 class RatioParams(Params):

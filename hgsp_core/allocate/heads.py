@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hgsp_core.layout import BlockLayout
+from hgsp_core.model.layout import BlockLayout
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from hgsp_core.artifacts import Priors
-from hgsp_core.errors import PlanError
-from hgsp_core.layout import BlockLayout, Layout
-from hgsp_core.types import Params
+from hgsp_core.artifacts.errors import PlanError
+from hgsp_core.model.layout import BlockLayout, Layout
+from hgsp_core.plugin.method import Params
 
 
 class LayerRange(Params):

@@ -7,7 +7,7 @@ import numpy as np
 from hgsp_core.allocate.budget import Capacity, Queue, fill
 from hgsp_core.allocate.limits import mixes_tokens
 from hgsp_core.artifacts import Scores
-from hgsp_core.layout import Layout
+from hgsp_core.model.layout import Layout
 
 
 def scaled_rates(weight: np.ndarray, cost: np.ndarray, budget: int, low: float, high: float) -> np.ndarray:

@@ -14,8 +14,8 @@ from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.rehouse import housed_config, original_config
 from hgsp_core.checkpoint.trust import AUTO_MAP
-from hgsp_core.layout import BlockLayout, Layout
-from hgsp_core.types import Axis
+from hgsp_core.model.architecture import Axis
+from hgsp_core.model.layout import BlockLayout, Layout
 
 #: transformers' word for a layer that has no attention and so no KV cache
 _NO_ATTENTION = "moe"

@@ -19,11 +19,12 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.read import read_config, read_json, tensor_shapes
 from hgsp_core.checkpoint.register import register
 from hgsp_core.checkpoint.trust import require_stock_tokenizer
-from hgsp_core.errors import CheckpointError, HgspError, shown
-from hgsp_core.layout import Layout
+from hgsp_core.errors import HgspError, shown
+from hgsp_core.model.layout import Layout
 
 
 def load_model(

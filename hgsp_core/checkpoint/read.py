@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.trust import without_code
-from hgsp_core.errors import CheckpointError, NumericError
-from hgsp_core.files import read_object
-from hgsp_core.forms import Form, Index, ModelConfig
+from hgsp_core.errors import NumericError
+from hgsp_core.files.forms import Form, Index, ModelConfig
+from hgsp_core.files.text import read_object
 
 if TYPE_CHECKING:
     import torch

@@ -8,13 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.fingerprint import file_sha256, logits_sample
-from hgsp_core.errors import CheckpointError
-from hgsp_core.files import read_object
-from hgsp_core.forms import Record
+from hgsp_core.files.forms import Record
+from hgsp_core.files.text import read_object
 
 if TYPE_CHECKING:
-    from hgsp_core.types import ExportJob
+    from hgsp_core.export.contract import ExportJob
 
 RECORD = "hgsp.json"
 

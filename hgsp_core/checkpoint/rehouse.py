@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from hgsp_core.layout import Layout
+from hgsp_core.model.layout import Layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from hgsp_core.errors import CheckpointError
+from hgsp_core.checkpoint.errors import CheckpointError
 
 
 def require_room(destination: Path, needed: int) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.read import places
-from hgsp_core.errors import CheckpointError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = [str(dtype).removeprefix("torch.") for dtype in _DTYPES.values()]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hgsp_core.checkpoint import MODEL_TYPE
-from hgsp_core.errors import CheckpointError
-from hgsp_core.files import read_object
+from hgsp_core.checkpoint.errors import CheckpointError
+from hgsp_core.files.text import read_object
 
 MODELING_FILE = "modeling_hgsp.py"
 #: what config.json names where a model needs that file

@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hgsp_core.checkpoint import MODEL_TYPE
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.read import INDEX, LICENCE_FILES, TOKENIZER_FILES, WEIGHTS, stored_dtype, tensor_files
 from hgsp_core.checkpoint.room import given_up, require_room
 from hgsp_core.checkpoint.trust import AUTO_MAP, MODELING_FILE, RUNNABLE, own_file
-from hgsp_core.errors import CheckpointError
-from hgsp_core.files import read_object
+from hgsp_core.files.text import read_object
 
 #: what a pruned model takes over from the original: its tokenizer, its generation settings, its licence
 _KEPT_FILES = (

@@ -12,7 +12,7 @@ from hgsp_core.cli.draft import Draft, model_config
 from hgsp_core.cli.flags import Flag, FlagCommand, Given, Panel, takes
 from hgsp_core.cli.options import Cache, Json, Quiet, Settings
 from hgsp_core.errors import FlagError
-from hgsp_core.paths import expanded
+from hgsp_core.files.paths import expanded
 
 app = typer.Typer(
     name="baseline",

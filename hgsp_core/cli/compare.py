@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hgsp_core.cli.options import Json
-from hgsp_core.paths import expanded
+from hgsp_core.files.paths import expanded
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hgsp_core.compare import Comparison
     from hgsp_core.report.comparison import RunTable
+    from hgsp_core.report.runs import Comparison
 
 
 def compare(
@@ -47,8 +47,8 @@ def compare(
 
     Reads report.json and plan.json of each run. Writes FILE, where one is named, and nothing else.
     """
-    from hgsp_core.compare import comparison, load_runs
     from hgsp_core.report.comparison import run_table
+    from hgsp_core.report.runs import comparison, load_runs
 
     found = comparison(load_runs(runs))
     table = run_table(found)
@@ -87,7 +87,7 @@ def _text(form: str, found: Comparison, table: RunTable) -> str:
     if form == "json":
         import json
 
-        from hgsp_core.report.json_files import finite
+        from hgsp_core.files.json_files import finite
 
         return json.dumps(finite(as_data(found, table)), indent=2, ensure_ascii=False) + "\n"
     from hgsp_core.report.comparison_page import comparison_page
@@ -97,8 +97,8 @@ def _text(form: str, found: Comparison, table: RunTable) -> str:
 
 def deliver(text: str, output: Path | None) -> None:
     """To a file that is not there yet, whole or not at all; or to stdout."""
-    from hgsp_core.errors import OutputError
-    from hgsp_core.files import write_text
+    from hgsp_core.files.text import write_text
+    from hgsp_core.run.errors import OutputError
 
     if output is None:
         typer.echo(text, nl=False)

@@ -11,8 +11,8 @@ from contextlib import contextmanager, redirect_stdout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hgsp_core import monitor
 from hgsp_core.cli.show import plain_console
+from hgsp_core.run import monitor
 
 #: seconds that a stage takes before it gets a bar
 PATIENCE = 2.0

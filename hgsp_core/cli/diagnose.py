@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hgsp_core.cli.options import Json
-from hgsp_core.paths import expanded
+from hgsp_core.files.paths import expanded
 
 
 def diagnose(

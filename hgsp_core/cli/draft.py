@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hgsp_core.errors import FlagError, LayoutError, RecipeError
-from hgsp_core.paths import expanded
+from hgsp_core.errors import FlagError, RecipeError
+from hgsp_core.files.paths import expanded
+from hgsp_core.model.errors import LayoutError
 
 if TYPE_CHECKING:
-    from hgsp_core.recipe import Recipe
+    from hgsp_core.run.recipe import Recipe
 
 
 class Draft:
@@ -53,7 +54,7 @@ class Draft:
 
     def set(self, key: str, value: Any, flag: str = "") -> None:
         """Set a recipe key, if the value is not None; `flag` is what the user called it."""
-        from hgsp_core.recipe import assign
+        from hgsp_core.run.recipe import assign
 
         if value is None:
             return
@@ -67,7 +68,7 @@ class Draft:
         Raises:
             RecipeError: the file cannot be read, or has no such part.
         """
-        from hgsp_core.recipe import parse_mapping, read_text
+        from hgsp_core.run.recipe import parse_mapping, read_text
 
         data = parse_mapping(read_text(path, "recipe"), str(path))
         if not data or data.get(part) is None:
@@ -84,7 +85,7 @@ class Draft:
         """
         import yaml
 
-        from hgsp_core.recipe import parse_recipe
+        from hgsp_core.run.recipe import parse_recipe
 
         unused = [flag for flag in self.given if flag not in self._used]
         if unused:
@@ -154,8 +155,8 @@ def _count(config: Mapping[str, Any], key: str) -> int:
 
 def model_config(path: str) -> dict[str, Any]:
     """config.json of a directory or hub id; nothing else of a hub id is fetched."""
+    from hgsp_core.checkpoint.errors import CheckpointError
     from hgsp_core.checkpoint.read import read_config
-    from hgsp_core.errors import CheckpointError
 
     if expanded(path).is_dir():
         return read_config(expanded(path))

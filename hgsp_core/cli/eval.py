@@ -12,7 +12,7 @@ from hgsp_core.cli.flags import Flag, Given, Panel, takes
 from hgsp_core.cli.options import Json, Quiet
 from hgsp_core.cli.origin import names
 from hgsp_core.errors import FlagError
-from hgsp_core.paths import expanded
+from hgsp_core.files.paths import expanded
 
 PANEL = Panel(
     "What is measured",
@@ -95,7 +95,7 @@ def evaluate(
     from hgsp_core.cli.console import terminal
 
     with terminal(quiet) as monitor:
-        from hgsp_core.evaluation import evaluate_checkpoint
+        from hgsp_core.evaluate.run import evaluate_checkpoint
 
         result = evaluate_checkpoint(
             checked.model.path,

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from hgsp_core.plugins import Entry
-from hgsp_core.recipe import STAGES
-from hgsp_core.types import Architecture
+from hgsp_core.model.architecture import Architecture
+from hgsp_core.plugin.registry import Entry
+from hgsp_core.run.recipe import STAGES
 
 _Schema = Mapping[str, Any]
 

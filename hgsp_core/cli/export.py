@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hgsp_core.cli.options import Json, Quiet
-from hgsp_core.paths import expanded
+from hgsp_core.files.paths import expanded
 
 Model = Annotated[
     Path,
@@ -53,7 +53,7 @@ def export(
     from hgsp_core.cli.console import terminal
 
     with terminal(quiet) as monitor:
-        from hgsp_core.export import export_checkpoint
+        from hgsp_core.export.run import export_checkpoint
 
         result = export_checkpoint(model, to, settings or (), output, monitor)
     from hgsp_core.cli.show import output as stdout

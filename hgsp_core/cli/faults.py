@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from hgsp_core.errors import CheckpointError, HgspError, PathError, ResourceError
-from hgsp_core.outside import message, without_credentials
-from hgsp_core.stopping import Stopped, stoppable
+from hgsp_core.checkpoint.errors import CheckpointError
+from hgsp_core.errors import HgspError, PathError, ResourceError, message, without_credentials
+from hgsp_core.process.stopping import Stopped, stoppable
 
 DEBUG = "HGSP_DEBUG"
 _INTERRUPTED = (

@@ -13,7 +13,7 @@ from hgsp_core.cli.flags import Flag, Given, Panel, takes
 from hgsp_core.cli.options import Cache, Json, Quiet, open_store
 from hgsp_core.cli.origin import lora_only
 from hgsp_core.errors import FlagError, RecipeError
-from hgsp_core.paths import expanded
+from hgsp_core.files.paths import expanded
 
 PANEL = Panel(
     "The training",
@@ -104,7 +104,7 @@ def finetune(
 
     Reads the checkpoint, which is not changed, and the data. Writes the directory: `model/`, `report.json` and `run.log`.
     """
-    from hgsp_core.recipe import resolved_use
+    from hgsp_core.run.recipe import resolved_use
 
     draft = draft_of(given, checkpoint, recipe)
     checked = draft.recipe([f"recover.with.{setting}" for setting in settings or ()])

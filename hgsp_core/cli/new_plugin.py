@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hgsp_core.paths import expanded
+from hgsp_core.files.paths import expanded
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -54,11 +54,11 @@ def new(
 
     Reads nothing. Writes the directory hgsp-NAME (or DIR), which must not exist yet.
     """
-    from hgsp_core.plugins import catalogue
-    from hgsp_core.types import HOOKS
+    from hgsp_core.plugin.method import HOOKS
+    from hgsp_core.plugin.registry import catalogue
 
     if kind not in HOOKS:
-        from hgsp_core.errors import ProjectError
+        from hgsp_core.cli.errors import ProjectError
 
         raise ProjectError.kind(kind, list(HOOKS))
     values = substitutions(kind, name, {"hgsp-core", *(known["distribution"] for known in catalogue())})
@@ -83,10 +83,10 @@ def substitutions(kind: str, name: str, taken: set[str]) -> dict[str, str]:
             architecture, one that is no model type of transformers.
     """
     from hgsp_core import __version__
+    from hgsp_core.cli.errors import ProjectError
     from hgsp_core.cli.explain import example
-    from hgsp_core.errors import ProjectError
-    from hgsp_core.plugins import registry
-    from hgsp_core.types import HOOKS
+    from hgsp_core.plugin.method import HOOKS
+    from hgsp_core.plugin.registry import installed
 
     is_method = kind != "architecture"
     # model types are written with underscores, names of methods with dashes
@@ -101,7 +101,7 @@ def substitutions(kind: str, name: str, taken: set[str]) -> dict[str, str]:
         if name not in CONFIG_MAPPING:
             raise ProjectError.model_type(name, CONFIG_MAPPING.keys())
     symbol = name.replace("-", "_")
-    others = [e for e in registry().of_kind(kind) if e.name == name and e.distribution != distribution]
+    others = [e for e in installed().of_kind(kind) if e.name == name and e.distribution != distribution]
     in_recipe = f"{distribution}/{name}" if others else name
     title = "".join(word.capitalize() for word in symbol.split("_"))
     return {
@@ -142,7 +142,7 @@ def write_project(project: Path, files: Mapping[Path, str]) -> None:
     Raises:
         ProjectError: it exists (it is never overwritten), or cannot be made.
     """
-    from hgsp_core.errors import ProjectError
+    from hgsp_core.cli.errors import ProjectError
 
     if project.exists() or project.is_symlink():
         raise ProjectError.exists(project)

@@ -10,7 +10,7 @@ from hgsp_core.cli import new_plugin
 from hgsp_core.cli.options import Json
 
 if TYPE_CHECKING:
-    from hgsp_core.plugins import Entry
+    from hgsp_core.plugin.registry import Entry
 
 app = typer.Typer(
     name="plugins",
@@ -36,10 +36,10 @@ def list_plugins() -> None:
     Reads the entry points of the group 'hgsp'. Writes nothing.
     """
     from hgsp_core.cli.show import output
-    from hgsp_core.plugins import catalogue, registry
-    from hgsp_core.types import HOOKS
+    from hgsp_core.plugin.method import HOOKS
+    from hgsp_core.plugin.registry import catalogue, installed
 
-    found, console = registry(), output()
+    found, console = installed(), output()
     for kind in HOOKS:
         if entries := sorted(found.of_kind(kind), key=lambda e: (e.name, e.distribution)):
             console.print(f"{kind}s", style="bold")
@@ -69,13 +69,13 @@ def show(
     """
     from hgsp_core.cli.explain import explain
     from hgsp_core.cli.show import output
-    from hgsp_core.plugins import registry
+    from hgsp_core.plugin.registry import installed
 
     console = output()
     for i, entry in enumerate(_named(name)):
         if i:
             console.print()
-        alone = [e.name for e in registry().of_kind(entry.kind)].count(entry.name) == 1
+        alone = [e.name for e in installed().of_kind(entry.kind)].count(entry.name) == 1
         console.print("\n".join(explain(entry, alone)))
 
 
@@ -118,11 +118,12 @@ def _named(name: str) -> list[Entry]:
     Raises:
         PluginError: there is none; says which known plugin has it, what was perhaps meant, and what is broken.
     """
-    from hgsp_core.errors import PluginError, did_you_mean
-    from hgsp_core.plugins import catalogue, registry
+    from hgsp_core.errors import did_you_mean
+    from hgsp_core.plugin.errors import PluginError
+    from hgsp_core.plugin.registry import catalogue, installed
 
     distribution, _, bare = name.rpartition("/")
-    entries, broken = registry().entries, registry().broken
+    entries, broken = installed().entries, installed().broken
     if of_distribution := [e for e in entries if _normal(e.distribution) == _normal(name)]:
         return of_distribution
     found = [e for e in entries if e.name == bare and _normal(distribution) in ("", _normal(e.distribution))]

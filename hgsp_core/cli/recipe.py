@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hgsp_core.paths import expanded
+from hgsp_core.files.paths import expanded
 
 app = typer.Typer(
     name="recipe",
@@ -35,8 +35,8 @@ def init(
     """
     from importlib import resources
 
-    from hgsp_core.errors import OutputError
-    from hgsp_core.files import write_text
+    from hgsp_core.files.text import write_text
+    from hgsp_core.run.errors import OutputError
 
     text = resources.files("hgsp_core.cli").joinpath("template.yaml").read_text(encoding="utf-8")
     try:
@@ -61,7 +61,7 @@ def validate(
     Reads the recipes and what the installed plugins declare; no model and no data. Writes nothing.
     """
     from hgsp_core.errors import HgspError
-    from hgsp_core.recipe import load_recipe
+    from hgsp_core.run.recipe import load_recipe
 
     faults = 0
     for file in files:
@@ -86,7 +86,7 @@ def schema(
     Reads and writes nothing. What stands under a method's 'with' is the method's own: `hgsp plugins show NAME`.
     """
     from hgsp_core.cli.show import output, print_json
-    from hgsp_core.recipe import Recipe, describe
+    from hgsp_core.run.recipe import Recipe, describe
 
     if as_json:
         print_json(Recipe.model_json_schema())

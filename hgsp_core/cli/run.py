@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hgsp_core.cli.options import Cache, Json, Output, Quiet, RecipeFile, Settings, open_store, read_recipe
 
 if TYPE_CHECKING:
-    from hgsp_core.recipe import Recipe
+    from hgsp_core.run.recipe import Recipe
 
 
 def run(

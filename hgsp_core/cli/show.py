@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hgsp_core.report.json_files import finite
+from hgsp_core.files.json_files import finite
 from hgsp_core.report.tables import HEADER, headline
 
 #: columns of a file or pipe, which nobody needs folded

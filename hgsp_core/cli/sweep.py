@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hgsp_core.cli.options import Cache, Json, Quiet, open_store
-from hgsp_core.paths import expanded
+from hgsp_core.files.paths import expanded
 
 if TYPE_CHECKING:
-    from hgsp_core.grid.cells import Grid
-    from hgsp_core.grid.run import Result
-    from hgsp_core.grid.shared import Group, Need
+    from hgsp_core.sweeps.cells import Grid
+    from hgsp_core.sweeps.run import Result
+    from hgsp_core.sweeps.shared import Group, Need
 
 
 def sweep(
@@ -49,24 +49,24 @@ def sweep(
     it goes on where it was: runs that are there are kept. Tokens and statistics are kept in the store.
     """
     from hgsp_core.cli.console import terminal
-    from hgsp_core.grid.cells import load_grid
+    from hgsp_core.sweeps.cells import load_grid
 
     grid = load_grid(file, output)
     store = open_store(cache)
     with terminal(quiet) as monitor:
-        from hgsp_core.grid.run import Listener
-        from hgsp_core.grid.run import sweep as run_all
+        from hgsp_core.sweeps.run import Listener
+        from hgsp_core.sweeps.run import sweep as run_all
 
         if dry_run:
             forecast = _forecast(grid, store)
         else:
             listener = Listener(monitor)
             if ray is None:
-                from hgsp_core.grid.processes import processes
+                from hgsp_core.sweeps.processes import processes
 
                 workers = processes(store, jobs, listener.hear)
             else:
-                from hgsp_core.grid.cluster import cluster
+                from hgsp_core.sweeps.cluster import cluster
 
                 workers = cluster(store, ray)
             result = run_all(grid, store, monitor, workers, listener)
@@ -80,9 +80,10 @@ def sweep(
 
 def _forecast(grid: Grid, store: Any) -> tuple[frozenset[str], list[Group], dict[str, Need] | str]:
     """Runs that are there, groups of the others, and what they need; or why that cannot be known on this machine."""
-    from hgsp_core.errors import CheckpointError, DataError
-    from hgsp_core.grid.directory import finished
-    from hgsp_core.grid.shared import groups_of, needs
+    from hgsp_core.checkpoint.errors import CheckpointError
+    from hgsp_core.data.errors import DataError
+    from hgsp_core.sweeps.directory import finished
+    from hgsp_core.sweeps.shared import groups_of, needs
 
     kept = finished(grid)
     groups = groups_of(cell for cell in grid.cells if cell.name not in kept)

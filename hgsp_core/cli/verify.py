@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hgsp_core.cli.options import Json, Quiet
-from hgsp_core.paths import expanded
+from hgsp_core.files.paths import expanded
 
 Directory = Annotated[
     Path,
@@ -32,7 +32,7 @@ def verify(directory: Directory, quiet: Quiet = False, as_json: Json = False) ->
     from hgsp_core.cli.console import terminal
 
     with terminal(quiet) as monitor:
-        from hgsp_core.verification import verify as check
+        from hgsp_core.export.verification import verify as check
 
         findings = check(directory, monitor)
     from hgsp_core.cli.show import output, print_json

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hgsp_core.errors import GgufError
-from hgsp_core.fresh import run_fresh
+from hgsp_core.gguf.errors import GgufError
+from hgsp_core.process.fresh import run_fresh
 
 #: relative error of a value: f16 has 11 significant bits, bf16 8; q8_0 takes 127 steps, whose size is an f16, to the largest
 #: value of a block
@@ -133,7 +133,7 @@ def compare(path: Path, checkpoint: Path, family: str) -> tuple[str, int]:
     from hgsp_core.checkpoint.load import load_config
     from hgsp_core.checkpoint.shards import Shards
     from hgsp_core.gguf.network import network
-    from hgsp_core.source import checkpoint_layout
+    from hgsp_core.run.source import checkpoint_layout
 
     reader, shards = gguf.GGUFReader(path), Shards(checkpoint)
     expected = network(checkpoint_layout(checkpoint, family), load_config(checkpoint))

@@ -7,12 +7,12 @@ from pathlib import Path
 from hgsp_core.checkpoint.fingerprint import TOLERANCE, distance
 from hgsp_core.checkpoint.load import load_config, load_tokenizer
 from hgsp_core.checkpoint.shards import Shards
-from hgsp_core.errors import GgufError
+from hgsp_core.export.contract import ExportJob
 from hgsp_core.gguf.check import compare_tensors, llama_cpp_is_there, run_llama_cpp
+from hgsp_core.gguf.errors import GgufError
 from hgsp_core.gguf.network import network
 from hgsp_core.gguf.vocabulary import texts, vocabulary
 from hgsp_core.gguf.write import write_gguf
-from hgsp_core.types import ExportJob
 
 #: number type of the file -> that of `TOLERANCE`
 PRECISION = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hgsp_core.errors import GgufError
-from hgsp_core.layout import Layout, Shape
+from hgsp_core.gguf.errors import GgufError
+from hgsp_core.model.layout import Layout, Shape
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -12,7 +12,8 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from hgsp_core.errors import GgufError, NumericError
+from hgsp_core.errors import NumericError
+from hgsp_core.gguf.errors import GgufError
 from hgsp_core.gguf.network import Network, Piece
 from hgsp_core.gguf.vocabulary import Vocabulary
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from hgsp_core.errors import RecoverError
+from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.records import Records
 
 NOT_SHOWN = "the chat template does not show them"

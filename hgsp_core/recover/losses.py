@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from hgsp_core.engine.parallel import add_up, processes, rank
 from hgsp_core.recover.rows import IGNORED, Row, batch
-from hgsp_core.sweep.parallel import add_up, processes, rank
 
 
 def divergence(logits: Tensor, dense: Tensor, labels: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hgsp_core.errors import RecoverError
-from hgsp_core.launched import launched
+from hgsp_core.process.launched import launched
+from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.records import Records, read_records
 
 

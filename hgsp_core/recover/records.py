@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from hgsp_core.data import CHARACTERS_PER_TOKEN, open_dataset, read_text
-from hgsp_core.errors import DataError, RecoverError
-from hgsp_core.types import DatasetJob
+from hgsp_core.data.contract import DatasetJob
+from hgsp_core.data.errors import DataError
+from hgsp_core.data.run import CHARACTERS_PER_TOKEN, open_dataset, read_text
+from hgsp_core.recover.errors import RecoverError
 
 _ALPACA = "An instruction record has the texts 'instruction' and 'output', and may have 'input'."
 _CHAT = (

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hgsp_core.data import CHARACTERS_PER_TOKEN, windows
+from hgsp_core.data.run import CHARACTERS_PER_TOKEN, windows
 from hgsp_core.recover.chats import ChatTemplate, Spoken
 from hgsp_core.recover.records import Records
 

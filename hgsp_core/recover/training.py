@@ -33,16 +33,16 @@ from hgsp_core.checkpoint.load import load_model, load_tokenizer, require_agreem
 from hgsp_core.checkpoint.read import stored_dtype, tensor_files, tensor_shapes
 from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.checkpoint.write import write_checkpoint
-from hgsp_core.data import require_rows
-from hgsp_core.errors import RecoverError
-from hgsp_core.files import read_object
+from hgsp_core.data.run import require_rows
+from hgsp_core.engine.memory import free_bytes
+from hgsp_core.engine.parallel import processes, processes_here, rank
+from hgsp_core.files.text import read_object
+from hgsp_core.recover.contract import RecoverJob
+from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.losses import divergence, held_out_loss
 from hgsp_core.recover.records import Records
 from hgsp_core.recover.rows import BLANK, Row, batch, hold_out, make_rows, pack
-from hgsp_core.source import checkpoint_layout
-from hgsp_core.sweep.memory import free_bytes
-from hgsp_core.sweep.parallel import processes, processes_here, rank
-from hgsp_core.types import RecoverJob
+from hgsp_core.run.source import checkpoint_layout
 
 log = logging.getLogger("hgsp")
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hgsp_core.compare import Comparison, Run, describe_calibration
-from hgsp_core.errors import CompareError
 from hgsp_core.report import markdown as md
+from hgsp_core.report.errors import CompareError
+from hgsp_core.report.runs import Comparison, Run, describe_calibration
 from hgsp_core.report.tables import PROTOCOL, count, metric_value, per_second, size
 
 Show = Callable[[Any], str]

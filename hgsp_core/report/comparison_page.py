@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from hgsp_core.compare import Comparison
 from hgsp_core.report.comparison import RunTable, best_table, legend
 from hgsp_core.report.page import Section, bullets, card, figure, join, page, table
 from hgsp_core.report.pareto import Cloud, clouds, costs_of
+from hgsp_core.report.runs import Comparison
 from hgsp_core.report.svg import legend as colours
 from hgsp_core.report.svg import points
 from hgsp_core.report.tables import metric_value

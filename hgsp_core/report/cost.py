@@ -14,7 +14,7 @@ from __future__ import annotations
 from math import prod
 
 from hgsp_core.artifacts import Plan
-from hgsp_core.layout import BlockLayout, Layout
+from hgsp_core.model.layout import BlockLayout, Layout
 
 #: what `costs` gives
 COSTS = ("parameters", "layer_parameters", "macs", "bytes", "kv_cache_bytes_per_token")

@@ -17,12 +17,13 @@ import numpy as np
 import yaml
 
 from hgsp_core.artifacts import LayerStatistics, Plan, Scores
-from hgsp_core.errors import DiagnosisError, HgspError
-from hgsp_core.files import read_object
-from hgsp_core.forms import Diagnosis
-from hgsp_core.layout import Layout
-from hgsp_core.recipe import Recipe, parse_recipe
+from hgsp_core.errors import HgspError
+from hgsp_core.files.forms import Diagnosis
+from hgsp_core.files.text import read_object
+from hgsp_core.model.layout import Layout
+from hgsp_core.report.errors import DiagnosisError
 from hgsp_core.report.outcome import rates
+from hgsp_core.run.recipe import Recipe, parse_recipe
 
 FILE = "gradient_diagnosis.json"
 #: worst first

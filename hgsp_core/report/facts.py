@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from hgsp_core.artifacts import Plan, Priors, Scores
-from hgsp_core.layout import Layout
-from hgsp_core.recipe import Recipe
+from hgsp_core.model.layout import Layout
 from hgsp_core.report.outcome import LayerOutcome, outcomes
+from hgsp_core.run.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hgsp_core.files.json_files import write_json
 from hgsp_core.report import diagnosis
 from hgsp_core.report.cost import COSTS
 from hgsp_core.report.facts import RunFacts
-from hgsp_core.report.json_files import write_json
 from hgsp_core.report.outcome import analysis, comparison
 from hgsp_core.report.picture import draw_curves, draw_layers
 from hgsp_core.report.run_page import run_page

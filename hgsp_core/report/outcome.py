@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hgsp_core.artifacts import Plan
-from hgsp_core.layout import BlockLayout, Layout
+from hgsp_core.model.layout import BlockLayout, Layout
 
 
 @dataclass(frozen=True)

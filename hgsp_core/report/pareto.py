@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hgsp_core.compare import Comparison, Run
 from hgsp_core.report.picture import COLOURS, shown
+from hgsp_core.report.runs import Comparison, Run
 from hgsp_core.report.tables import count
 
 

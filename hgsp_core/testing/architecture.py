@@ -17,17 +17,18 @@ from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.config import pruned_config
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.checkpoint.rehouse import housed_tensors
-from hgsp_core.checkpoint.verify import verify_reload
 from hgsp_core.checkpoint.write import write_checkpoint
+from hgsp_core.engine.collectors import TaylorAbs
+from hgsp_core.engine.run import run_sweep
+from hgsp_core.engine.weights import Resident
 from hgsp_core.errors import did_you_mean
-from hgsp_core.layout import BlockLayout, Layout
+from hgsp_core.export.reload import verify_reload
+from hgsp_core.model.architecture import Architecture, Axis
+from hgsp_core.model.layout import BlockLayout, Layout
 from hgsp_core.surgery import mask_tensors, prune_tensors
-from hgsp_core.sweep import Resident, run_sweep
-from hgsp_core.sweep.collectors import TaylorAbs
 from hgsp_core.testing.check import Check, checks_of, require
 from hgsp_core.testing.model import layout_of, random_model, tiny_config
 from hgsp_core.testing.plans import fewer_heads, same_sizes, thinned, without
-from hgsp_core.types import Architecture, Axis
 
 #: largest difference of logits, relative to the largest logit, that fp32 rounding is granted
 TOLERANCE = 1e-5

@@ -8,13 +8,14 @@ from importlib.metadata import PackageNotFoundError, distribution
 from typing import Literal
 from unittest import SkipTest
 
-from hgsp_core import plugins
-from hgsp_core.errors import PluginError, did_you_mean
+from hgsp_core.errors import did_you_mean
+from hgsp_core.model.architecture import Architecture
+from hgsp_core.plugin import registry
+from hgsp_core.plugin.errors import PluginError
 from hgsp_core.testing.architecture import architecture_checks
 from hgsp_core.testing.check import Check, checks_of
 from hgsp_core.testing.method import method_checks, require_light
 from hgsp_core.testing.model import random_model, tiny_config
-from hgsp_core.types import Architecture
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,15 @@ def _checks(name: str) -> Iterator[tuple[str, Check]]:
     try:
         found = distribution(name)
     except PackageNotFoundError:
-        known = [x.distribution for x in [*plugins.registry().entries, *plugins.registry().broken]]
+        known = [x.distribution for x in [*registry.installed().entries, *registry.installed().broken]]
         raise PluginError(f"No distribution '{name}' is installed.{did_you_mean(name, known)}") from None
-    points = [point for point in found.entry_points if point.group == plugins.GROUP]
+    points = [point for point in found.entry_points if point.group == registry.GROUP]
     if not points:
         raise PluginError(
-            f"'{name}' is installed, but is no plugin: it has no entry point in the group '{plugins.GROUP}'."
+            f"'{name}' is installed, but is no plugin: it has no entry point in the group '{registry.GROUP}'."
         )
     for point in points:
-        loaded = plugins.load_plugins(iter([(name, point)]))
+        loaded = registry.load_plugins(iter([(name, point)]))
         subject = f"plugin {point.name}"
         for check in checks_of(
             {plugin_loads: (), importing_the_plugin_brings_no_torch: (plugin_loads,)}, (point, loaded)

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from hgsp_core.allocate.contract import AllocateJob
 from hgsp_core.artifacts import Plan, Priors, Scores, Statistics
-from hgsp_core.layout import Layout
+from hgsp_core.data.contract import DatasetJob
+from hgsp_core.engine.run import run_sweep
+from hgsp_core.engine.weights import Resident
+from hgsp_core.model.layout import Layout
+from hgsp_core.repair.contract import BlockJob, Moments, ReadJob
+from hgsp_core.score.contract import NormalizeJob, PriorJob, ScoreJob
 from hgsp_core.surgery import positions
-from hgsp_core.sweep import Resident, run_sweep
 from hgsp_core.testing.check import require
 from hgsp_core.testing.model import VOCABULARY, sample_layout, sample_model
-from hgsp_core.types import AllocateJob, BlockJob, DatasetJob, Moments, NormalizeJob, PriorJob, ReadJob, ScoreJob
 
 SEED = 5
 #: samples and tokens of the calibration set

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
-from hgsp_core.fresh import run_fresh
+from hgsp_core.plugin.method import HOOKS, Method, Params
+from hgsp_core.process.fresh import run_fresh
 from hgsp_core.testing import results
 from hgsp_core.testing.check import Check, Table, checks_of, fail, require
 from hgsp_core.testing.jobs import JOBS
-from hgsp_core.types import HOOKS, Method, Params
 
 #: attributes that a class of the kind must have, so that the pipeline knows what to prepare
 ATTRIBUTES = {"scorer": "collectors", "prior": "collectors", "allocator": "needs_priors", "reconstructor": "targets"}

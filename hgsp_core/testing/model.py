@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hgsp_core.layout import Layout, read_layout
-from hgsp_core.types import Architecture, Axis, Slice
+from hgsp_core.model.architecture import Architecture, Axis, Slice
+from hgsp_core.model.layout import Layout, read_layout
 
 LAYERS, VOCABULARY = 4, 61
 #: groups and channels of the random models: GQA with two query heads to a group

@@ -6,7 +6,7 @@ from collections.abc import Container
 from types import MappingProxyType
 
 from hgsp_core.artifacts import Plan
-from hgsp_core.layout import BlockLayout, Layout
+from hgsp_core.model.layout import BlockLayout, Layout
 
 Block = tuple[int, str]
 

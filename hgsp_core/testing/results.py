@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from hgsp_core.artifacts import Plan, Priors, Scores
+from hgsp_core.data.contract import DatasetJob
 from hgsp_core.errors import HgspError
-from hgsp_core.layout import Layout
+from hgsp_core.model.layout import Layout
+from hgsp_core.repair.contract import Repair
+from hgsp_core.score.contract import NormalizeJob
 from hgsp_core.testing import jobs
 from hgsp_core.testing.check import fail, require
 from hgsp_core.testing.model import sample_layout
-from hgsp_core.types import DatasetJob, NormalizeJob, Repair
 
 if TYPE_CHECKING:
     from hgsp_core.testing.method import Trial

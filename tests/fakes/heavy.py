@@ -3,7 +3,7 @@
 import torch  # noqa: F401
 from pydantic import Field
 
-from hgsp_core.types import Params
+from hgsp_core.plugin.method import Params
 
 
 class HeavyParams(Params):

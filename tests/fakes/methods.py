@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from hgsp_core.artifacts import Plan, Priors, Scores
-from hgsp_core.sweep.collectors import ResidualCosine, WeightAbs
-from hgsp_core.types import Params, Repair
+from hgsp_core.engine.collectors import ResidualCosine, WeightAbs
+from hgsp_core.plugin.method import Params
+from hgsp_core.repair.contract import Repair
 
 
 class Fake:

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, field_validator
 
-from hgsp_core.types import Params
+from hgsp_core.plugin.method import Params
 
 
 class RatioParams(Params):

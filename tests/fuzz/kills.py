@@ -192,9 +192,9 @@ def _main(arguments: tuple[str, ...], log: Path) -> None:
     """`hgsp ARGUMENTS`, which writes the time and name of each stage as it begins."""
     import sys
 
-    from hgsp_core import monitor
     from hgsp_core.cli import main
-    from hgsp_core.grid.run import Listener
+    from hgsp_core.run import monitor
+    from hgsp_core.sweeps.run import Listener
 
     timed, hear = monitor.timed, Listener.hear
     file = log.open("a", encoding="utf-8", buffering=1)

@@ -69,7 +69,7 @@ def make(folder: Path) -> Material:
     """Raises RuntimeError where a sound model does not run: then there is nothing to damage."""
     material = Material(folder)
     folder.mkdir(parents=True)
-    pages = (ROOT / "hgsp_core" / "data" / "pydoc" / "evaluation.txt").read_text(encoding="utf-8")
+    pages = (ROOT / "hgsp_core" / "texts" / "pydoc" / "evaluation.txt").read_text(encoding="utf-8")
     material.text.write_text(pages[:12_000], encoding="utf-8")
     _done(process.in_child(lambda: _models(material), folder, folder / "scratch"), "the models")
     (folder / "runs").mkdir()

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hgsp_core.plugin import registry
+
 #: seconds after which a command counts as hanging, and bytes that it may take beyond what the libraries do
 PATIENCE, MEMORY = 240.0, 4 * 10**9
 #: what the libraries read when they are imported
@@ -56,19 +58,10 @@ def warm_up() -> None:
     from datasets import Dataset  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer  # noqa: F401
 
-    import hgsp_core.cli
-    import hgsp_core.evaluation
-    import hgsp_core.finetune
-    import hgsp_core.grid.run
-    import hgsp_core.pipeline
-    import hgsp_core.sweep.sequential
-    import hgsp_core.verification  # noqa: F401
-    from hgsp_core import plugins
-
     torch.set_num_threads(1)
-    for entry in plugins.registry().entries:
+    for entry in registry.installed().entries:
         if entry.kind != "architecture":
-            plugins.load_target(entry)
+            registry.load_target(entry)
     gc.freeze()  # what is there is never looked at again, so the children share its memory
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from hgsp_baselines.collectors import WriterColumns
 from hgsp_core import Params, Scores
-from hgsp_core.sweep.collectors import InputMoments
-from hgsp_core.types import ScoreJob
+from hgsp_core.engine.collectors import InputMoments
+from hgsp_core.score.contract import ScoreJob
 
 
 class Flap:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from hgsp_baselines.llm_pruner_params import LLMPrunerParams
 from hgsp_core import Scores
-from hgsp_core.sweep.collectors import Collector, Depth
-from hgsp_core.types import ScoreJob
+from hgsp_core.engine.collectors import Collector, Depth
+from hgsp_core.score.contract import ScoreJob
 
 
 @dataclass(frozen=True)

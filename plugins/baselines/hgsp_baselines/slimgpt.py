@@ -1,6 +1,6 @@
 """SlimGPT (Ling et al. 2024, arXiv 2412.18110): optimal brain surgery on whole groups of columns, block after block.
 
-Backward elimination (`hgsp_core.sweep.elimination`: error, update and inverse Hessian for the columns of a unit) on the
+Backward elimination (`hgsp_core.repair.elimination`: error, update and inverse Hessian for the columns of a unit) on the
 inputs of o_proj and down_proj as the model pruned so far makes them, λ = damping · mean(diag X Xᵀ).
 
 Attention groups go one at a time, all their L from one batched Cholesky decomposition. MLP channels go in batches of half
@@ -16,8 +16,8 @@ import torch
 
 from hgsp_baselines.slimgpt_params import SlimGPTParams
 from hgsp_core import Repair
-from hgsp_core.sweep.elimination import eliminate, inverse_hessian, remove
-from hgsp_core.types import BlockJob
+from hgsp_core.repair.contract import BlockJob
+from hgsp_core.repair.elimination import eliminate, inverse_hessian, remove
 
 
 class SlimGPT:

@@ -7,8 +7,8 @@ is the same order inside a block; blocks are not compared with each other there,
 
 from hgsp_baselines.collectors import WriterColumns
 from hgsp_core import Params, Scores
-from hgsp_core.sweep.collectors import InputNorm
-from hgsp_core.types import ScoreJob
+from hgsp_core.engine.collectors import InputNorm
+from hgsp_core.score.contract import ScoreJob
 
 
 class WandaSp:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from hgsp_core import plugins
+from hgsp_core.plugin import registry
 from hgsp_core.testing import method_checks
 
-ENTRIES = [entry for entry in plugins.registry().entries if entry.distribution == "hgsp-baselines"]
+ENTRIES = [entry for entry in registry.installed().entries if entry.distribution == "hgsp-baselines"]
 CHECKS = {
     f"{entry.kind}-{entry.name}-{check}": check
     for entry in ENTRIES

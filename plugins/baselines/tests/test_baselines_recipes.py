@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hgsp_core.monitor import LogMonitor
 from hgsp_core.pipeline import run
-from hgsp_core.recipe import load_recipe
-from hgsp_core.store import Store
+from hgsp_core.run.monitor import LogMonitor
+from hgsp_core.run.recipe import load_recipe
+from hgsp_core.run.store import Store
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes" / "baselines").glob("*.yaml"))

@@ -9,9 +9,10 @@ from hgsp_baselines.llm_pruner_params import LLMPrunerParams
 from hgsp_baselines.wanda_sp import WandaSp
 
 from hgsp_core import Params
-from hgsp_core.sweep import Resident, run_sweep
+from hgsp_core.engine.run import run_sweep
+from hgsp_core.engine.weights import Resident
+from hgsp_core.score.contract import ScoreJob
 from hgsp_core.testing.model import sample_layout, sample_model
-from hgsp_core.types import ScoreJob
 
 TOKENS = np.random.default_rng(3).integers(0, 61, (5, 9))
 LAYOUT, MODEL = sample_layout(), sample_model()

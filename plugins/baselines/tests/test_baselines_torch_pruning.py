@@ -9,8 +9,8 @@ from hgsp_baselines.torch_pruning import TorchPruning, TorchPruningParams
 from transformers import LlamaConfig
 
 from hgsp_core import Scores
+from hgsp_core.allocate.contract import AllocateJob
 from hgsp_core.testing.model import SAMPLE, layout_of, random_model
-from hgsp_core.types import AllocateJob
 
 SIZE = dict(vocab_size=50, hidden_size=48, intermediate_size=40, num_hidden_layers=3, num_attention_heads=6, head_dim=8)
 HEADS = layout_of(SAMPLE, random_model(LlamaConfig(**SIZE, num_key_value_heads=6)))

@@ -13,9 +13,9 @@ import torch
 from hgsp_qwen import QWEN2, QWEN3
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen3Config
 
-from hgsp_core.data import open_dataset
+from hgsp_core.data.contract import DatasetJob
+from hgsp_core.data.run import open_dataset
 from hgsp_core.testing import architecture_checks
-from hgsp_core.types import DatasetJob
 
 TRAINED = Path(__file__).parents[3] / "models" / "pydoc-llama"
 

@@ -1,0 +1,120 @@
+"""Layerwise: each layer has a rate of its own, which follows from its prior (R5, "unbalanced")."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from hgsp_core.allocate.budget import Capacity, RatioParams, plan_within
+from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.limits import Limits, finite_layer_priors, floors, in_force, prunable_layers
+from hgsp_core.allocate.rates import fill_channels, fill_shares, queue_by_rate, rates_of_blocks, scaled_rates
+from hgsp_core.artifacts import Plan, Priors
+from hgsp_core.model.layout import Layout
+
+
+class LayerwiseParams(RatioParams):
+    """Parameters of the layerwise allocation."""
+
+    strategy: Literal["inverse", "proportional", "uniform"] = Field(
+        "inverse", description="inverse = important layers lose less, proportional = they lose more, uniform = as much"
+    )
+    log_transform: bool = Field(True, description="compare logarithms of the priors, shifted to 1 and above")
+    importance_weight: float = Field(
+        1.5, gt=0, le=10, description="exponent, 0..10, of a layer's relative prior; higher spares the top layers alone"
+    )
+    min_effective_rate: float = Field(
+        0.15,
+        ge=0,
+        lt=1,
+        description="rate, 0..1, under which a layer stays whole and leaves its share to the others; "
+        "limits.layer_min_rate, where set, lowers it",
+    )
+    limits: Limits = Field(Limits(), description="which layers lose units, and how many")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> LayerwiseParams:
+        if self.min_effective_rate > self.limits.layer_max_rate:
+            raise ValueError(
+                f"min_effective_rate ({self.min_effective_rate:g}) must not be above "
+                f"limits.layer_max_rate ({self.limits.layer_max_rate:g}): every layer would stay whole"
+            )
+        return self
+
+
+class Layerwise:
+    """Rates from priors, whole groups and channels from rates, and the lowest-scored units of each block.
+
+    Attention loses round(rate · groups) groups, a half down, and the layer's MLP what its rate still asks for. What is
+    left over by then goes to the channels of all pruned layers alike. No block goes whole. With `pruning_distribution`
+    attention and MLPs each have their part of the budget, and spend it at the layers' rates.
+    """
+
+    def __init__(self, params: LayerwiseParams):
+        self.params = params
+        self.needs_priors = params.strategy != "uniform" or params.limits.freeze_most_important > 0
+
+    def __call__(self, job: AllocateJob) -> Plan:
+        p, layout, axes = self.params, job.layout, len(job.scores.axes)
+        rates = layer_rates(p, layout, job.priors)
+        floor = np.maximum(floors(p.limits, layout, np.repeat(rates > 0, axes)), 1)  # [blocks]
+        share = p.limits.attention_share
+        groups, block_rates = rates_of_blocks(layout, rates, floor)
+        if share is not None:
+            block_rates = np.repeat(rates, axes)
+        queue = queue_by_rate(layout, job.scores, block_rates, floor, p.limits.channel_multiple)
+        cost = np.array([layer.cost for layer in layout.layers])
+        layer_max = Capacity.layers(queue, np.floor(p.limits.layer_max_rate * cost).astype(np.int64))
+
+        def solve(budget: int):
+            capacities = [Capacity.total(queue, budget), layer_max]
+            if share is not None:
+                return fill_shares(queue, share, budget, capacities), []
+            return fill_channels(queue, groups, capacities), []
+
+        limits = [
+            *in_force(p),
+            f"allocate.with.strategy: {p.strategy}",
+            f"allocate.with.min_effective_rate: {p.min_effective_rate:g}",
+        ]
+        return plan_within(layout, queue, p, solve, limits)
+
+
+def layer_rates(params: LayerwiseParams, layout: Layout, priors: Priors | None) -> np.ndarray:
+    """[layers]: share of its parameters that each layer is to lose.
+
+    Together they are the budget, as far as the limits allow. While a layer's rate is below the least effective one, the
+    lowest of them becomes 0 (of equal ones that of the highest prior), and the others share what it leaves.
+    """
+    p, limits = params, params.limits
+    cost = np.array([layer.cost for layer in layout.layers])
+    active = prunable_layers(limits, layout, priors)
+    weight, prior = np.ones(len(cost)), np.zeros(len(cost))
+    if p.strategy != "uniform":
+        prior = finite_layer_priors(priors)
+        weight = layer_weights(prior, p.strategy, p.log_transform, p.importance_weight)
+    effective = min(p.min_effective_rate, limits.layer_min_rate or 1)
+    while True:
+        rates = np.zeros(len(cost))
+        rates[active] = scaled_rates(
+            weight[active], cost[active], p.budget(layout), limits.layer_min_rate, limits.layer_max_rate
+        )
+        if active.sum() <= 1 or rates[active].min() >= effective - 1e-9:
+            return rates
+        lowest_first = np.lexsort((-prior, rates))
+        active[lowest_first[active[lowest_first]][0]] = False
+
+
+def layer_weights(prior: np.ndarray, strategy: str, log_transform: bool, importance_weight: float) -> np.ndarray:
+    """[layers], 0..1: what the rates are proportional to.
+
+    x = ln(p − min + 1), or p itself; x ← ((x − min) / (max − min)) ^ importance_weight; inverse: 1 − x, proportional: x.
+    Equal priors give equal weights.
+    """
+    x = np.log1p(prior - prior.min()) if log_transform else prior - prior.min()
+    if not x.any():
+        return np.ones_like(x)
+    x = (x / x.max()) ** importance_weight
+    return 1 - x if strategy == "inverse" else x

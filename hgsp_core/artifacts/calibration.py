@@ -1,0 +1,50 @@
+"""What is measured on: one token set, and the statistics of one pass over it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The one token set that every method of a run sees. tokens [samples, seq_len] int64."""
+
+    dataset: str
+    seed: int
+    tokens: np.ndarray
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the token ids, whatever the platform."""
+        return hashlib.sha256(np.ascontiguousarray(self.tokens, dtype="<i8").tobytes()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What the report says of it."""
+        samples, seq_len = self.tokens.shape
+        return {
+            "dataset": self.dataset,
+            "samples": samples,
+            "seq_len": seq_len,
+            "seed": self.seed,
+            "tokens_sha256": self.sha256,
+        }
+
+
+#: what one collector measured in one layer: a name (an axis, or "layer") -> array
+LayerStatistics = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Measurements of the sweep: collector key -> one mapping per layer."""
+
+    values: Mapping[str, Sequence[LayerStatistics]]
+
+    def __getitem__(self, collector: Any) -> Sequence[LayerStatistics]:
+        """The layers' measurements of a collector (or of its key)."""
+        return self.values[getattr(collector, "key", collector)]

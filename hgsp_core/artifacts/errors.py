@@ -1,0 +1,113 @@
+"""A plan that cannot be made or read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hgsp_core.errors import HgspError
+
+
+class PlanError(HgspError):
+    """A plan or an allocation that does not fit the model."""
+
+    @classmethod
+    def other_model(cls, what: str, planned: int, there: int) -> PlanError:
+        return cls(
+            f"plan.json is for another model: it has {planned} {what}, the model has {there}. "
+            "Use it with the model named in its 'model' entry, or plan again (hgsp plan)."
+        )
+
+    @classmethod
+    def bad_units(cls, layer: int, axis: str, units: int) -> PlanError:
+        return cls(
+            f"plan.json: layer {layer}, {axis}: 'kept' must be ascending indices below {units}, without repeats. Plan again (hgsp plan)."
+        )
+
+    @classmethod
+    def other_count(cls, layer: int, axis: str, planned: int, kept: Sequence[int]) -> PlanError:
+        return cls(
+            f"The reconstructor kept {len(set(kept))} units in layer {layer}, {axis}; the plan keeps {planned}. "
+            "This is a fault of the reconstructor's plugin."
+        )
+
+    @classmethod
+    def uneven_heads(cls, layer: int, axis: str, heads: int) -> PlanError:
+        return cls(
+            f"Plan of layer {layer}, {axis}: every kept unit must keep as many query heads, one or more, as indices below {heads} "
+            "without repeats. Plan again (hgsp plan); if a plugin made it, this is its fault."
+        )
+
+    @classmethod
+    def units_of_heads(cls, layer: int, axis: str) -> PlanError:
+        return cls(
+            f"The reconstructor kept other units than planned in layer {layer}, {axis}, where single query heads go. "
+            "Use reconstruct.use: least-squares, or allocate.with.query_heads: false."
+        )
+
+    @classmethod
+    def no_head_scores(cls, layer: int, axis: str) -> PlanError:
+        return cls(
+            f"allocate.with.query_heads: the scorer says nothing about the query heads of layer {layer}, {axis}. "
+            "Use score.use: taylor, or set allocate.with.query_heads: false."
+        )
+
+    @classmethod
+    def given_back(cls, allocator: str) -> PlanError:
+        return cls(
+            f"allocate.use: '{allocator}' kept units in one iterative step that the step before had removed, so its steps do not "
+            "add up to a plan. Set iterative_steps: 1, or use another allocator."
+        )
+
+    @classmethod
+    def no_ratio(cls, allocator: str) -> PlanError:
+        return cls(
+            f"iterative_steps: the allocator '{allocator}' has no parameter 'ratio' that could grow step by step."
+        )
+
+    @classmethod
+    def score_shape(cls, layer: int, axis: str, units: int, shape: tuple) -> PlanError:
+        return cls(
+            f"The scorer returned an array of shape {shape} for layer {layer}, {axis}; it needs one number for each of {units} units. "
+            "This is a fault of the scorer's plugin."
+        )
+
+    @classmethod
+    def score_not_finite(cls, layer: int, axis: str, index: int) -> PlanError:
+        return cls(
+            f"The score of layer {layer}, {axis}, unit {index} is not a finite number. "
+            "This is a fault of the scorer or of a normalizer: try score.use: taylor and normalize: []."
+        )
+
+    @classmethod
+    def no_prior(cls, layer: int) -> PlanError:
+        return cls(
+            f"The prior of layer {layer} is not a finite number, so the layers cannot be compared. "
+            "Use another prior (prior.use), or set allocate.with.temperature: 0, which needs none."
+        )
+
+    @classmethod
+    def no_such_layer(cls, key: str, value: int, layers: int, highest: int) -> PlanError:
+        return cls(f"{key}: {value} is outside the model, which has {layers} layers. Use {highest} at most.")
+
+    @classmethod
+    def ratio_impossible(cls, ratio: float, of: str, largest: float, limits: Sequence[str]) -> PlanError:
+        what = "all parameters" if of == "total" else "the decoder layers' parameters"
+        largest = int(largest * 10_000) / 10_000
+        if limits:
+            cause, fix = f"with these limits: {', '.join(limits)}", "Lower the ratio or loosen a limit."
+        else:
+            cause, fix = "as some units must stay in every model", "Lower the ratio."
+        return cls(f"allocate.with.ratio: {ratio:g} of {what} cannot go, {largest:g} at most, {cause}. {fix}")
+
+    @classmethod
+    def too_many_layers(cls, asked: int, most: int, limits: Sequence[str]) -> PlanError:
+        under = f" with these limits: {', '.join(limits)}" if limits else ", as one must stay"
+        return cls(f"allocate.with.n_remove_layers: {asked} layers cannot go, {most} at most{under}. Lower it.")
+
+    @classmethod
+    def ratio_below_layer_min(cls, ratio: float, least: float, limits: Sequence[str]) -> PlanError:
+        least = -(-least * 10_000 // 1) / 10_000
+        return cls(
+            f"allocate.with.ratio: {ratio:g} is less than what every layer must lose, {least:g} together, "
+            f"with these limits: {', '.join(limits)}. Raise the ratio or lower allocate.with.limits.layer_min_rate."
+        )

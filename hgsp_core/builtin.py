@@ -1,0 +1,150 @@
+"""The methods that come with hgsp-core, registered through the same hooks as anybody's and through nothing else."""
+
+from hgsp_core.allocate.depth import DepthParams
+from hgsp_core.allocate.hgsp import HGSPParams
+from hgsp_core.allocate.layerwise import LayerwiseParams
+from hgsp_core.allocate.search_params import SearchParams
+from hgsp_core.allocate.uniform import UniformParams
+from hgsp_core.data.datasets import C4Params, FileParams, HubParams, PTBParams, Wikitext2Params
+from hgsp_core.evaluate.efficiency_params import EfficiencyParams
+from hgsp_core.evaluate.harness import LmEvalParams
+from hgsp_core.evaluate.perplexity import PerplexityParams
+from hgsp_core.export.gguf import GgufParams
+from hgsp_core.export.huggingface import HuggingFaceParams
+from hgsp_core.plugin.hookspecs import hookimpl
+from hgsp_core.plugin.method import Method, Params
+from hgsp_core.recover.training_params import FullParams, LoRAParams
+from hgsp_core.repair.least_squares_params import LeastSquaresParams
+from hgsp_core.score.normalizers import ClipParams, LevelParams
+from hgsp_core.score.output_error_params import ObsParams
+from hgsp_core.score.prior_file import PriorFileParams
+from hgsp_core.score.removal import RemovalParams
+from hgsp_core.score.taylor_2nd import Taylor2ndParams
+
+
+@hookimpl
+def hgsp_scorers():
+    return [
+        Method("taylor", "hgsp_core.score.taylor:Taylor", Params, "sum of |W * gradient| over the unit's weights"),
+        Method("taylor_2nd", "hgsp_core.score.taylor_2nd:Taylor2nd", Taylor2ndParams, "taylor + 1/2 sum of |W^2 * curvature|"),
+        Method("wanda", "hgsp_core.score.wanda:Wanda", Params, "sum of |W| times the norm of its input; no gradients"),
+        Method(
+            "output", "hgsp_core.score.output_error:Output", Params, "squared error of the block's output without the unit"
+        ),
+        Method(
+            "obs", "hgsp_core.score.output_error:Obs", ObsParams, "the same when what stays is refitted: Optimal Brain Surgeon"
+        ),
+        Method("magnitude", "hgsp_core.score.magnitude:Magnitude", Params, "sum of |W|; needs no calibration data"),
+        Method("l2", "hgsp_core.score.l2:L2", Params, "sum of W^2; needs no calibration data"),
+        Method("random", "hgsp_core.score.random_scores:Random", Params, "seeded noise: the control"),
+    ]
+
+
+@hookimpl
+def hgsp_priors():
+    return [
+        Method(
+            "similarity", "hgsp_core.score.similarity:Similarity", Params, "1 - cosine of the residual stream before and after"
+        ),
+        Method("removal", "hgsp_core.score.removal:Removal", RemovalParams, "loss without the layer or block - loss"),
+        Method("activation", "hgsp_core.score.activation:Activation", Params, "mean norm of the layer's output"),
+        Method("file", "hgsp_core.score.prior_file:PriorFile", PriorFileParams, "priors measured before, from a JSON file"),
+    ]
+
+
+@hookimpl
+def hgsp_normalizers():
+    return [
+        Method("none", "hgsp_core.score.normalizers:Keep", Params, "scores as they are"),
+        Method("log", "hgsp_core.score.normalizers:Log", LevelParams, "ln(score - min + 1) per block or layer"),
+        Method("minmax", "hgsp_core.score.normalizers:MinMax", LevelParams, "to 0..1 per block or layer"),
+        Method("zscore", "hgsp_core.score.normalizers:ZScore", LevelParams, "to mean 0, deviation 1 per block or layer"),
+        Method("sqrt", "hgsp_core.score.normalizers:Sqrt", LevelParams, "square root of the score above the smallest one"),
+        Method("clip", "hgsp_core.score.normalizers:Clip", ClipParams, "cut off outside two percentiles of all units"),
+    ]
+
+
+@hookimpl
+def hgsp_allocators():
+    return [
+        Method(
+            "hgsp", "hgsp_core.allocate.hgsp:HGSP", HGSPParams, "gated global knapsack: layer and block priors times unit scores"
+        ),
+        Method(
+            "search", "hgsp_core.allocate.search:Search", SearchParams, "rates by block, by what held-out windows lose; and moves"
+        ),
+        Method("uniform", "hgsp_core.allocate.uniform:Uniform", UniformParams, "the same rate in every layer of a range"),
+        Method("layerwise", "hgsp_core.allocate.layerwise:Layerwise", LayerwiseParams, "the rate of a layer from its prior"),
+        Method("depth", "hgsp_core.allocate.depth:Depth", DepthParams, "whole layers of least prior"),
+    ]
+
+
+@hookimpl
+def hgsp_reconstructors():
+    return [
+        Method("none", "hgsp_core.repair.no_repair:NoRepair", Params, "what stays is left as it was"),
+        Method("bias", "hgsp_core.repair.bias:Bias", Params, "adds the mean of what goes to the bias, where there is one"),
+        Method(
+            "least-squares",
+            "hgsp_core.repair.least_squares:LeastSquares",
+            LeastSquaresParams,
+            "what stays takes over what it can of what goes, block by block, in closed form",
+        ),
+    ]
+
+
+@hookimpl
+def hgsp_recoverers():
+    return [
+        Method("lora", "hgsp_core.recover.lora:LoRA", LoRAParams, "trains small adapters beside the linears and merges them"),
+        Method("full", "hgsp_core.recover.full:Full", FullParams, "trains all weights"),
+    ]
+
+
+@hookimpl
+def hgsp_evaluators():
+    return [
+        Method("perplexity", "hgsp_core.evaluate.perplexity:Perplexity", PerplexityParams, "exp of the mean loss on a text"),
+        Method(
+            "efficiency",
+            "hgsp_core.evaluate.efficiency:Efficiency",
+            EfficiencyParams,
+            "time, memory, cache and MACs of running it",
+        ),
+        Method(
+            "lm_eval",
+            "hgsp_core.evaluate.harness:LmEval",
+            LmEvalParams,
+            "accuracy on tasks of lm-eval; by default seven zero-shot ones",
+        ),
+    ]
+
+
+@hookimpl
+def hgsp_exporters():
+    return [
+        Method(
+            "huggingface",
+            "hgsp_core.export.huggingface:HuggingFace",
+            HuggingFaceParams,
+            "safetensors directory for transformers",
+        ),
+        Method(
+            "gguf",
+            "hgsp_core.export.gguf:Gguf",
+            GgufParams,
+            "one GGUF file with the tokenizer, checked against the model",
+        ),
+    ]
+
+
+@hookimpl
+def hgsp_datasets():
+    return [
+        Method("pydoc", "hgsp_core.data.datasets:Pydoc", Params, "Python's documentation, embedded"),
+        Method("wikitext2", "hgsp_core.data.datasets:Hub", Wikitext2Params, "WikiText-2 (raw), from the hub"),
+        Method("c4", "hgsp_core.data.datasets:Hub", C4Params, "C4 (English), from the hub, streamed"),
+        Method("ptb", "hgsp_core.data.datasets:Hub", PTBParams, "Penn Treebank, from the hub"),
+        Method("file", "hgsp_core.data.datasets:File", FileParams, "local .txt, .json, .jsonl or .parquet"),
+        Method("hub", "hgsp_core.data.datasets:Hub", HubParams, "any dataset of the Hugging Face hub"),
+    ]

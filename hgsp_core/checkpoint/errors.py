@@ -1,0 +1,268 @@
+"""A model directory that cannot be read or written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hgsp_core.errors import HgspError, library_words, shown
+
+
+class CheckpointError(HgspError):
+    """A model directory that cannot be read, written or trusted."""
+
+    @classmethod
+    def no_directory(cls, path: Path) -> CheckpointError:
+        return cls(
+            f"There is no model directory '{path}'. Give the directory that holds config.json and the safetensors files."
+        )
+
+    @classmethod
+    def no_config(cls, path: Path) -> CheckpointError:
+        return cls(
+            f"'{path}' has no config.json, so it is not a Hugging Face model directory. Check the path, or download it again."
+        )
+
+    @classmethod
+    def bad_json(cls, path: Path, reason: str) -> CheckpointError:
+        return cls(f"'{path}' cannot be read: {reason}. Download or save the model again.")
+
+    @classmethod
+    def no_weights(cls, path: Path) -> CheckpointError:
+        return cls(f"'{path}' has no model.safetensors and no model.safetensors.index.json. Download the weights too.")
+
+    @classmethod
+    def pickles(cls, path: Path, names: Sequence[str]) -> CheckpointError:
+        return cls(
+            f"'{path}' has no safetensors, only {', '.join(names[:3])}. Pickles are not read, because opening one runs its code. "
+            f"If you trust it, convert it: AutoModelForCausalLM.from_pretrained('{path}').save_pretrained('NEW_DIRECTORY')."
+        )
+
+    @classmethod
+    def damaged(cls, path: Path, error: Exception) -> CheckpointError:
+        return cls(f"'{path}' is damaged or incomplete: {error}. Download or save the model again.")
+
+    @classmethod
+    def no_shard(cls, path: Path, index: str) -> CheckpointError:
+        return cls(f"'{path}' is missing, but {index} lists it. Download that file, or the model again.")
+
+    @classmethod
+    def in_two_shards(cls, name: str, one: Path, other: Path) -> CheckpointError:
+        return cls(
+            f"The tensor '{name}' is in both '{one}' and '{other}', so which one counts is not defined. Download or save the model again."
+        )
+
+    @classmethod
+    def gguf(cls, path: Path) -> CheckpointError:
+        return cls(
+            f"'{path}' is a GGUF model, which is made for llama.cpp and mostly quantised; it cannot be pruned. Give the Hugging Face "
+            "directory (config.json and safetensors) that it was made from, and export the result with: hgsp export RUN --to gguf"
+        )
+
+    @classmethod
+    def file(cls, path: Path) -> CheckpointError:
+        return cls(f"'{path}' is a file. Give the directory that holds config.json and the safetensors files.")
+
+    @classmethod
+    def adapter(cls, path: Path) -> CheckpointError:
+        return cls(
+            f"'{path}' holds an adapter (adapter_config.json), not a model. Merge it into its base model first: "
+            f"AutoPeftModelForCausalLM.from_pretrained('{path}').merge_and_unload().save_pretrained('NEW_DIRECTORY'), "
+            "and save the tokenizer there too."
+        )
+
+    @classmethod
+    def hub_cache(cls, path: Path, snapshots: Sequence[Path]) -> CheckpointError:
+        which = (
+            f"one of its snapshots: '{snapshots[-1]}'"
+            if snapshots
+            else "a snapshot; it has none, so download the model again"
+        )
+        return cls(f"'{path}' is a folder of the hub's cache, not a model directory. Give the hub id, or {which}.")
+
+    @classmethod
+    def other_task(cls, path: Path, name: str) -> CheckpointError:
+        return cls(
+            f"'{path}': architectures: {name} is not a language model: it has no head that predicts tokens. "
+            "Give the model that it was trained from, or another one whose class ends in ForCausalLM."
+        )
+
+    @classmethod
+    def wrapped(cls, path: Path, name: str, part: str, wrapper: str) -> CheckpointError:
+        return cls(
+            f"'{path}': the tensor '{name}' has '{part}' in its name: the checkpoint was saved from inside {wrapper}, and no "
+            f"program finds its weights. Save the model itself, or rename the tensors without '{part}'."
+        )
+
+    @classmethod
+    def no_prefix(cls, path: Path | str, prefix: str) -> CheckpointError:
+        return cls(
+            f"'{path}': the names of the tensors lack '{prefix}.' in front: this was saved from the base class, without a head. "
+            f"Save the language model: AutoModelForCausalLM.from_pretrained('{path}').save_pretrained('NEW_DIRECTORY'). "
+            "Check its answers first: a head that is not the embedding is missing."
+        )
+
+    @classmethod
+    def other_head(cls, path: Path | str, head: str, embed: str) -> CheckpointError:
+        return cls(
+            f"'{path}': config.json has tie_word_embeddings: true, but '{head}' is stored and differs from '{embed}'. transformers 5 "
+            "would use it, older versions would not. Set tie_word_embeddings to false to keep this head, or delete the tensor."
+        )
+
+    @classmethod
+    def no_window(cls, path: Path | str) -> CheckpointError:
+        return cls(
+            f"'{path}': config.json: layer_types has sliding_attention, but sliding_window is not set to a number of tokens (or "
+            "use_sliding_window is false). Set the window, or make these layers full_attention."
+        )
+
+    @classmethod
+    def number_type(cls, path: Path, key: str, value: str, known: Sequence[str]) -> CheckpointError:
+        return cls(
+            f"'{path}': {key} is {shown(value)}. Use the model in one of: {', '.join(known)}; then that is its {key}."
+        )
+
+    @classmethod
+    def token_id(cls, path: Path | str, key: str, value: object, rows: int) -> CheckpointError:
+        return cls(
+            f"'{path}': {key} is {value}, but the embedding has {rows} rows (ids 0 to {rows - 1}), so transformers cannot build "
+            f"the model. Set {key} to null or to an id below {rows}, or enlarge the embedding: model.resize_token_embeddings(N)."
+        )
+
+    @classmethod
+    def not_in_shard(cls, name: str, path: Path, index: str) -> CheckpointError:
+        return cls(
+            f"'{path}' does not hold the tensor '{name}', but {index} says so. Download or save the model again."
+        )
+
+    @classmethod
+    def not_loaded(cls, path: Path | str, error: Exception) -> CheckpointError:
+        place = Path(path).name if str(path).endswith(".json") else "config.json"
+        return cls(f"transformers cannot load '{path}': {library_words(error, place)}")
+
+    @classmethod
+    def missing_keys(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return cls(
+            f"'{path}' has no weights for {', '.join(names[:3])}{more}; transformers would make them up at random. "
+            "config.json and the weights do not belong together: download or save the model again."
+        )
+
+    @classmethod
+    def no_place(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return cls(
+            f"'{path}': config.json has no place for {', '.join(names[:3])}{more}; transformers would leave them out. A setting such as "
+            "attention_bias or tie_word_embeddings is wrong, or config.json and the weights do not belong together."
+        )
+
+    @classmethod
+    def other_shape(
+        cls, path: Path | str, name: str, stored: Sequence[int], expected: Sequence[int]
+    ) -> CheckpointError:
+        return cls(
+            f"'{path}': the tensor '{name}' has the shape {tuple(stored)}, but by config.json it has {tuple(expected)}. "
+            "config.json and the weights do not belong together: download or save the model again."
+        )
+
+    @classmethod
+    def own_code(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
+        return cls(
+            f"'{path}': auto_map: the model brings code of its own ({', '.join(names)}), which may compute something else than its "
+            "model_type says; it is not run, and not guessed at. Take 'auto_map' out of config.json if the stock class is meant."
+        )
+
+    @classmethod
+    def own_kernel(cls, path: Path | str, key: str, name: str) -> CheckpointError:
+        return cls(
+            f"'{path}': {key}: '{name}' is a kernel of the hub: code, which is not fetched and not run. Take {key} out of config.json."
+        )
+
+    @classmethod
+    def own_tokenizer(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
+        return cls(
+            f"'{path}': auto_map: the tokenizer is code of the model's own ({', '.join(names)}), which is not run, and there is no "
+            "tokenizer.json, which would do without. Put a tokenizer.json (a fast tokenizer's save_pretrained writes it) beside it."
+        )
+
+    @classmethod
+    def other_code(cls, fault: str) -> CheckpointError:
+        return cls(
+            f"{fault}. It is not run: write the model again (hgsp export DIR --to huggingface), which ships hgsp-core's own."
+        )
+
+    @classmethod
+    def panic(cls, error: BaseException) -> CheckpointError:
+        return cls(
+            f"The library that reads tokenizers and weights gave up: {str(error).strip()}. A file of the model, most likely "
+            "tokenizer.json, holds values that cannot be: download or save the model again."
+        )
+
+    @classmethod
+    def no_tokenizer(cls, path: Path, error: Exception) -> CheckpointError:
+        reason = library_words(error, "its files").splitlines()[0]
+        return cls(
+            f"'{path}' has no tokenizer that can be read: {reason} Copy the original model's tokenizer files into it."
+        )
+
+    @classmethod
+    def exists(cls, path: Path) -> CheckpointError:
+        return cls(f"'{path}' exists and is not overwritten. Choose another directory, or move it away.")
+
+    @classmethod
+    def no_room(cls, path: Path, needed: int, free: int) -> CheckpointError:
+        return cls(
+            f"'{path}' needs {needed / 1e9:,.3f} GB and the disk has {free / 1e9:,.3f} GB free. Nothing was written; make room or "
+            "choose another place (--output DIR)."
+        )
+
+    @classmethod
+    def not_written(cls, path: Path, error: Exception, needed: int, free: int) -> CheckpointError:
+        return cls(
+            f"'{path}' cannot be written: {error}. Its weights take {needed / 1e9:,.3f} GB, and the disk has {free / 1e9:,.3f} GB "
+            "free. Nothing of it was kept; make room or choose another place."
+        )
+
+    @classmethod
+    def not_reloaded(cls, path: Path, output: str) -> CheckpointError:
+        reason = "\n".join(output.strip().splitlines()[-5:])
+        return cls(f"'{path}' was written, but a fresh process cannot load it:\n{reason}")
+
+    @classmethod
+    def differs(cls, path: Path, difference: float) -> CheckpointError:
+        return cls(
+            f"'{path}' was written, but reloaded its logits differ by {difference:g} from those in memory, and must not differ at all. "
+            "The disk or the memory is faulty, or this is a bug: please report it."
+        )
+
+    @classmethod
+    def no_model_type(cls, path) -> CheckpointError:
+        return cls(
+            f"'{path}' has no 'model_type', so the model's family is not known. Download or save the model again."
+        )
+
+    @classmethod
+    def pruned_already(cls, path) -> CheckpointError:
+        return cls(
+            f"'{path}' is of a model that is pruned already, with layers of different sizes. Prune the original model by a "
+            "larger ratio instead, or start from a model with equal layers (allocate: {use: uniform, with: {uniform: true}})."
+        )
+
+    @classmethod
+    def quantised(cls, path, stored: str, known: Sequence[str]) -> CheckpointError:
+        return cls(f"'{path}' stores {stored}, which cannot be pruned. Use the model in one of: {', '.join(known)}.")
+
+    @classmethod
+    def no_safetensors(cls, name: str) -> CheckpointError:
+        return cls(
+            f"model.path: the hub's '{name}' has no model.safetensors and no model.safetensors.index.json; pickles and GGUF files "
+            "are not read. Use a repository or a revision (model.revision) that has safetensors."
+        )
+
+    @classmethod
+    def hub(cls, name: str, error: Exception) -> CheckpointError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return cls(
+            f"model.path: '{name}' is no local directory, and it could not be fetched from the hub: {reason}\n"
+            "Check the name, the network (HF_HUB_OFFLINE) and your access to it, or give a local directory."
+        )

@@ -1,0 +1,47 @@
+"""A plugin project that cannot be made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from hgsp_core.errors import HgspError, did_you_mean
+
+
+class ProjectError(HgspError):
+    """A plugin project that `hgsp plugins new` cannot write."""
+
+    @classmethod
+    def kind(cls, kind: str, known: Sequence[str]) -> ProjectError:
+        return cls(f"There is no kind of plugin '{kind}'.{did_you_mean(kind, known)}")
+
+    @classmethod
+    def name(cls, name: str) -> ProjectError:
+        return cls(
+            f"'{name}' cannot be the name: write it in lower-case letters, digits and dashes, beginning with a letter, such as my-method."
+        )
+
+    @classmethod
+    def taken(cls, name: str, distribution: str) -> ProjectError:
+        return cls(
+            f"'{name}' cannot be the name: its distribution would be '{distribution}', which exists. Choose another name."
+        )
+
+    @classmethod
+    def model_type(cls, name: str, known: Iterable[str]) -> ProjectError:
+        near = get_close_matches(name, list(known), n=1, cutoff=0.6)
+        return cls(
+            f"transformers knows no models with model_type '{name}'.{f' Did you mean {near[0]!r}?' if near else ''} "
+            "An architecture is named by the model_type in its models' config.json."
+        )
+
+    @classmethod
+    def exists(cls, path: Path) -> ProjectError:
+        return cls(
+            f"'{path}' exists and is not overwritten. Choose another place with --directory DIR, or move it away."
+        )
+
+    @classmethod
+    def cannot_make(cls, path: Path, error: OSError) -> ProjectError:
+        return cls(f"'{path}' cannot be made: {error.strerror or error}. Choose another place with --directory DIR.")

@@ -1,0 +1,139 @@
+"""Datasets: the embedded text, local files, hub ids. Parsing is left to the `datasets` library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+from pydantic import Field, create_model
+
+from hgsp_core.data.contract import DatasetJob
+from hgsp_core.data.errors import DataError
+from hgsp_core.files.paths import expanded
+from hgsp_core.plugin.method import Params
+
+#: suffix -> builder of the `datasets` library
+BUILDERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+class FileParams(Params):
+    path: str = Field("", description="the file; in a recipe it is written as the dataset's name")
+    column: str = Field("text", min_length=1, description="column (JSON key) that holds the text; not used for .txt")
+
+
+class HubParams(Params):
+    path: str = Field("", description="hub id owner/name; in a recipe it is written as the dataset's name")
+    config: str | None = Field(None, description="configuration of the dataset, where it has several")
+    column: str = Field("text", min_length=1, description="column that holds the text")
+    calibration_split: str = Field("train", min_length=1, description="split that calibration text is taken from")
+    evaluation_split: str = Field("test", min_length=1, description="split that perplexity is measured on")
+    revision: str | None = Field(None, description="branch, tag or commit")
+
+
+def _preset(name: str, **defaults: str) -> type[HubParams]:
+    """HubParams with other defaults and the same descriptions."""
+    fields = HubParams.model_fields
+    changed = {
+        key: (fields[key].annotation, Field(value, description=fields[key].description))
+        for key, value in defaults.items()
+    }
+    return create_model(name, __base__=HubParams, **changed)
+
+
+Wikitext2Params = _preset("Wikitext2Params", path="Salesforce/wikitext", config="wikitext-2-raw-v1")
+C4Params = _preset("C4Params", path="allenai/c4", config="en", evaluation_split="validation")
+PTBParams = _preset("PTBParams", path="FALcon6/ptb_text_only", column="sentence")
+
+
+class Pydoc:
+    """Python's own documentation: the text that the demo model was trained on; `evaluation` documents were held out."""
+
+    def __init__(self, params: Params):
+        pass
+
+    def __call__(self, job: DatasetJob) -> Iterator[str]:
+        file = resources.files("hgsp_core").joinpath("texts", "pydoc", f"{job.split}.txt")
+        yield file.read_text(encoding="utf-8")
+
+
+class File:
+    """A local .txt (one document), .json, .jsonl or .parquet (one document a row)."""
+
+    def __init__(self, params: FileParams):
+        self.params = params
+
+    def __call__(self, job: DatasetJob) -> Iterator[str]:
+        path = self._found()
+        if path.suffix == ".txt":
+            yield _read(path, job.characters)
+        else:
+            yield from _column(self.rows(job), self.params.column, str(path))
+
+    def rows(self, job: DatasetJob):
+        """The records with all their columns, or None for plain text."""
+        path = self._found()
+        if path.suffix == ".txt":
+            return None
+        if path.stat().st_size == 0:
+            raise DataError.empty(str(path))
+        return _load(BUILDERS[path.suffix], data_files=str(path.resolve()), split="train", name=str(path))
+
+    def _found(self) -> Path:
+        path = expanded(self.params.path)
+        if path.suffix not in BUILDERS:
+            raise DataError.suffix(str(path), list(BUILDERS))
+        if not path.is_file():
+            near = [p.name for p in path.parent.glob("*") if p.suffix in BUILDERS] if path.parent.is_dir() else []
+            raise DataError.no_file(str(path), near)
+        return path
+
+
+class Hub:
+    """Any dataset of the hub (or a local directory in its form), streamed: only as much is read as is used."""
+
+    def __init__(self, params: HubParams):
+        self.params = params
+
+    def __call__(self, job: DatasetJob) -> Iterator[str]:
+        yield from _column(self.rows(job), self.params.column, self.params.path)
+
+    def rows(self, job: DatasetJob):
+        """The records with all their columns."""
+        p = self.params
+        split = p.calibration_split if job.split == "calibration" else p.evaluation_split
+        return _load(p.path, p.config, split=split, streaming=True, revision=p.revision, name=p.path)
+
+
+def _read(path: Path, characters: int | None) -> str:
+    """The text, or where it has more than so many characters, those."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            longer = characters is not None and characters < path.stat().st_size
+            return file.read(characters if longer else None)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError.unreadable(str(path), error) from None
+
+
+def _load(*args, name: str, **kwargs):
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - the library raises dozens of types for a missing or damaged source
+        cause = error.__cause__ or error
+        if "corresponds to no data" in str(cause):  # a file that can be read and has no row
+            raise DataError.empty(name) from None
+        raise (DataError.unreadable if "data_files" in kwargs else DataError.hub)(name, cause) from None
+
+
+def _column(rows, column: str, name: str) -> Iterator[str]:
+    if rows.column_names is not None and column not in rows.column_names:
+        raise DataError.no_column(name, column, rows.column_names)
+    for number, row in enumerate(rows):
+        if not isinstance(row[column], str):
+            raise DataError.unreadable(
+                name, TypeError(f"row {number}: '{column}' is {type(row[column]).__name__}, not text")
+            )
+        yield row[column]

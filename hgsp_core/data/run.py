@@ -1,0 +1,125 @@
+"""Text and tokens: a dataset by name, and the token windows cut from it.
+
+A dataset is, in this order: a registered name (`dist/name` too), a local file, a hub id. All of them give documents; the
+rest is done here, once, so that every method and every evaluation sees the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from pydantic import ValidationError
+
+from hgsp_core.artifacts import Calibration
+from hgsp_core.data.contract import DatasetJob
+from hgsp_core.data.errors import DataError
+from hgsp_core.files.paths import expanded
+from hgsp_core.plugin import registry
+from hgsp_core.plugin.errors import PluginError
+from hgsp_core.run.recipe import CalibratePart
+
+SEPARATOR = "\n\n"
+#: characters read per token wanted: calibration windows are drawn from the first part of a text this many times too large
+CHARACTERS_PER_TOKEN = 64
+#: characters of one document that are used however few tokens are wanted; what is beyond costs time and adds nothing
+LONGEST_DOCUMENT = 2**19
+_FILES = (".txt", ".json", ".jsonl", ".parquet")
+
+
+def open_dataset(name: str, params: Mapping[str, Any], place: str):
+    """The dataset that a recipe means by `name`: a callable `DatasetJob -> documents`.
+
+    Args:
+        place: recipe key, for messages.
+
+    Raises:
+        DataError: no such name, file or id; unknown or wrong parameters.
+    """
+    try:
+        entry, extra = registry.installed().find("dataset", name), {}
+    except PluginError as error:
+        path = expanded(name)
+        if path.suffix in _FILES or path.exists():
+            entry, extra = registry.installed().find("dataset", "file"), {"path": name}
+        elif "/" in name:
+            entry, extra = registry.installed().find("dataset", "hub"), {"path": name}
+        else:
+            raise DataError(
+                f"{place}: {error}\nA local file ends in {', '.join(_FILES)}; a hub id has the form owner/name."
+            ) from None
+    try:
+        ready = entry.method.params(**{**params, **extra})
+    except ValidationError as error:
+        known = [field for field in entry.method.params.model_fields if field not in extra]
+        raise DataError.params(place, name, error, known) from None
+    return registry.load_target(entry)(ready)
+
+
+def dataset_job(split: str, characters: int | None) -> DatasetJob:
+    """What is asked of a dataset where about `characters` of text are wanted (None = all)."""
+    return DatasetJob(split, None if characters is None else max(characters, LONGEST_DOCUMENT))
+
+
+def read_text(dataset: Callable[[DatasetJob], Iterable[str]], split: str, characters: int | None, name: str) -> str:
+    """The documents of a split joined by a blank line, up to about `characters` (None = all).
+
+    A document is cut at so many characters too, or at LONGEST_DOCUMENT where that is more.
+
+    Raises:
+        DataError: there is no text at all.
+    """
+    job = dataset_job(split, characters)
+    parts, length = [], 0
+    for document in dataset(job):
+        document = document[: job.characters]
+        if document.strip():
+            parts.append(document.strip("\n"))
+            length += len(document)
+        if characters is not None and length >= characters:
+            break
+    if not parts:
+        raise DataError.empty(name)
+    return SEPARATOR.join(parts)
+
+
+def windows(text: str, tokenizer: Any, seq_len: int, stride: int | None = None) -> np.ndarray:
+    """Windows that begin `stride` tokens apart (None: `seq_len`, so without overlap), [windows, seq_len] int64.
+
+    The tokens that do not fill the last one are dropped.
+    """
+    ids = np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+    if len(ids) < seq_len:
+        return np.empty((0, 0), dtype=np.int64)
+    return sliding_window_view(ids, seq_len)[:: stride or seq_len].copy()
+
+
+def calibration_text(dataset: Any, part: CalibratePart) -> str:
+    """The text that calibration windows are drawn from: the first part of the dataset's calibration split."""
+    return read_text(dataset, "calibration", part.samples * part.seq_len * CHARACTERS_PER_TOKEN, part.dataset)
+
+
+def require_rows(ids: np.ndarray, rows: int | None, tokenizer: Any, name: str) -> None:
+    """Raises DataError, which names the token, where an id has no row in an embedding of `rows` rows (None: not known)."""
+    if rows is not None and ids.size and ids.max() >= rows:
+        index = int(ids[ids >= rows].flat[0])
+        raise DataError.no_row(name, tokenizer.decode([index]), index, rows)
+
+
+def draw(text: str, tokenizer: Any, part: CalibratePart, rows: int | None = None) -> Calibration:
+    """`part.samples` different windows of the text, chosen by `part.seed`, in the order of the text.
+
+    Args:
+        rows: of the model's embedding.
+
+    Raises:
+        DataError: the text has fewer windows than that, or a token that the embedding has no row for.
+    """
+    cut = windows(text, tokenizer, part.seq_len, part.stride or None)
+    require_rows(cut, rows, tokenizer, part.dataset)
+    if len(cut) < part.samples:
+        raise DataError.too_short(part.dataset, len(cut), part.samples, part.seq_len)
+    chosen = np.sort(np.random.default_rng(part.seed).choice(len(cut), size=part.samples, replace=False))
+    return Calibration(part.dataset, part.seed, cut[chosen])

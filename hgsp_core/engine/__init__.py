@@ -1,0 +1,1 @@
+"""The pass over decoder layers that measures everything a method asks for."""

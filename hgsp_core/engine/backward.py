@@ -1,0 +1,138 @@
+"""The backward half of a sweep: the layers last to first, each one's weight gradients reduced and freed at once.
+
+They exist for one layer at a time, in fp32 and summed over the whole set, and equal those of one `loss.backward()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hgsp_core.engine.batches import Batches
+from hgsp_core.engine.collectors import Collector, Sums
+from hgsp_core.engine.findings import Findings, is_finite
+from hgsp_core.engine.layer import Layer, differentiable
+from hgsp_core.engine.loss import loss_gradient
+from hgsp_core.engine.parallel import add_up
+from hgsp_core.engine.trail import Trail
+from hgsp_core.errors import NumericError
+
+#: gradients by logits lie in [-1, 1]; in fp16 most of them would be below its smallest number
+FP16_HEAD_SCALE = 2.0**8
+
+
+def loss_slopes(source, batches: Batches, streams: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+    """The gradient of the *summed* loss by each stream after the last layer, times the first number.
+
+    Raises:
+        NumericError: the loss is not finite.
+    """
+    architecture = source.layout.architecture
+    scale = FP16_HEAD_SCALE if source.dtype == torch.float16 else 1.0
+    with source.outside(architecture.norm, architecture.head) as (norm, head):
+        losses, slopes = zip(
+            *(loss_gradient(norm, head, x, batch.ids, scale) for batch, x in zip(batches, streams, strict=True)),
+            strict=False,
+        )
+        loss = sum(losses)
+        if not is_finite(loss):
+            for name, module in ((architecture.norm, norm), (architecture.head, head)):
+                if not is_finite(module.weight):
+                    raise NumericError.weight(f"{name}.weight")
+            raise NumericError.loss(float(loss), str(source.dtype).removeprefix("torch."))
+    return scale, list(slopes)
+
+
+def backward(
+    source,
+    batches: Batches,
+    trail: Trail,
+    scale: float,
+    slopes: list[Tensor],
+    collectors: Sequence[Collector],
+    findings: Findings,
+    step: Callable[[], None],
+) -> None:
+    """Bring the slopes back through every layer and collect on the way.
+
+    Args:
+        trail: what the forward half left; consumed.
+        slopes: per micro-batch [batch, seq_len, hidden], `scale` times the gradient of the summed loss by what leaves
+            the last layer.
+        step: called after each layer.
+    """
+    slopes = list(slopes)
+    for index, module in source.layers(reversed(range(len(source.layout.layers)))):
+        layer = Layer.of(source.layout.layers[index], module, batches.tokens)
+        scale *= _rescale(slopes)
+        gradients = Sums()
+        sums = {collector: Sums() for collector in collectors}
+        open_batches = {size: _GradientBatch(size) for c in collectors if (size := c.gradient_batch)}
+        with differentiable(layer.layout, module) as parameters, torch.enable_grad():
+            for b, batch in enumerate(batches):
+                x, y = trail.take(index, b, partial(batch.calls[index], module))
+                wanted = [*parameters.values(), x] if index else list(parameters.values())
+                found = torch.autograd.grad(y, wanted, slopes[b])
+                slopes[b] = found[-1]
+                for name, gradient in zip(parameters, found, strict=True):
+                    gradients.add(name, gradient)
+                for size, part in open_batches.items():
+                    part.add(batch, dict(zip(parameters, found, strict=True)))
+                    if part.samples == size or b == len(batches) - 1:
+                        seen = replace(layer, gradients=part.mean(scale))
+                        for collector in collectors:
+                            if collector.gradient_batch == size:
+                                collector.observe_gradient(seen, sums[collector])
+                        open_batches[size] = _GradientBatch(size)
+        add_up(gradients.values())
+        layer = replace(layer, gradients=_divided(gradients, scale * batches.predicted))
+        _check_gradients(layer)
+        for collector in collectors:
+            findings.add(collector, layer, sums[collector])
+        step()
+
+
+class _GradientBatch:
+    """The gradient of one batch of samples, as it comes together from micro-batches."""
+
+    def __init__(self, size: int):
+        self.size, self.samples, self._predicted, self._sums = size, 0, 0, Sums()
+
+    def add(self, batch, gradients: Mapping[str, Tensor]) -> None:
+        self.samples += batch.ids.shape[0]
+        self._predicted += batch.predicted
+        for name, gradient in gradients.items():
+            self._sums.add(name, gradient)
+
+    def mean(self, scale: float) -> Mapping[str, Tensor]:
+        return _divided(self._sums, scale * self._predicted)
+
+
+def _divided(sums: Sums, by: float) -> Sums:
+    for tensor in sums.values():
+        tensor /= by
+    return sums
+
+
+def _rescale(slopes: list[Tensor]) -> float:
+    """In fp16, bring the largest slope near 1 by a power of two, which loses no digit; returns that power."""
+    if slopes[0].dtype != torch.float16:
+        return 1.0
+    largest = float(torch.stack([slope.abs().max() for slope in slopes]).max())
+    if not 0 < largest < float("inf"):
+        return 1.0
+    factor = 2.0 ** -round(float(torch.log2(torch.tensor(largest))))
+    for slope in slopes:
+        slope *= factor
+    return factor
+
+
+def _check_gradients(layer: Layer) -> None:
+    for name, gradient in layer.gradients.items():
+        if not is_finite(gradient):
+            dtype = str(layer.weights[name].dtype).removeprefix("torch.")
+            raise NumericError.activation(layer.layout.index, f"the gradient of '{name}'", dtype)

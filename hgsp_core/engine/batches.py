@@ -1,0 +1,88 @@
+"""The calibration set, cut into micro-batches that know how to go through the model's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hgsp_core.engine.calls import Call, record_calls
+from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.findings import is_finite
+from hgsp_core.engine.parallel import share
+from hgsp_core.errors import NumericError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: its token ids [batch, seq_len], and how each layer is called with it."""
+
+    ids: Tensor
+    calls: Sequence[Call]
+
+    @property
+    def predicted(self) -> int:
+        """Every token but the first of each sample."""
+        return self.ids.numel() - self.ids.shape[0]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """This process's micro-batches; `tokens` and `predicted` count the whole set, over all processes."""
+
+    of_process: Sequence[Batch]
+    tokens: int
+    predicted: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.of_process)
+
+    def __len__(self) -> int:
+        return len(self.of_process)
+
+
+NO_BATCHES = Batches((), 0, 0)
+
+
+def embed(
+    source, tokens: np.ndarray, batch_size: int, gradient_batches: Iterable[int] = ()
+) -> tuple[Batches, list[Tensor]]:
+    """Cut tokens [samples, seq_len] into micro-batches and look up their embeddings.
+
+    Args:
+        batch_size: samples of a micro-batch at the most.
+        gradient_batches: sample counts whose multiples no micro-batch may straddle.
+
+    Returns:
+        the batches, and for each the residual stream that enters the first layer [batch, seq_len, hidden].
+
+    Raises:
+        SweepError: no samples, samples shorter than two tokens, or a token that the embedding does not have.
+        NumericError: the embedding is not finite.
+    """
+    if len(tokens) == 0:
+        raise SweepError.no_tokens()
+    if tokens.shape[1] < 2:
+        raise SweepError.too_short(tokens.shape[1])
+    rows = source.layout.outside[f"{source.layout.architecture.embed}.weight"][0]
+    if tokens.max() >= rows:
+        raise SweepError.unknown_token(int(tokens.max()), rows)
+    common = gcd(*gradient_batches)  # 0 where there are none
+    size = max(s for s in range(1, batch_size + 1) if common % s == 0) if common else batch_size
+    ids_of_process = torch.from_numpy(np.ascontiguousarray(share(tokens, gradient_batches))).to(source.device)
+    architecture = source.layout.architecture
+    layers = [source.model.get_submodule(layer.module) for layer in source.layout.layers]
+    batches, streams = [], []
+    calls_of: dict[torch.Size, list[Call]] = {}  # nothing but a batch's shape matters: there is no padding
+    with source.outside(architecture.embed):
+        for ids in ids_of_process.split(size):
+            stream, calls = record_calls(source.model, layers, ids)
+            if not is_finite(stream):
+                raise NumericError.weight(f"{architecture.embed}.weight")
+            batches.append(Batch(ids, calls_of.setdefault(ids.shape, calls)))
+            streams.append(stream)
+    return Batches(batches, tokens.size, tokens.size - len(tokens)), streams

@@ -1,0 +1,51 @@
+"""The results of a sweep as they come in, layer by layer, each checked to be finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hgsp_core.artifacts import LayerStatistics, Statistics
+from hgsp_core.engine.collectors import Collector, Sums
+from hgsp_core.engine.layer import Layer
+from hgsp_core.engine.parallel import add_up
+from hgsp_core.errors import NumericError
+
+
+class Findings:
+    """Collector key -> what it found in each layer."""
+
+    def __init__(self, collectors: Sequence[Collector], layers: int):
+        self._values: dict[str, list[LayerStatistics]] = {c.key: [{}] * layers for c in collectors}
+
+    def add(self, collector: Collector, layer: Layer, sums: Sums) -> None:
+        """Reduce one layer's sums, over all processes, and keep the result.
+
+        Raises:
+            NumericError: naming the layer and the tensor at fault.
+        """
+        add_up(sums.values())
+        found = {name: np.asarray(array) for name, array in collector.reduce(layer, sums).items()}
+        for name, array in found.items():
+            if not np.isfinite(array).all():
+                check_weights(layer)
+                raise NumericError.statistic(layer.layout.index, collector.key, name)
+        self._values[collector.key][layer.layout.index] = found
+
+    def statistics(self) -> Statistics:
+        return Statistics({key: tuple(layers) for key, layers in self._values.items()})
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Without NaN and infinity: only then is the sum finite, and a sum that overflows is looked at entry by entry."""
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+
+
+def check_weights(layer: Layer) -> None:
+    """Raise NumericError for the first weight of the layer that is not finite, if there is one."""
+    for name, weight in layer.weights.items():
+        if not is_finite(weight):
+            raise NumericError.weight(name)

@@ -1,0 +1,113 @@
+"""What a model makes of token windows: its total loss and its logits, from resident or streamed weights.
+
+`model_loss` is the total loss of any transformers model, of which nothing needs to be known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from hgsp_core.engine.batches import Batches, embed
+from hgsp_core.engine.findings import Findings
+from hgsp_core.engine.forward import forward
+from hgsp_core.engine.loss import loss_sum
+from hgsp_core.engine.memory import SHARE, free_bytes
+from hgsp_core.engine.parallel import add_up, processes, share
+from hgsp_core.errors import NumericError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: the most that one forward pass of `model_loss` spends on logits, if one window allows
+LOGITS_BYTES = 2**29
+
+
+def total_loss(
+    source,
+    tokens: np.ndarray,
+    batch_size: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    context: np.ndarray | None = None,
+) -> float:
+    """Σ -log p over the predicted tokens of the windows [windows, seq_len].
+
+    `context` [windows]: so many tokens at the start of each window are read and not predicted; None = the first one.
+    As many windows go through the layers at a time as memory has room for their streams; streamed weights are read once
+    for each such part. Several processes share the windows.
+
+    Raises:
+        NumericError: a weight or an activation is not finite.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=source.device)
+    context = np.ones(len(tokens), dtype=np.int64) if context is None else context
+    size = _windows_at_a_time(source, tokens, batch_size)
+    for start in range(0, len(tokens), size):
+        part = slice(start, start + size)
+        batches, streams = _through(source, tokens[part], batch_size)
+        read_only = torch.from_numpy(share(context[part])).to(source.device).split(batch_size)
+        architecture = source.layout.architecture
+        with source.outside(architecture.norm, architecture.head) as (norm, head):
+            for batch, stream, first in zip(batches, streams, read_only, strict=True):
+                total += loss_sum(norm, head, stream, batch.ids, first)
+        progress(min(start + size, len(tokens)), len(tokens))
+    add_up([total])
+    return total.item()
+
+
+@torch.no_grad()
+def model_loss(
+    model: PreTrainedModel,
+    tokens: np.ndarray,
+    batch_size: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    context: np.ndarray | None = None,
+) -> float:
+    """As `total_loss`, of a transformers model through its own forward pass.
+
+    Raises:
+        NumericError: the loss is not finite.
+    """
+    context = np.ones(len(tokens), dtype=np.int64) if context is None else context
+    window = tokens.shape[1] * model.config.get_text_config().vocab_size * 4  # its logits in fp32
+    size = max(1, min(batch_size, LOGITS_BYTES // window))
+    total = torch.zeros((), dtype=torch.float64, device=model.device)
+    for start in range(0, len(tokens), size):
+        ids = torch.from_numpy(tokens[start : start + size]).to(model.device)
+        first = torch.from_numpy(context[start : start + size]).to(model.device)
+        predicted = torch.arange(1, ids.shape[1], device=model.device) >= first[:, None]
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        total += cross_entropy(logits[predicted].float(), ids[:, 1:][predicted], reduction="sum")
+        progress(min(start + size, len(tokens)), len(tokens))
+    if not total.isfinite():
+        raise NumericError.evaluation(total.item(), str(model.dtype).removeprefix("torch."))
+    return total.item()
+
+
+def logits(source, tokens: np.ndarray) -> Tensor:
+    """[windows, seq_len, vocabulary] of a few windows, in every process that asks."""
+    everybodys = np.concatenate([tokens] * processes())  # each takes its share of these: all of the tokens
+    _, (stream,) = _through(source, everybodys, len(tokens))
+    architecture = source.layout.architecture
+    with torch.no_grad(), source.outside(architecture.norm, architecture.head) as (norm, head):
+        return head(norm(stream))
+
+
+def _through(source, tokens: np.ndarray, batch_size: int) -> tuple[Batches, list[Tensor]]:
+    batches, streams = embed(source, tokens, batch_size)
+    nothing = Findings([], len(source.layout.layers))
+    return batches, forward(source, batches, streams, [], nothing, None, lambda: None)
+
+
+def _windows_at_a_time(source, tokens: np.ndarray, batch_size: int) -> int:
+    """A resident model takes a batch at a time, streamed weights as many windows as fit a part of memory."""
+    if source.stays:
+        return batch_size
+    hidden = source.shards.shape(f"{source.layout.architecture.embed}.weight")[1]
+    window = tokens.shape[1] * hidden * source.dtype.itemsize * 4  # the stream, and what a layer makes of it
+    return max(batch_size, int(SHARE * free_bytes(source.device) / window))

@@ -1,0 +1,95 @@
+"""Several processes on one calibration set: each sweeps its share of the samples, and the sums are added over all.
+
+Start them with `torchrun --nproc-per-node=N -m hgsp_core run …` or `accelerate launch`; gloo on CPU, nccl on GPU. A
+single process goes through the same lines and finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from math import lcm
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hgsp_core.engine.errors import SweepError
+from hgsp_core.process.launched import launched
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Within the context this process belongs to the group that its launcher announced; without one it is alone."""
+    if launched() == 1 or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def processes_here() -> int:
+    """Those of them that share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def share(tokens: np.ndarray, gradient_batches: Iterable[int] = ()) -> np.ndarray:
+    """This process's samples of tokens [samples, seq_len]: one run of neighbours, cut where gradient batches end.
+
+    Raises:
+        SweepError: fewer samples (or gradient batches) than processes.
+    """
+    if processes() == 1:
+        return tokens
+    size = lcm(*gradient_batches)
+    groups = -(-len(tokens) // size)
+    if groups < processes():
+        raise SweepError.too_many_processes(processes(), groups)
+    first, last = (groups * r // processes() for r in (rank(), rank() + 1))
+    return tokens[first * size : last * size]
+
+
+def of_all(own: Tensor) -> Tensor:
+    """What the processes have [n of the process, ...], one after another in the order of their samples."""
+    if processes() == 1:
+        return own
+    counts = torch.zeros(processes(), dtype=torch.int64, device=own.device)
+    counts[rank()] = len(own)
+    add_up([counts])
+    start, total = int(counts[: rank()].sum()), int(counts.sum())
+    found = own.new_zeros(total, *own.shape[1:])
+    found[start : start + len(own)] = own
+    add_up([found])
+    return found
+
+
+def of_first(own: Any) -> Any:
+    """What the first process has, whatever the others have: None, arrays or numbers."""
+    if processes() == 1:
+        return own
+    found = [own]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]
+
+
+def add_up(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor, in place, by its sum over all processes."""
+    if processes() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)

@@ -1,0 +1,96 @@
+"""The sweep: exact statistics of a whole calibration set, one decoder layer at a time (see docs/architecture.md).
+
+statistics = run_sweep(Resident(model, layout), layout, tokens, [TaylorAbs(), ResidualCosine()])
+statistics[TaylorAbs()][3]["mlp"]  # layer 3, [channels]
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from hgsp_core.artifacts import Statistics
+from hgsp_core.engine.backward import backward, loss_slopes
+from hgsp_core.engine.batches import NO_BATCHES, embed
+from hgsp_core.engine.collectors import Collector, Depth, Sums
+from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.findings import Findings
+from hgsp_core.engine.forward import forward
+from hgsp_core.engine.layer import Layer, Passage
+from hgsp_core.engine.memory import choose_trail, free_bytes
+from hgsp_core.engine.removal import removal_losses, visits
+from hgsp_core.engine.weights import Masked, Resident, Streamed
+from hgsp_core.model.layout import Layout
+
+__all__ = ["Collector", "Depth", "Layer", "Masked", "Passage", "Resident", "Streamed", "Sums", "run_sweep"]
+
+log = logging.getLogger("hgsp")
+
+
+def run_sweep(
+    source: Resident | Streamed,
+    layout: Layout,
+    tokens: np.ndarray | None,
+    collectors: Iterable[Collector],
+    batch_size: int = 4,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    memory: str = "auto",
+    say: Callable[[str], None] = log.info,
+) -> Statistics:
+    """Run the union of the collectors, no deeper than they need.
+
+    Args:
+        tokens: [samples, seq_len] int64; not looked at, and may be None, where all collectors see weights only.
+        batch_size: samples of a micro-batch; changes cost, not results.
+        progress: called with the layers visited and to visit.
+        memory: "auto", "graphs", "device", "cpu" or "disk": where a backward half's needs are kept (`memory.py`).
+        say: told which of them "auto" took.
+
+    Raises:
+        NumericError: weights, activations, loss or statistics are not finite; names layer and tensor.
+        SweepError: no samples, samples too short for a loss, or not enough memory.
+    """
+    collectors = list({collector.key: collector for collector in collectors}.values())
+    shallow = [c for c in collectors if c.depth <= Depth.FORWARD]
+    deep = [c for c in collectors if c.depth == Depth.BACKWARD]
+    removals = [c for c in collectors if c.depth == Depth.REMOVAL]
+    findings = Findings(collectors, len(layout.layers))
+
+    with _memory_errors(source):
+        entering = {c: embed(source, tokens[: c.samples], batch_size) for c in removals}
+        batches, streams = NO_BATCHES, []
+        if deep or any(c.needs_tokens for c in shallow):
+            sizes = [c.gradient_batch for c in deep if c.gradient_batch]
+            batches, streams = embed(source, tokens, batch_size, sizes)
+        trail = choose_trail(source, batches, streams, memory, say) if deep else None
+
+        passes = bool(shallow or deep) + bool(deep)
+        total = passes * len(layout.layers) + sum(visits(source, streams) for _, streams in entering.values())
+        done = iter(range(1, total + 1))
+
+        def step():
+            progress(next(done), total)
+
+        if shallow or deep:
+            streams = forward(source, batches, streams, shallow, findings, trail, step)
+        if deep:
+            scale, slopes = loss_slopes(source, batches, streams)
+            del streams
+            backward(source, batches, trail, scale, slopes, deep, findings, step)
+        for collector, (batches, streams) in entering.items():
+            removal_losses(source, batches, streams, collector, findings, step)
+    return findings.statistics()
+
+
+@contextmanager
+def _memory_errors(source: Resident | Streamed) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        raise SweepError.out_of_memory(f"{free_bytes(source.device) / 2**30:.2f} GiB", error) from error

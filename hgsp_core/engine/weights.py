@@ -1,0 +1,185 @@
+"""Where a sweep's weights come from. A source hands out decoder layers one at a time, in any order asked for."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hgsp_core.artifacts import Plan
+from hgsp_core.checkpoint.load import require_agreement, skeleton
+from hgsp_core.checkpoint.shards import Shards
+from hgsp_core.model.layout import Layout
+from hgsp_core.surgery import mask_tensors
+
+#: mallopt(3): the number of the parameter, and blocks of how many bytes are mapped one by one
+_M_MMAP_THRESHOLD, _MMAP_THRESHOLD = -3, 2**20
+
+
+class Resident:
+    """A transformers model that is loaded whole. It is put in evaluation mode; nothing else of it changes."""
+
+    #: every layer's weights stay where they are, so graphs over them may be kept
+    stays = True
+
+    def __init__(self, model: nn.Module, layout: Layout):
+        self.model = model.eval()
+        self.layout = layout
+        weight = model.get_submodule(layout.architecture.embed).weight
+        self.device, self.dtype = weight.device, weight.dtype
+
+    def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
+        """(index, module) in the given order; a module's weights are there until the next one is asked for."""
+        for index in order:
+            yield index, self.model.get_submodule(self.layout.layers[index].module)
+
+    @contextmanager
+    def outside(self, *names: str) -> Iterator[list[nn.Module]]:
+        """Modules that no layer owns (embedding, final norm, head), with their weights within the context."""
+        yield [self.model.get_submodule(name) for name in names]
+
+
+class Streamed:
+    """A checkpoint directory of which one layer is in memory, and the next one being read.
+
+    The model is a skeleton on the meta device. Layers take turns in two buffers that are allocated once.
+    """
+
+    stays = False
+
+    def __init__(self, directory: Path | str, layout: Layout, dtype: torch.dtype, device: str | torch.device = "cpu"):
+        """Read the layout; no weight yet.
+
+        Args:
+            dtype: of the weights in memory; they are converted while read.
+
+        Raises:
+            CheckpointError: a file that is missing or damaged, config.json and tensors that disagree.
+        """
+        self.layout, self.dtype, self.device = layout, dtype, torch.device(device)
+        _give_back_freed_memory()
+        self.shards = Shards(directory)
+        self.model = _skeleton(directory, dtype, self.device)
+        require_agreement(directory, self.model, layout)
+        self._names = [
+            [f"{layer.module}.{name}" for name, _ in self.model.get_submodule(layer.module).named_parameters()]
+            for layer in layout.layers
+        ]
+        size = max(sum(prod(self.shards.shape(name)) for name in names) for names in self._names)
+        pinned = self.device.type == "cuda"
+        self._buffers = [torch.empty(size, dtype=dtype, pin_memory=pinned) for _ in range(2)]
+
+    def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
+        """(index, module) in the given order; a module's weights are there until the next one is asked for."""
+        order = list(order)
+        with ThreadPoolExecutor(1) as reader:
+
+            def read(turn: int):
+                return reader.submit(self._read, self._names[order[turn]], self._buffers[turn % 2])
+
+            coming = read(0)
+            for turn, index in enumerate(order):
+                tensors = coming.result()
+                if turn + 1 < len(order):
+                    coming = read(turn + 1)
+                prefix = self.layout.layers[index].module
+                module = self.model.get_submodule(prefix)
+                with _filled(prefix, module, tensors):
+                    yield index, module
+
+    @contextmanager
+    def outside(self, *names: str) -> Iterator[list[nn.Module]]:
+        """Modules that no layer owns (embedding, final norm, head), with their weights within the context."""
+        with ExitStack() as stack:
+            modules = [self.model.get_submodule(name) for name in names]
+            for name, module in zip(names, modules, strict=True):
+                tensors = self._read(f"{name}.{own}" for own, _ in module.named_parameters())
+                stack.enter_context(_filled(name, module, tensors))
+            yield modules
+
+    def _read(self, names: Iterable[str], buffer: Tensor | None = None) -> dict[str, Tensor]:
+        """The named tensors on the device, as parts of `buffer` where one is given."""
+        tensors, start = {}, 0
+        for name in names:
+            stored = self._stored_name(name)
+            shape = self.shards.shape(stored)
+            if buffer is None:
+                target = torch.empty(shape, dtype=self.dtype)
+            else:
+                target = buffer[start : start + prod(shape)].view(shape)
+                start += prod(shape)
+            self.shards.read_into(stored, target)
+            tensors[name] = target.to(self.device)
+        return tensors
+
+    def _stored_name(self, name: str) -> str:
+        """A tied head is stored as the embedding."""
+        architecture = self.layout.architecture
+        tied = name.startswith(f"{architecture.head}.") and name not in self.shards
+        return f"{architecture.embed}{name.removeprefix(architecture.head)}" if tied else name
+
+
+def _give_back_freed_memory() -> None:
+    """Tell glibc to map large blocks one by one, so that a freed layer leaves no holes.
+
+    A process under a hard limit would otherwise run out of addresses after some dozen layers. Other C libraries do so
+    anyway, or have no such call.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+
+
+def _skeleton(directory: Path | str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The model of a checkpoint with all parameters on the meta device and its buffers (rotary tables) real.
+
+    transformers itself makes the buffers of a loaded model so: built on meta, filled by the model's `_init_weights`.
+    """
+    model = skeleton(directory, dtype)
+    for module in model.modules():
+        buffers = dict(module.named_buffers(recurse=False))
+        for name, buffer in buffers.items():
+            setattr(module, name, torch.full_like(buffer, float("nan"), device=device))  # a forgotten one shows
+        if buffers:
+            model._init_weights(module)
+    return model.eval()
+
+
+@contextmanager
+def _filled(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
+    """Within the context the module's parameters are the tensors, by full name; afterwards they are on meta again."""
+    module.load_state_dict({name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items()}, assign=True)
+    try:
+        yield
+    finally:
+        module.load_state_dict({name: p.to("meta") for name, p in module.named_parameters()}, assign=True)
+
+
+class Masked:
+    """Another source's weights with the units that a plan removes set to zero: the pruned model at its old size."""
+
+    stays = False  # the masked weights of a layer are made anew each time it is visited
+
+    def __init__(self, source: Resident | Streamed, plan: Plan):
+        self._source, self._plan = source, plan
+
+    def __getattr__(self, name: str):
+        return getattr(self._source, name)
+
+    def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
+        """As the other source's."""
+        for index, module in self._source.layers(order):
+            prefix = f"{self.layout.layers[index].module}."
+            own = dict(module.named_parameters())
+            named = ((prefix + name, parameter.detach()) for name, parameter in own.items())
+            masked = {n.removeprefix(prefix): t for n, t in mask_tensors(named, self.layout, self._plan)}
+            module.load_state_dict(masked, assign=True)
+            try:
+                yield index, module
+            finally:
+                module.load_state_dict(own, assign=True)

@@ -1,0 +1,71 @@
+"""Measurements of a model: what an evaluator is given and gives."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hgsp_core.plugin.method import Implementation, P
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+#: metric -> number or {name: number}; one that ends in `_protocol` says how another was measured. Tables leave out what is nested deeper
+Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """A model to measure.
+
+    model       the transformers model, or None where its weights are streamed (an evaluator that needs it says so)
+    total_loss  (windows [n, seq_len] int64, batch_size, progress, context [n] or None) -> Σ -log p over the tokens of each
+                window but its first `context` ones, which are only read (None: all but the first)
+    progress    (done, total) may be called
+    rows        of the embedding: a token whose id is not below this has none (None: not known)
+    """
+
+    model: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase
+    total_loss: Callable[..., float]
+    seed: int
+    progress: Callable[[int, int], None] = field(default=lambda done, total: None)
+    rows: int | None = None
+
+
+class Evaluator(Implementation[P]):
+    """A measurement of a model, made before and after the cut.
+
+    whole_model   whether it reads `job.model`: where weights are streamed there is none, and the run says so before it cuts
+    measures      what it gives, so that two of the same are refused
+    """
+
+    kind: ClassVar[str] = "evaluator"
+    whole_model: bool = False
+    measures: Sequence[str] = ()
+
+    @abstractmethod
+    def __call__(self, job: EvaluateJob) -> Metrics:
+        """The metrics of one model."""
+
+    def inputs(self) -> Mapping[str, Any] | None:
+        """All that the result depends on beside the model, as plain data: the original is then measured once for many runs.
+
+        None: it is measured for each (timings).
+        """
+        return None
+
+    def check_tokens(self, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+        """Refuse, with an HgspError, a text with tokens that an embedding of `rows` rows has none for; nothing by default."""
+        return
+
+
+class PairEvaluator(Evaluator[P]):
+    """A measurement that takes both models at once: what else the machine does must meet both alike."""
+
+    @abstractmethod
+    def compare(self, dense: EvaluateJob, pruned: EvaluateJob) -> tuple[Metrics, Metrics]:
+        """The metrics of both models."""

@@ -1,0 +1,17 @@
+"""Parameters of `efficiency`; apart, so that declaring the method imports no torch."""
+
+from __future__ import annotations
+
+from pydantic import Field, PositiveInt
+
+from hgsp_core.plugin.method import Params
+
+
+class EfficiencyParams(Params):
+    batch_sizes: tuple[PositiveInt, ...] = Field(
+        (1, 4), min_length=1, description="sequences at a time; each is measured"
+    )
+    prompt_tokens: int = Field(128, ge=2, description="tokens read at once (prefill)")
+    new_tokens: int = Field(32, ge=1, description="tokens generated one by one after them (decode)")
+    rounds: int = Field(10, ge=3, description="times that each model is measured; the median counts")
+    warmup: int = Field(2, ge=1, description="rounds before those, which do not count")

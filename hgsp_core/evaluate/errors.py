@@ -1,0 +1,77 @@
+"""A measurement that cannot be made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from hgsp_core.errors import HgspError
+
+
+class EvaluationError(HgspError):
+    """A measurement that cannot be made."""
+
+    @classmethod
+    def twice(cls, place: str, measure: str) -> EvaluationError:
+        return cls(
+            f"{place}: '{measure}' is measured twice; leave one of them out, or give a dataset another name (name: ...)."
+        )
+
+    @classmethod
+    def streamed(cls, name: str) -> EvaluationError:
+        return cls(
+            f"evaluate: '{name}' needs the whole model in memory, but its weights are streamed. Use model.dtype: bfloat16, a device "
+            "with more memory, or model.weights: resident; or leave it out here and run `hgsp eval` on the result elsewhere."
+        )
+
+    @classmethod
+    def no_library(cls, name: str, library: str, extra: str) -> EvaluationError:
+        return cls(
+            f"evaluate: '{name}' needs the library {library}, which is not installed: pip install 'hgsp-core[{extra}]'"
+        )
+
+    @classmethod
+    def unknown_tasks(cls, names: Sequence[str], known: Iterable[str], include_path: str | None) -> EvaluationError:
+        known = sorted(known)
+        nearest = {name: get_close_matches(name.lower(), known, n=3, cutoff=0.6) for name in names}
+        each = "; ".join(f"'{n}'{f' (near: {chr(44).join(near)})' if near else ''}" for n, near in nearest.items())
+        where = f" and in '{include_path}'" if include_path else ""
+        return cls(f"evaluate: lm_eval: tasks: lm-eval{where} has no {each}. All names: lm-eval ls tasks")
+
+    @classmethod
+    def no_task_folder(cls, path: str) -> EvaluationError:
+        return cls(
+            f"evaluate: lm_eval: include_path: there is no directory '{path}'. Give the one that holds the tasks' YAML files."
+        )
+
+    @classmethod
+    def task_code(cls, path: Path, code: str) -> EvaluationError:
+        return cls(
+            f"evaluate: lm_eval: include_path: '{path}' names code: {code}. It is not run. If you have read it and trust it, set "
+            "trust_task_code: true beside include_path; else take it out of that file, or the file out of the directory."
+        )
+
+    @classmethod
+    def template(cls, error: Exception) -> EvaluationError:
+        return cls(
+            f"evaluate: lm_eval: a template of a task fails: {error}. Mend the task's YAML file, or leave the task out."
+        )
+
+    @classmethod
+    def task(cls, name: str, error: Exception) -> EvaluationError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return cls(
+            f"evaluate: lm_eval: the task '{name}' cannot be prepared: {reason}\n"
+            "Check the network (HF_HUB_OFFLINE) and the data that its YAML file names, or leave the task out."
+        )
+
+    @classmethod
+    def overlap(cls, error: Exception) -> EvaluationError:
+        return cls(f"evaluate: lm_eval: tasks: {error}. Leave one of the two out.")
+
+    @classmethod
+    def no_model_in_run(cls, path: Path) -> EvaluationError:
+        return cls(
+            f"The run '{path}' holds no model to evaluate: its recipe exported none. Run it with export: [{{use: huggingface}}]."
+        )

@@ -1,0 +1,80 @@
+"""An export that cannot be made, published or verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hgsp_core.errors import HgspError
+
+
+class ExportError(HgspError):
+    """A checkpoint that cannot be exported as asked."""
+
+    @classmethod
+    def bad_plan(cls, path: Path, error: Exception) -> ExportError:
+        return cls(
+            f"'{path}' cannot be read as a plan ({type(error).__name__}: {error}). Give the model's own directory instead."
+        )
+
+    @classmethod
+    def other_plan(cls, path: Path) -> ExportError:
+        return cls(
+            f"'{path}' is for another model: the sizes that it leaves are not those of the model beside it. "
+            "Give the model's own directory instead, which needs no plan."
+        )
+
+
+class VerifyError(HgspError):
+    """A directory in which there is nothing to verify."""
+
+    @classmethod
+    def nothing(cls, path: Path) -> VerifyError:
+        return cls(
+            f"'{path}' holds nothing that can be verified: no config.json, no .gguf file and no hgsp.json, and it is no run directory. "
+            "Give the directory of a model or of a run."
+        )
+
+    @classmethod
+    def bad_report(cls, path: Path, error: Exception) -> VerifyError:
+        return cls(f"'{path}' cannot be read as a run's report ({error}). Give the directory of its model instead.")
+
+
+class HubError(HgspError):
+    """A checkpoint that could not be sent to the hub. The one on this disk is whole."""
+
+    @classmethod
+    def offline(cls, repo: str) -> HubError:
+        return cls(
+            f"push_to_hub: '{repo}' cannot be reached, as HF_HUB_OFFLINE is set. Unset it, or leave out push_to_hub."
+        )
+
+    @classmethod
+    def no_token(cls, repo: str) -> HubError:
+        return cls(
+            f"push_to_hub: there is no token to write '{repo}' with. Log in (hf auth login), set HF_TOKEN, or leave out push_to_hub."
+        )
+
+    @classmethod
+    def not_empty(cls, repo: str, there: Sequence[str], directory: Path) -> HubError:
+        more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+        return cls(
+            f"push_to_hub: '{repo}' holds files already ({', '.join(there[:3])}{more}), and nothing there is overwritten. "
+            f"{cls._kept(directory)}"
+        )
+
+    @classmethod
+    def refused(cls, repo: str, status: int | None, reason: str, directory: Path) -> HubError:
+        why = {401: "the token is not valid", 403: "the token may not write there"}.get(
+            status, reason.strip().partition("\n")[0]
+        )
+        return cls(f"push_to_hub: the hub refused '{repo}' ({status}: {why}). {cls._kept(directory)}")
+
+    @classmethod
+    def failed(cls, repo: str, error: Exception, directory: Path) -> HubError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return cls(f"push_to_hub: '{repo}' could not be written: {reason.rstrip('.')}. {cls._kept(directory)}")
+
+    @staticmethod
+    def _kept(directory: Path) -> str:
+        return f"The result is kept in '{directory}'; send it by hand with: hf upload ORG/NAME {directory}"

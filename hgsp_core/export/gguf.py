@@ -1,0 +1,71 @@
+"""The model and its tokenizer as one GGUF file (`hgsp_core.gguf`)."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from hgsp_core.export.contract import ExportJob
+from hgsp_core.gguf.errors import GgufError
+from hgsp_core.plugin.method import Params
+
+if TYPE_CHECKING:
+    from hgsp_core.model.layout import Layout
+
+
+class GgufParams(Params):
+    type: Literal["f32", "f16", "bf16", "q8_0"] = Field(
+        "f16", description="number type of the matrices; q8_0 stores rows that are no multiple of 32 values as f16"
+    )
+    directory: str = Field("gguf", pattern=r"^\w[\w-]*$", description="name of the folder in the run directory")
+
+
+class Gguf:
+    """Writes the file tensor by tensor and has another process compare it with the checkpoint.
+
+    Every tensor is compared. Where llama-cpp-python is installed, it is asked for logits and token ids as well.
+    """
+
+    def __init__(self, params: GgufParams):
+        self.params = params
+
+    def check(self, directory: Path, layout: Layout) -> None:
+        """Raises GgufError where GGUF cannot hold the model, before anything is cut.
+
+        Args:
+            directory: of the original.
+            layout: the pruned model's, or the original's where no plan is made yet.
+        """
+        if find_spec("gguf") is None:
+            raise GgufError.not_installed()
+        from hgsp_core.checkpoint.load import load_config, load_tokenizer
+        from hgsp_core.gguf.network import network
+        from hgsp_core.gguf.vocabulary import vocabulary
+
+        config = load_config(directory)
+        network(layout, config)
+        vocabulary(load_tokenizer(directory), config.vocab_size)
+
+    def __call__(self, job: ExportJob) -> Path:
+        self.check(job.checkpoint, job.layout)
+        from hgsp_core.checkpoint.record import write_record
+        from hgsp_core.gguf.export import export_gguf
+
+        folder = job.destination / self.params.directory
+        try:
+            folder.mkdir()
+            path = export_gguf(job, folder, self.params.type)
+            write_record(folder, job)
+        except FileExistsError:
+            raise GgufError.exists(folder) from None
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise GgufError.not_written(folder, error) from error
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return path

@@ -1,0 +1,116 @@
+"""The checkpoint as a directory that transformers loads: the stock class where the sizes allow it, else with its own code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, model_validator
+
+from hgsp_core.checkpoint.errors import CheckpointError
+from hgsp_core.export.contract import ExportJob
+from hgsp_core.gguf.errors import GgufError
+from hgsp_core.plugin.method import Params
+
+if TYPE_CHECKING:
+    from hgsp_core.model.layout import Layout
+
+
+class HuggingFaceParams(Params):
+    directory: str = Field("model", pattern=r"^\w[\w-]*$", description="name of the folder in the run directory")
+    max_shard_size: int = Field(5_000_000_000, ge=1_000_000, description="bytes per safetensors file at the most")
+    push_to_hub: str | None = Field(
+        None,
+        pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$",
+        description="repository of the Hugging Face hub, ORG/NAME, to send it to; new or empty",
+    )
+    private: bool = Field(False, description="true = the repository, where it is made for this, is not public")
+
+    @model_validator(mode="after")
+    def _private_what(self) -> HuggingFaceParams:
+        if self.private and self.push_to_hub is None:
+            raise ValueError("private is about the repository that push_to_hub names, and none is named")
+        return self
+
+
+class HuggingFace:
+    """Writes the directory, reloads it in a fresh process without hgsp and compares logits bit for bit.
+
+    A model that does not fit in memory is computed there layer by layer instead, which takes hgsp.
+    """
+
+    def __init__(self, params: HuggingFaceParams):
+        self.params = params
+
+    def check(self, directory: Path, layout: Layout) -> None:
+        """Raises HubError where a push is asked for that cannot be tried."""
+        if self.params.push_to_hub:
+            from hgsp_core.export.hub import check_hub
+
+            check_hub(self.params.push_to_hub)
+
+    def __call__(self, job: ExportJob) -> Path:
+        import torch
+
+        from hgsp_core.checkpoint.read import iter_tensors, read_config, tensor_files, weight_bytes
+        from hgsp_core.checkpoint.record import write_record
+        from hgsp_core.checkpoint.write import copy_checkpoint, write_checkpoint
+        from hgsp_core.export.card import CARD, model_card
+        from hgsp_core.export.reload import verify_reload, verify_streamed
+
+        source, destination, limit = job.checkpoint, job.destination / self.params.directory, self.params.max_shard_size
+        config, size = read_config(source), weight_bytes(source)
+        if all(file.stat().st_size <= limit for file in set(tensor_files(source).values())):
+            # a run deletes its checkpoint afterwards; what `hgsp export` was given stays, and must share nothing
+            linked = source.parent == job.destination
+            copy_checkpoint(
+                source, config, destination, _link_or_copy if linked else shutil.copy2, 0 if linked else size
+            )
+        else:
+            write_checkpoint(iter_tensors(source), config, source, destination, limit, size)
+        config = read_config(destination)
+        if job.report:
+            card = model_card(destination, config, job.layout, job.plan, job.report, job.original, _fits_gguf(job))
+            (destination / CARD).write_text(card, encoding="utf-8")
+        elif (source / CARD).is_file():
+            shutil.copyfile(source / CARD, destination / CARD)
+        tokens = torch.from_numpy(job.tokens)
+        if job.resident:
+            verify_reload(destination, tokens, job.logits)
+        else:
+            verify_streamed(destination, tokens, job.logits, job.layout.architecture.model_type)
+        write_record(destination, job)
+        return destination
+
+    def publish(self, directory: Path) -> str | None:
+        """Send what was written to the hub, if asked to. Returns where it is. Raises HubError."""
+        if not self.params.push_to_hub:
+            return None
+        from hgsp_core.export.hub import push
+
+        return push(directory, self.params.push_to_hub, self.params.private)
+
+
+def _fits_gguf(job: ExportJob) -> bool:
+    """Whether `hgsp export --to gguf` takes the model."""
+    from hgsp_core.checkpoint.load import load_config, load_tokenizer
+    from hgsp_core.gguf.network import network
+    from hgsp_core.gguf.vocabulary import vocabulary
+
+    try:
+        config = load_config(job.checkpoint)
+        network(job.layout, config)
+        vocabulary(load_tokenizer(job.checkpoint), config.vocab_size)
+    except (GgufError, CheckpointError):
+        return False
+    return True
+
+
+def _link_or_copy(source: Path, destination: Path) -> None:
+    """A second name for the same file where the file system has those: the checkpoint itself is deleted afterwards."""
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copy2(source, destination)

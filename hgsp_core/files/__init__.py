@@ -1,0 +1,1 @@
+"""What others bring, read in one place."""

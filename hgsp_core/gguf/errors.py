@@ -1,0 +1,102 @@
+"""A model that GGUF cannot hold, or a GGUF file that is not right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hgsp_core.errors import HgspError
+
+
+class GgufError(HgspError):
+    """A model that GGUF cannot hold, or a GGUF file that cannot be written or trusted."""
+
+    @classmethod
+    def not_installed(cls) -> GgufError:
+        return cls("export: 'gguf' needs the package gguf: pip install 'hgsp-core[gguf]'")
+
+    @classmethod
+    def family(cls, family: str, known: Sequence[str]) -> GgufError:
+        return cls(
+            f"export: GGUF files are written for the families {', '.join(known)}, not for '{family}'. "
+            "Export it with export: [{use: huggingface}] instead."
+        )
+
+    @classmethod
+    def setting(cls, key: str, value: object, known: Sequence[object]) -> GgufError:
+        return cls(
+            f"export: GGUF cannot hold a model with {key}: {value!r} in its config.json, only {', '.join(map(repr, known))}: "
+            "llama.cpp would compute something else. Export it with export: [{use: huggingface}] instead."
+        )
+
+    @classmethod
+    def biases(cls, names: Sequence[str]) -> GgufError:
+        return cls(
+            f"export: GGUF cannot hold '{names[0]}': llama.cpp's architectures with q and k norms know no biases. "
+            "Export it with export: [{use: huggingface}] instead."
+        )
+
+    @classmethod
+    def untied(cls) -> GgufError:
+        return cls(
+            "export: GGUF cannot hold this model: llama.cpp's only architecture with q and k norms whose layers may differ in size "
+            "(openelm) has no head of its own. Give all layers one size (allocate: {use: uniform, with: {uniform: true}} or "
+            "{use: depth}), which it can hold, or export it with export: [{use: huggingface}] instead."
+        )
+
+    @classmethod
+    def tokenizer(cls, reason: str) -> GgufError:
+        return cls(
+            f"export: GGUF cannot hold this tokenizer: {reason}. llama.cpp would give other token ids. "
+            "Export it with export: [{use: huggingface}] instead."
+        )
+
+    @classmethod
+    def too_few_rows(cls, tokens: int, rows: int) -> GgufError:
+        return cls(
+            f"export: the tokenizer has {tokens} tokens, but the model's embedding only {rows} rows, which GGUF cannot hold. "
+            "Check that tokenizer and weights belong together."
+        )
+
+    @classmethod
+    def overflow(cls, tensor: str, value: float, kind: str, limit: float) -> GgufError:
+        return cls(
+            f"export: '{tensor}' holds {value:g}, too large for {kind} (at most {limit:g}). "
+            "Set the exporter's type: bf16 or f32, which hold it."
+        )
+
+    @classmethod
+    def not_written(cls, path: Path, error: Exception) -> GgufError:
+        return cls(f"'{path}' cannot be written: {error}. Nothing of it was kept; make room or choose another place.")
+
+    @classmethod
+    def exists(cls, path: Path) -> GgufError:
+        return cls(f"'{path}' exists and is not overwritten. Choose another directory, or move it away.")
+
+    @classmethod
+    def not_loaded(cls, path: Path, output: str) -> GgufError:
+        reason = "\n".join(output.strip().splitlines()[-5:])
+        return cls(f"'{path}' was written, but llama.cpp cannot load it:\n{reason}")
+
+    @classmethod
+    def damaged(cls, path: Path, error: Exception) -> GgufError:
+        return cls(f"'{path}' is cut off, or no GGUF file ({type(error).__name__} while reading it). Export it again.")
+
+    @classmethod
+    def differs(cls, path: Path, output: str) -> GgufError:
+        reason = "\n".join(output.strip().splitlines()[-3:])
+        return cls(f"'{path}' was written, but read again it is not the checkpoint: {reason}. Please report this.")
+
+    @classmethod
+    def other_logits(cls, path: Path, difference: float, most: float) -> GgufError:
+        return cls(
+            f"'{path}' was written, but llama.cpp's logits differ from the checkpoint's by {difference:.2g} of their spread, and may "
+            f"by {most:g}. This llama.cpp computes something else than it should: try another version, and please report this."
+        )
+
+    @classmethod
+    def other_ids(cls, path: Path, text: str, theirs: Sequence[int], ours: Sequence[int]) -> GgufError:
+        return cls(
+            f"'{path}' was written, but llama.cpp tokenizes {text!r} as {list(theirs)}, the model's tokenizer as {list(ours)}. "
+            "Export it with export: [{use: huggingface}] instead, and please report this."
+        )

@@ -1,0 +1,57 @@
+"""A model whose tensors an architecture does not account for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hgsp_core.errors import HgspError
+
+
+class LayoutError(HgspError):
+    """A checkpoint whose tensors the architecture does not fully account for."""
+
+    @classmethod
+    def missing(cls, name: str, model_type: str) -> LayoutError:
+        return cls(
+            f"The model has no tensor '{name}', which every '{model_type}' model needs. "
+            "The checkpoint is incomplete: download or save it again."
+        )
+
+    @classmethod
+    def unaccounted(cls, names: Sequence[str], model_type: str) -> LayoutError:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return cls(
+            f"The architecture '{model_type}' does not account for tensor(s) {', '.join(names[:3])}{more}. "
+            "Pruning would leave them at the wrong size, so the model is refused; it needs an architecture plugin of its own "
+            "(hgsp plugins new architecture NAME)."
+        )
+
+    @classmethod
+    def indivisible(cls, name: str, shape: Sequence[int], dim: int, units: int, key: str) -> LayoutError:
+        return cls(
+            f"Tensor '{name}' has {shape[dim]} rows along dimension {dim}, which {units} units ('{key}' in config.json) do not divide. "
+            "config.json and the weights disagree: check that they belong together."
+        )
+
+    @classmethod
+    def not_a_matrix(cls, name: str, shape: Sequence[int]) -> LayoutError:
+        return cls(
+            f"Tensor '{name}' has the shape {tuple(shape)}, where rows and columns are needed. "
+            "The checkpoint is damaged: download or save it again."
+        )
+
+    @classmethod
+    def bad_count(cls, key: str, value: object) -> LayoutError:
+        given = "is missing" if value is None else f"is {value!r}, not a whole number above 0"
+        return cls(f"config.json: '{key}' {given}. Download or save the model again.")
+
+    @classmethod
+    def other_rows(cls, name: str, rows: int, expected: int, why: str) -> LayoutError:
+        return cls(
+            f"Tensor '{name}' has {rows} rows, but config.json says {expected} ({why}). "
+            "config.json and the weights disagree: check that they belong together."
+        )
+
+    @classmethod
+    def no_units(cls, key: str) -> LayoutError:
+        return cls(f"config.json has no '{key}', so the units of the model cannot be counted. Add it to config.json.")

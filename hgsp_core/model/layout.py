@@ -1,0 +1,296 @@
+"""What a model is made of, in numbers: every unit, its slices and its exact cost, read from shapes alone.
+
+A layout is computed from the architecture's data, the config and the tensors' shapes. No weight is needed, so the same
+object serves a loaded model, a safetensors header and a dry run. Every count of parameters in the product comes from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from hgsp_core.model.architecture import Architecture, Axis
+from hgsp_core.model.errors import LayoutError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SliceLayout:
+    """One linear of a block. `module` is its full name, `shape` [out, in], `width` the rows (columns) of one unit.
+
+    `heads`: query heads of a unit that share these rows evenly (q_proj, o_proj); 1 where they belong to it as a whole.
+    """
+
+    module: str
+    dim: int
+    shape: Shape
+    width: int
+    has_bias: bool
+    heads: int = 1
+
+    @property
+    def weight(self) -> str:
+        """Name of the weight in the checkpoint."""
+        return f"{self.module}.weight"
+
+    @property
+    def bias(self) -> str:
+        """Name of the bias in the checkpoint, whether or not there is one."""
+        return f"{self.module}.bias"
+
+    @property
+    def unit_cost(self) -> int:
+        """Parameters of one unit in this linear; a bias belongs to the units only where they are its rows."""
+        return self.width * (self.shape[1 - self.dim] + (self.has_bias and self.dim == 0))
+
+    @property
+    def head_cost(self) -> int:
+        """Parameters of one query head of one unit in this linear; 0 where it has none."""
+        return self.unit_cost // self.heads if self.heads > 1 else 0
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """The residual branch of one axis in one layer."""
+
+    layer: int
+    axis: Axis
+    module: str
+    units: int
+    slices: tuple[SliceLayout, ...]
+    fixed: tuple[tuple[str, Shape], ...]
+
+    @cached_property
+    def unit_cost(self) -> int:
+        """Parameters of one unit."""
+        return sum(s.unit_cost for s in self.slices)
+
+    @cached_property
+    def fixed_cost(self) -> int:
+        """Parameters that leave only with the whole block: norms, and biases of the linears that write the residual."""
+        return sum(prod(shape) for _, shape in self.fixed) + sum(
+            s.shape[0] for s in self.slices if s.has_bias and s.dim == 1
+        )
+
+    @property
+    def heads(self) -> int:
+        """Query heads of one unit that could go alone; 1 = a unit is all or nothing."""
+        return max(s.heads for s in self.slices)
+
+    @cached_property
+    def head_cost(self) -> int:
+        """Parameters of one query head of one unit."""
+        return sum(s.head_cost for s in self.slices)
+
+    @property
+    def cost(self) -> int:
+        """Parameters of the block."""
+        return self.units * self.unit_cost + self.fixed_cost
+
+    def kept_cost(self, kept: int, heads: int | None = None) -> int:
+        """Parameters that stay when `kept` units stay, each with `heads` query heads (None = all of them).
+
+        Keeping no unit removes the block whole.
+        """
+        gone = 0 if heads is None else self.heads - heads
+        return kept * (self.unit_cost - gone * self.head_cost) + self.fixed_cost if kept else 0
+
+    def shapes(self) -> dict[str, Shape]:
+        """Full name -> shape of every tensor that the block owns."""
+        shapes = dict(self.fixed)
+        for s in self.slices:
+            shapes[s.weight] = s.shape
+            if s.has_bias:
+                shapes[s.bias] = s.shape[:1]
+        return shapes
+
+    def tensors(self) -> list[str]:
+        """Full names of every tensor that the block owns."""
+        return list(self.shapes())
+
+    def resized(self, layer: int, module: str, old_module: str, units: int, heads: int) -> BlockLayout:
+        """The same block in layer `layer`, whose name changes from `old_module` to `module`, with other units.
+
+        Each of them has `heads` query heads.
+        """
+
+        def renamed(name: str) -> str:
+            return module + name.removeprefix(old_module)
+
+        def smaller(s: SliceLayout) -> SliceLayout:
+            own = heads if s.heads > 1 else 1
+            width = s.width // s.heads * own
+            shape = (*s.shape[: s.dim], units * width, *s.shape[s.dim + 1 :])
+            return replace(s, module=renamed(s.module), shape=shape, width=width, heads=own)
+
+        slices = tuple(smaller(s) for s in self.slices)
+        fixed = tuple((renamed(name), shape) for name, shape in self.fixed)
+        return BlockLayout(layer, self.axis, renamed(self.module), units, slices, fixed)
+
+    @property
+    def writer(self) -> SliceLayout:
+        """The slice whose columns are the units: the linear that writes to the residual stream."""
+        return next(s for s in self.slices if s.dim == 1)
+
+    def slice_of(self, module: str) -> SliceLayout:
+        """The slice whose name, relative to the layer, is `module`."""
+        return next(s for s in self.slices if s.module.endswith(f".{module}"))
+
+
+@dataclass(frozen=True)
+class LayerLayout:
+    """One decoder layer. `blocks`: axis -> its residual branch."""
+
+    index: int
+    module: str
+    blocks: Mapping[str, BlockLayout]
+
+    @property
+    def cost(self) -> int:
+        """Parameters of the layer's blocks."""
+        return sum(block.cost for block in self.blocks.values())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All of a model: `outside` are the tensors that no layer owns (embeddings, final norm, head)."""
+
+    architecture: Architecture
+    config: Mapping[str, Any]
+    layers: tuple[LayerLayout, ...]
+    outside: Mapping[str, Shape]
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of the decoder layers: the denominator of a ratio `of: layers`."""
+        return sum(layer.cost for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, tied ones once: the denominator of a ratio `of: total`."""
+        return self.layer_parameters + sum(prod(shape) for shape in self.outside.values())
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding: ids of tokens are below this."""
+        return self.outside[f"{self.architecture.embed}.weight"][0]
+
+    @property
+    def head(self) -> str | None:
+        """Full name of the head's weight; None where it is the embedding's."""
+        name = f"{self.architecture.head}.weight"
+        return name if name in self.outside else None
+
+    def blocks(self) -> list[BlockLayout]:
+        """Every block in order of layer and of axis."""
+        return [block for layer in self.layers for block in layer.blocks.values()]
+
+    def shapes(self) -> dict[str, Shape]:
+        """Full name -> shape of every tensor that a checkpoint of this model must hold."""
+        shapes = dict(self.outside)
+        for block in self.blocks():
+            shapes |= block.shapes()
+        return shapes
+
+    def tensors(self) -> list[str]:
+        """Full names of every tensor that a checkpoint of this model must hold."""
+        return list(self.shapes())
+
+
+def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Layout:
+    """Account for every tensor of a checkpoint; a pruned one's layers may differ in size and lack blocks.
+
+    Args:
+        architecture: the family's data.
+        config: the model's `config.json`.
+        shapes: full tensor name -> shape, as stored.
+
+    Raises:
+        LayoutError: a tensor is missing, is left over, or does not divide into units. Such a model is refused whole.
+    """
+    left = {name: tuple(shape) for name, shape in shapes.items()}
+
+    def take(name: str) -> Shape:
+        if name not in left:
+            raise LayoutError.missing(name, architecture.model_type)
+        return left.pop(name)
+
+    layers = tuple(
+        _read_layer(architecture, config, index, left, take) for index in range(_count(config, "num_hidden_layers"))
+    )
+    tied = bool(config.get("tie_word_embeddings", False))
+    if tied:
+        left.pop(f"{architecture.head}.weight", None)
+    modules = [architecture.embed, architecture.norm] + ([] if tied else [architecture.head])
+    outside = {}
+    for module in modules:
+        outside[f"{module}.weight"] = take(f"{module}.weight")
+        if f"{module}.bias" in left:
+            outside[f"{module}.bias"] = take(f"{module}.bias")
+    rows = _matrix(f"{architecture.embed}.weight", outside[f"{architecture.embed}.weight"])[0]
+    if config.get("vocab_size") is not None and rows != _count(config, "vocab_size"):
+        raise LayoutError.other_rows(f"{architecture.embed}.weight", rows, config["vocab_size"], "vocab_size")
+    if left:
+        raise LayoutError.unaccounted(sorted(left), architecture.model_type)
+    return Layout(architecture, dict(config), layers, outside)
+
+
+def _read_layer(architecture, config, index, left, take) -> LayerLayout:
+    prefix = f"{architecture.layers}.{index}"
+    own = config.get("per_layer_config", {}).get(str(index), {})  # of a pruned checkpoint: where this layer differs
+    config = {**config, **own}
+    blocks = {}
+    for axis in architecture.axes:
+        if axis.name in own.get("skip", ()):
+            continue
+        units = _count(config, axis.units) if config.get(axis.units) is not None else _default_units(axis, config)
+        heads = _heads(axis, config, units)
+        slices = []
+        for s in axis.slices:
+            module = f"{prefix}.{s.module}"
+            shape = _matrix(f"{module}.weight", take(f"{module}.weight"))
+            if units < 1 or shape[s.dim] % units:
+                raise LayoutError.indivisible(f"{module}.weight", shape, s.dim, units, axis.units)
+            has_bias = left.pop(f"{module}.bias", None) is not None
+            width = shape[s.dim] // units
+            sharing = heads if s.module not in axis.cache and width % heads == 0 else 1
+            slices.append(SliceLayout(module, s.dim, shape, width, has_bias, sharing))
+        fixed = []
+        for module in axis.fixed:
+            fixed.append((f"{prefix}.{module}.weight", take(f"{prefix}.{module}.weight")))
+            if f"{prefix}.{module}.bias" in left:
+                fixed.append((f"{prefix}.{module}.bias", take(f"{prefix}.{module}.bias")))
+        blocks[axis.name] = BlockLayout(index, axis, f"{prefix}.{axis.block}", units, tuple(slices), tuple(fixed))
+    return LayerLayout(index, prefix, blocks)
+
+
+def _matrix(name: str, shape: Sequence[int]) -> Sequence[int]:
+    if len(shape) != 2:
+        raise LayoutError.not_a_matrix(name, shape)
+    return shape
+
+
+def _count(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise LayoutError.bad_count(key, value)
+    return value
+
+
+def _heads(axis: Axis, config: Mapping[str, Any], units: int) -> int:
+    """Query heads of one unit: what scales with the units of a block that keeps keys and values; 1 for other blocks."""
+    counts = {_count(config, key) for key in axis.scales if axis.cache and config.get(key) is not None}
+    heads = counts.pop() if len(counts) == 1 else units
+    return heads // units if units and heads % units == 0 else 1
+
+
+def _default_units(axis: Axis, config: Mapping[str, Any]) -> int:
+    """Old MHA configs carry only `num_attention_heads`; their KV heads are as many."""
+    for key in axis.scales:
+        if config.get(key) is not None:
+            return _count(config, key)
+    raise LayoutError.no_units(axis.units)

@@ -1,0 +1,1 @@
+"""Methods and architectures by name, from entry points."""

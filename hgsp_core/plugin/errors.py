@@ -1,0 +1,62 @@
+"""A plugin or method that is not there, or not what it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hgsp_core.errors import HgspError
+
+
+class PluginError(HgspError):
+    """A method that nobody provides, that two provide, or whose plugin is broken."""
+
+    @classmethod
+    def unknown(cls, kind: str, name: str, hint: str, broken: Sequence[tuple[str, str]]) -> PluginError:
+        note = "".join(f"\nThe installed plugin '{d}' is broken and may be the one meant: {r}" for d, r in broken)
+        return cls(f"There is no {kind} '{name}'.{hint} See all with: hgsp plugins list{note}")
+
+    @classmethod
+    def not_installed(cls, kind: str, name: str, distribution: str) -> PluginError:
+        return cls(f"The {kind} '{name}' is in a known plugin that is not installed: pip install {distribution}")
+
+    @classmethod
+    def ambiguous(cls, kind: str, name: str, distributions: Sequence[str]) -> PluginError:
+        choices = " or ".join(f"'{d}/{name}'" for d in distributions)
+        return cls(f"The {kind} '{name}' is provided by {' and '.join(distributions)}. Write {choices} in the recipe.")
+
+    @classmethod
+    def misspelled_hook(cls, name: str, hint: str) -> PluginError:
+        return cls(f"it implements '{name}', which is no hook of hgsp.{hint}")
+
+    @classmethod
+    def unmarked_hook(cls, name: str) -> PluginError:
+        return cls(f"its '{name}' is not marked: put @hookimpl (from hgsp_core import hookimpl) above it.")
+
+    @classmethod
+    def provides_nothing(cls) -> PluginError:
+        return cls("it provides nothing: no hook of it returned a method or an architecture.")
+
+    @classmethod
+    def doubled(cls, kind: str, name: str) -> PluginError:
+        return cls(f"it provides the {kind} '{name}' twice; rename one of them.")
+
+    @classmethod
+    def wrong_type(cls, hook: str, wanted: str, got: str) -> PluginError:
+        return cls(f"its '{hook}' must return a list of {wanted}, not of {got}.")
+
+    @classmethod
+    def other_api(cls, name: str, api: int, ours: int) -> PluginError:
+        return cls(
+            f"its '{name}' is written for plugin API {api}, this hgsp-core speaks {ours}; install a matching version."
+        )
+
+    @classmethod
+    def slash(cls, name: str) -> PluginError:
+        return cls(f"its name '{name}' contains '/', which separates a distribution from a name.")
+
+    @classmethod
+    def target(cls, distribution: str, name: str, target: str, error: Exception) -> PluginError:
+        return cls(
+            f"'{name}' of the plugin '{distribution}' cannot be used: loading {target} failed with "
+            f"{type(error).__name__}: {error}. Reinstall or update it: pip install -U {distribution}"
+        )

@@ -1,0 +1,1 @@
+"""Processes: fresh ones, launched ones, and how one is stopped."""

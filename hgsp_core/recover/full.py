@@ -1,0 +1,34 @@
+"""Full finetuning: all weights are trained, in fp32 whatever they are stored in, as steps of AdamW are smaller than bf16 resolves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hgsp_core.recover.contract import RecoverJob
+from hgsp_core.recover.prepare import check_chats, prepare
+from hgsp_core.recover.training_params import FullParams
+
+
+class Full:
+    parallel = True
+
+    def __init__(self, params: FullParams):
+        self.params, self.records = params, prepare(params)
+
+    def check(self, directory: Path) -> None:
+        check_chats(self.records, directory)
+
+    def __call__(self, job: RecoverJob) -> dict[str, Any]:
+        from hgsp_core.recover.training import train
+
+        return train(job, self.params, self.records, self)
+
+    def bytes_per_parameter(self, stored: str) -> int:
+        return 16  # weight, gradient and AdamW's two moments
+
+    def attach(self, model: Any, job: RecoverJob) -> Any:
+        return model.float().requires_grad_(True)
+
+    def detach(self, model: Any) -> Any:
+        return model

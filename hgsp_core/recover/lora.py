@@ -1,0 +1,107 @@
+"""LoRA: beside each linear W of the layers a product of two thin matrices is trained, W x + (α/r)·B A x, and added to W at the end.
+
+Source: Hu et al. 2021 (arXiv 2106.09685), eq. 3; B starts at zero, so training starts at the pruned model. By peft. Which
+linears there are is the architecture's data; blocks that were removed have none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from hgsp_core.files.forms import Adapter
+from hgsp_core.files.paths import expanded
+from hgsp_core.files.text import read_object
+from hgsp_core.model.architecture import Architecture
+from hgsp_core.recover.contract import RecoverJob
+from hgsp_core.recover.errors import RecoverError
+from hgsp_core.recover.prepare import check_chats, prepare
+from hgsp_core.recover.training_params import LoRAParams
+from hgsp_core.run.source import BYTES
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+class LoRA:
+    parallel = True
+
+    def __init__(self, params: LoRAParams):
+        self.params = params
+        self.adapter = _adapter(params.adapter) if params.adapter else None
+        self.records = prepare(params)
+
+    def check(self, directory: Path) -> None:
+        check_chats(self.records, directory)
+
+    def __call__(self, job: RecoverJob) -> dict[str, Any]:
+        from hgsp_core.recover.training import train
+
+        return train(job, self.params, self.records, self)
+
+    def bytes_per_parameter(self, stored: str) -> int:
+        return 4 if stored == "float16" else BYTES[stored]
+
+    def attach(self, model: Any, job: RecoverJob) -> Any:
+        import torch
+        from peft import LoraConfig, PeftModel, get_peft_model
+
+        if model.dtype == torch.float16:  # small gradients would vanish in its range
+            model = model.float()
+        if self.adapter:
+            _check_adapter(self.adapter, model)
+            try:
+                return PeftModel.from_pretrained(model, self.adapter, is_trainable=True, use_safetensors=True)
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
+                raise RecoverError.no_adapter(self.adapter, str(error).partition("\n")[0]) from error
+        p = self.params
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=p.r,
+            lora_alpha=p.alpha,
+            lora_dropout=p.dropout,
+            target_modules=targets(job.architecture),
+        )
+        return get_peft_model(model, config)
+
+    def detach(self, model: Any) -> Any:
+        return model.merge_and_unload(safe_merge=True)
+
+
+def targets(architecture: Architecture) -> list[str]:
+    """The linears of a layer that units are rows or columns of, by their names in it."""
+    return [s.module for axis in architecture.axes for s in axis.slices]
+
+
+def _adapter(name: str) -> Path:
+    """The adapter's directory. Raises RecoverError: not there, unreadable, or not a LoRA."""
+    path = expanded(name)
+    try:
+        config = read_object(path / _CONFIG, Adapter)
+        with safe_open(path / _WEIGHTS, framework="numpy"):
+            pass
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RecoverError.no_adapter(path, str(error)) from None
+    if config["peft_type"] != "LORA":
+        raise RecoverError.no_adapter(path, f"its peft_type is {config['peft_type']}")
+    if config.get("megatron_config"):  # peft would import the module that megatron_core names
+        raise RecoverError.no_adapter(path, "it was made with Megatron (megatron_config)")
+    return path
+
+
+def _check_adapter(path: Path, model: Any) -> None:
+    """Every matrix of the adapter belongs to a linear of the model and has its size. Raises RecoverError."""
+    with safe_open(path / _WEIGHTS, framework="numpy") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    linears = dict(model.named_modules())
+    for name, shape in shapes.items():
+        module, _, which = name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
+        weight = getattr(linears.get(module), "weight", None)
+        if weight is None:
+            raise RecoverError.other_adapter(path, module, "is not in this one")
+        there, here = (shape[1], weight.shape[1]) if which == "lora_A" else (shape[0], weight.shape[0])
+        if there != here:
+            side = "inputs" if which == "lora_A" else "outputs"
+            raise RecoverError.other_adapter(path, module, f"had {there} {side} there and has {here} here")

@@ -1,0 +1,120 @@
+"""Least squares: what stays takes over what it can of what goes (ridge regression in closed form).
+
+For the kept columns K of a writer (o_proj, down_proj), input x and target y:
+
+    Ŵ_K = (C_K + λ W_K) (G_KK + λI)⁻¹,   G = Σ x xᵀ,  C = Σ y xᵀ,  λ = ρ · mean(diag G_KK)
+
+The ridge pulls towards the weights that are there, not towards zero; ρ is chosen on held-out windows, as few tokens ask for more
+of it. With y = W x this is the Optimal Brain Surgeon update for that mask (Hassibi & Stork 1993; Frantar & Alistarh 2022, eq. 3).
+Which units K stays for is chosen anew by backward elimination from the fit of all columns (`elimination.py`): the
+scores saw the dense model and no repair.
+
+Readers (q, k, v; gate, up; the head, where it is not the embedding as well) meet an input x that the cuts below have changed
+from x° of the dense model. One linear map for all of a block's, fitted in the same way, leads back to it and is absorbed:
+W ← W M,  M = I + (C − G)(G + λI)⁻¹,  C = Σ x° xᵀ.
+GPTAQ (Li et al. 2025, arXiv 2504.02692) corrects quantised weights for the same drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Repair
+from hgsp_core.repair.elimination import eliminate, inverse_hessian
+from hgsp_core.repair.least_squares_params import LeastSquaresParams
+from hgsp_core.repair.ridge import ridge_fit
+
+#: of the units that still have to go, the part that goes at once before errors are found anew
+BATCH = 1 / 8
+#: the values of ρ that `auto` chooses from
+RIDGES = (0.01, 0.1, 1.0)
+#: the ridge of an elimination that is asked to have none: H must have an inverse
+TINY = 1e-6
+
+
+class LeastSquares:
+    """Fits every target asked for; applies the fit that does best on held-out windows, or none if none does better."""
+
+    def __init__(self, params: LeastSquaresParams):
+        self.params = params
+        self.targets = ("own", "dense", "residual") if params.target == "auto" else (params.target,)
+        self.ridges = RIDGES if params.ridge == "auto" else (params.ridge,)
+        self.reads = params.readers
+
+    def __call__(self, job: BlockJob) -> Repair:
+        judge = self.targets[-1]
+        columns = job.columns.to(job.weight.device)
+        untouched = torch.zeros_like(job.weight)
+        untouched[:, columns] = job.weight[:, columns]
+        best = Repair(job.kept, untouched, job.bias, "not repaired: no fit does better on held-out windows")
+        least = self._error(job, untouched)
+        by_ridge = {ridge: fitted_as_planned(job, columns, judge, ridge) for ridge in self.ridges}
+        ridge = min(by_ridge, key=lambda ridge: self._error(job, by_ridge[ridge]))
+        planned = [fitted_as_planned(job, columns, target, ridge) for target in self.targets[:-1]] + [by_ridge[ridge]]
+        for kept, fitted in (*((job.kept, fitted) for fitted in planned), *self._anew(job, ridge)):
+            error = self._error(job, fitted)
+            if error < least:
+                best, least = Repair(kept, fitted, job.bias), error
+        return best
+
+    def _error(self, job: BlockJob, weight: Tensor) -> float:
+        return squared_error(weight, job.bias, job.held_out, self.targets[-1])
+
+    def _anew(self, job: BlockJob, ridge: float) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """(kept units of its own choice, writer at its old size), for each target.
+
+        Nothing where query heads are removed: the plan says which.
+        """
+        width = job.writer.width
+        if not self.params.reselect or len(job.columns) != len(job.kept) * width:
+            return
+        ridge = ridge or TINY
+        inverse = inverse_hessian(job.fit.gram, ridge)
+        pull = ridge * float(job.fit.gram.double().diagonal().mean()) * job.weight.double()
+        for target in self.targets:
+            w = (_cross(job.bias, job.fit, target) + pull) @ inverse  # the fit of all columns
+            units = eliminate(w, inverse.clone(), width, len(job.kept), lambda left: max(1, int(BATCH * left)))
+            yield tuple(units.tolist()), w.to(job.weight.dtype)
+
+    def read(self, job: ReadJob) -> Tensor | None:
+        """M [in, in] fp64, or None where it does no better on held-out windows than what is there."""
+        gram, cross = job.fit.gram.double(), job.fit.cross["dense"].double()
+        same = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+
+        def error(m: Tensor) -> float:
+            return squared_error(m, None, job.held_out, "dense")
+
+        back = min((ridge_fit(gram, cross, ridge, same) for ridge in self.ridges), key=error)
+        return back if error(back) < error(same) else None
+
+
+def fitted_as_planned(job: BlockJob, columns: Tensor, target: str, ridge: float) -> Tensor:
+    """The writer at its old size, its planned columns fitted to the target."""
+    fitted = torch.zeros_like(job.weight)
+    fitted[:, columns] = fit(columns, job.weight, job.bias, job.fit, target, ridge).to(fitted.dtype)
+    return fitted
+
+
+def fit(columns: Tensor, weight: Tensor, bias: Tensor | None, moments: Moments, target: str, ridge: float) -> Tensor:
+    """Ŵ_K [out, kept columns] in fp64, of the columns of W [out, in] that stay."""
+    cross = _cross(bias, moments, target)[:, columns]
+    return ridge_fit(moments.gram[columns][:, columns], cross, ridge, weight[:, columns])
+
+
+def squared_error(weight: Tensor, bias: Tensor | None, moments: Moments, target: str) -> float:
+    """Σ |y − W x − b|² over the tokens, up to a constant that no W changes: |y|² − 2 tr(W Cᵀ) + tr(W G Wᵀ), C of y − b."""
+    w = weight.double()
+    return (
+        moments.power[target]
+        - 2 * float((w * _cross(bias, moments, target)).sum())
+        + float(((w @ moments.gram.double()) * w).sum())
+    )
+
+
+def _cross(bias: Tensor | None, moments: Moments, target: str) -> Tensor:
+    """Σ (y − b) xᵀ [out, in] fp64: the bias stays as it is, so the weights fit what it leaves."""
+    cross = moments.cross[target].double()
+    return cross if bias is None else cross - torch.outer(bias.double(), moments.total.double())

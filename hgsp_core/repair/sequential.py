@@ -1,0 +1,312 @@
+"""The sequential sweep: blocks are cut and repaired one after another, each seeing the pruned model before it.
+
+Two streams go through the layers: the dense model's, and that of the model as pruned and repaired so far. For each block the
+moments of its writer's input x (o_proj, down_proj) on the pruned stream are measured against targets y:
+
+    own       what the block's own old weights make of x: W x + b
+    dense     what the block adds to the stream in the dense model
+    residual  the dense stream after the block minus the pruned stream before it: repairs what was lost below, too
+
+Before that, and also in a block that loses nothing, those of its readers' input against what they read in the dense model,
+if the reconstructor asks for it; last of all those of the head's, where it is not the embedding as well. The masked model
+stands for the pruned one, which it equals: weights keep their size, units that go are zero. A layer is run only as far as to
+the input that is looked at, and what its finished blocks give is kept: attention does not run again for the MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hgsp_core.artifacts import BlockPlan, Plan
+from hgsp_core.engine.batches import Batch, embed
+from hgsp_core.engine.calls import forwards_replaced
+from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.findings import is_finite
+from hgsp_core.engine.forward import watched
+from hgsp_core.engine.layer import Passage
+from hgsp_core.engine.parallel import add_up
+from hgsp_core.engine.replaced import own_weights, run_layer
+from hgsp_core.errors import NumericError
+from hgsp_core.model.layout import BlockLayout, LayerLayout, SliceLayout
+from hgsp_core.repair.contract import BlockJob, Moments, ReadJob
+from hgsp_core.surgery import lines, mask_tensors
+
+OWN, DENSE, RESIDUAL = "own", "dense", "residual"
+#: of the samples, the part that no fit sees (at least one)
+HELD_OUT = 1 / 8
+#: rows of the head that are in memory as fp64 at a time
+ROWS = 4096
+
+Weights = Mapping[str, Tensor]
+
+
+def repair(
+    source,
+    plan: Plan,
+    reconstructor,
+    tokens: np.ndarray,
+    batch_size: int,
+    keep: Callable[[Weights], None],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Plan:
+    """Let the reconstructor decide every block that loses units, first to last. Returns the final plan, with its notes.
+
+    Args:
+        source: Resident or Streamed weights of the dense model.
+        reconstructor: BlockJob -> Repair; its `targets` say what is measured, `reads` whether `read` is asked, too.
+        tokens: [samples, seq_len] int64; the last eighth is held out.
+        keep: called with the tensors that changed, by full name, at their old size, on the host: once a layer, and for the head.
+    """
+    if len(tokens) < 2:
+        raise SweepError.nothing_to_hold_out(len(tokens))
+    held_out = max(1, round(len(tokens) * HELD_OUT))
+    batches, dense, split = [], [], []
+    for part in (tokens[:-held_out], tokens[-held_out:]):
+        cut, streams = embed(source, part, batch_size)
+        batches += list(cut)
+        dense += streams
+        split.append(len(batches))
+    pruned = list(dense)
+    reads = getattr(reconstructor, "reads", False)
+    needs_dense = reads or {DENSE, RESIDUAL} & set(reconstructor.targets)
+    as_dense = True  # whether the two streams are still the same
+    notes: list[str] = []
+    layers = source.layout.layers
+    with torch.no_grad():
+        for index, module in source.layers(range(len(layers))):
+            layer = layers[index]
+            own = own_weights(layer, module)
+            lower = _Layer(layer, module, batches, split, index)
+            passages = [lower.dense(own, b, x) for b, x in enumerate(dense)] if needs_dense else []
+            weights = dict(own)
+            changed: dict[str, Tensor] = {}
+            for axis, block in layer.blocks.items():
+                planned = plan.block(block)
+                if planned.kept and reads and not as_dense:
+                    changed |= lower.read(block, reconstructor, weights | changed, pruned, passages)
+                if planned.kept and planned.loses:
+                    job = lower.job(block, planned, weights | changed, pruned, passages, reconstructor.targets)
+                    result = reconstructor(job)
+                    plan = plan.with_kept(index, axis, result.kept)
+                    changed[block.writer.weight] = result.weight.to(own[block.writer.weight].dtype)
+                    if block.writer.has_bias:
+                        changed[block.writer.bias] = result.bias.to(own[block.writer.bias].dtype)
+                    notes += [f"layer {index}, {axis}: {result.note}"] if result.note else []
+                weights |= changed
+                mine = [(name, weights[name]) for name in block.tensors()]
+                weights |= dict(mask_tensors(mine, source.layout, plan))
+                lower.finished(block)
+                as_dense = as_dense and not planned.loses
+            pruned = [lower.run(weights, b, x).after for b, x in enumerate(pruned)]
+            dense = [passage.after for passage in passages]
+            if changed:
+                keep({name: tensor.cpu() for name, tensor in changed.items()})
+            progress(index + 1, len(layers))
+        if reads and not as_dense and source.layout.head:
+            if changed := _read_head(source, reconstructor, pruned, dense, split):
+                keep(changed)
+    return replace(plan, notes=(*plan.notes, *notes))
+
+
+def _read_head(
+    source, reconstructor, pruned: Sequence[Tensor], dense: Sequence[Tensor], split: Sequence[int]
+) -> Weights:
+    """Full name -> the head's weight, if it changes: it reads what leaves the final norm.
+
+    Raises:
+        NumericError: the final norm is not finite.
+    """
+    architecture = source.layout.architecture
+    with source.outside(architecture.norm, architecture.head) as (norm, head):
+        if not is_finite(norm.weight):
+            raise NumericError.weight(f"{architecture.norm}.weight")
+        hidden = head.weight.shape[1]
+
+        def observe(sums: _Sums, b: int) -> None:
+            sums.add(_flat(norm(pruned[b])), {DENSE: _flat(norm(dense[b]))})
+
+        fit, held_out = (
+            sums.moments() for sums in _observed(hidden, {DENSE: hidden}, split, pruned[0].device, observe)
+        )
+        back = reconstructor.read(ReadJob(None, fit, held_out))
+        if back is None:
+            return {}
+        changed = torch.empty_like(head.weight, device="cpu")
+        for there, rows in zip(changed.split(ROWS), head.weight.split(ROWS), strict=True):
+            there.copy_(rows.double() @ back.double())
+        return {source.layout.head: changed}
+
+
+class _Layer:
+    """One decoder layer that can be run with other weights than its own.
+
+    split: index of the micro-batch after the last one to fit on, and of that after the last one held out.
+    """
+
+    def __init__(
+        self, layout: LayerLayout, module: nn.Module, batches: Sequence[Batch], split: Sequence[int], index: int
+    ):
+        self.layout, self.module, self.batches, self.split, self.index = layout, module, batches, split, index
+        self._given: dict[nn.Module, dict[int, Any]] = {}  # finished block -> micro-batch -> what it gives
+
+    def finished(self, block: BlockLayout) -> None:
+        """From now on neither the block's weights nor what it reads change: on each micro-batch it runs once more."""
+        self._given[self.module.get_submodule(block.axis.block)] = {}
+
+    def run(self, weights: Weights, batch: int, x: Tensor, until: str = "") -> Passage:
+        """Micro-batch x [batch, seq_len, hidden] through the layer with `weights` (by full name) in place of its own."""
+        call = self.batches[batch].calls[self.index]
+        with watched(self.layout, self.module, until) as run, ExitStack() as stack:
+            for block, given in self._given.items():
+                stack.enter_context(forwards_replaced([block], once(block.forward, given, batch)))
+            return run(lambda module, x: run_layer(self.layout, module, call, weights, x), x)
+
+    def dense(self, own: Weights, batch: int, x: Tensor) -> Passage:
+        """The dense model's passage, of its inputs only those of readers: a writer's are wide."""
+        passage = self.run(own, batch, x)
+        readers = {self._local(s) for block in self.layout.blocks.values() for s in block.slices if s.dim == 0}
+        return replace(passage, inputs={name: x for name, x in passage.inputs.items() if name in readers})
+
+    def read(self, block: BlockLayout, reconstructor, weights: Weights, pruned, dense: Sequence[Passage]) -> Weights:
+        """Full name -> the readers' weights that change."""
+        readers = [s for s in block.slices if s.dim == 0]
+        first = self._local(readers[0])
+        inputs = dense[0].inputs
+        readers = [s for s in readers if inputs[self._local(s)].data_ptr() == inputs[first].data_ptr()]  # read the same
+        hidden = readers[0].shape[1]
+
+        def observe(sums: _Sums, b: int) -> None:
+            x = self.run(weights, b, pruned[b], until=first).inputs[first]
+            sums.add(_flat(x), {DENSE: _flat(dense[b].inputs[first])})
+
+        fit, held_out = (
+            sums.moments() for sums in _observed(hidden, {DENSE: hidden}, self.split, pruned[0].device, observe)
+        )
+        back = reconstructor.read(ReadJob(block, fit, held_out))
+        if back is None:
+            return {}
+        return {s.weight: (weights[s.weight].double() @ back.double()).to(weights[s.weight].dtype) for s in readers}
+
+    def job(
+        self,
+        block: BlockLayout,
+        plan: BlockPlan,
+        weights: Weights,
+        pruned,
+        dense: Sequence[Passage],
+        targets: Sequence[str],
+    ) -> BlockJob:
+        writer, axis = block.writer, block.axis.name
+        weight = weights[writer.weight].float()
+        bias = weights[writer.bias].float() if writer.has_bias else None
+        out, width = weight.shape
+
+        def observe(sums: _Sums, b: int) -> None:
+            passage = self.run(weights, b, pruned[b], until=self._local(writer))
+            ys = {t: _target(t, axis, passage, dense[b]) for t in sums.cross}
+            sums.add(_flat(passage.inputs[self._local(writer)]), ys)
+
+        measured = {t: out for t in targets if t != OWN}
+        parts = [sums.moments() for sums in _observed(width, measured, self.split, pruned[0].device, observe)]
+        if OWN in targets:
+            parts = [_with_own(moments, weight, bias) for moments in parts]
+        return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, *parts)
+
+    def _local(self, linear: SliceLayout) -> str:
+        return linear.module.removeprefix(f"{self.layout.module}.")
+
+
+def once(forward: Callable[..., Any], given: dict[int, Any], batch: int) -> Callable[..., Any]:
+    """`forward`, which runs only if what it gives for the micro-batch is not known.
+
+    Of a tuple the first is kept, the output: attention's weights, where it gives any, are large and nobody reads them.
+    """
+
+    def known(*arguments, **keywords):
+        if batch not in given:
+            output = forward(*arguments, **keywords)
+            given[batch] = (output[0], *[None] * (len(output) - 1)) if isinstance(output, tuple) else output
+        return given[batch]
+
+    return known
+
+
+def _target(target: str, axis: str, passage: Passage, dense: Passage) -> Tensor:
+    """y [tokens, hidden] of a dense or residual target; `passage` ended inside the axis's block."""
+    if target == DENSE:
+        return _flat(dense.added[axis])
+    before = passage.before
+    for added in passage.added.values():
+        before = before + added
+    after = next(after for name, _, after in dense.residuals() if name == axis)
+    return _flat(after) - _flat(before)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[tokens, features] fp32 of [batch, seq_len, features]."""
+    return x.flatten(0, -2).float()
+
+
+class _Sums:
+    """Moments as they add up over micro-batches. `outs`: target -> size of its y."""
+
+    def __init__(self, width: int, outs: Mapping[str, int], device: torch.device):
+        self.tokens = 0
+        self.total = torch.zeros(width, device=device)
+        self.gram = torch.zeros(width, width, device=device)
+        self.cross = {target: torch.zeros(out, width, device=device) for target, out in outs.items()}
+        self.power = dict.fromkeys(outs, 0.0)
+
+    def add(self, x: Tensor, targets: Weights) -> None:
+        """x [tokens, in]; target -> y [tokens, out]."""
+        self.tokens += len(x)
+        self.total += x.sum(0)
+        self.gram.addmm_(x.T, x)
+        for name, y in targets.items():
+            self.cross[name].addmm_(y.T, x)
+            self.power[name] += float(y.double().square().sum())
+
+    def moments(self) -> Moments:
+        """Over all processes."""
+        counts = self.total.new_tensor([self.tokens, *self.power.values()], dtype=torch.float64)
+        add_up([self.total, self.gram, *self.cross.values(), counts])
+        return Moments(
+            int(counts[0]), self.total, self.gram, self.cross, dict(zip(self.power, counts[1:].tolist(), strict=True))
+        )
+
+
+def _observed(
+    width: int,
+    outs: Mapping[str, int],
+    split: Sequence[int],
+    device: torch.device,
+    observe: Callable[[_Sums, int], None],
+) -> list[_Sums]:
+    """Over the micro-batches to fit on, and over those held out. observe: adds what micro-batch number so-and-so gives."""
+    found = []
+    for first, last in pairwise([0, *split]):
+        sums = _Sums(width, outs, device)
+        for b in range(first, last):
+            observe(sums, b)
+        found.append(sums)
+    return found
+
+
+def _with_own(moments: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
+    """Σ (W x + b) xᵀ and Σ |W x + b|² follow from the Gram matrix."""
+    cross = weight @ moments.gram
+    power = float((cross.double() * weight).sum())
+    if bias is not None:
+        power += float(2 * bias.double() @ (weight @ moments.total).double()) + moments.tokens * float(
+            bias.double().square().sum()
+        )
+        cross = cross + torch.outer(bias, moments.total)
+    return replace(moments, cross={**moments.cross, OWN: cross}, power={**moments.power, OWN: power})

@@ -1,0 +1,1 @@
+"""What a run is given and leaves: recipe, source, store, directory, progress."""

@@ -1,0 +1,37 @@
+"""A place that a run cannot write to."""
+
+from __future__ import annotations
+
+from hgsp_core.errors import HgspError
+
+
+class OutputError(HgspError):
+    """A result that is in the way, or a place that cannot be written."""
+
+    @classmethod
+    def exists(cls, path: str) -> OutputError:
+        return cls(
+            f"output: '{path}' exists and is not overwritten. Choose another with --output DIR, or move it away."
+        )
+
+    @classmethod
+    def busy(cls, path: str) -> OutputError:
+        return cls(
+            f"output: another run is writing '{path}' at this moment. Wait for it, or choose another with --output DIR."
+        )
+
+    @classmethod
+    def cannot_make(cls, path: str, error: OSError) -> OutputError:
+        return cls(
+            f"output: '{path}' cannot be made: {error.strerror or error}. Choose another place with --output DIR."
+        )
+
+
+class StoreError(HgspError):
+    """A store of artifacts that cannot be written."""
+
+    @classmethod
+    def cannot_write(cls, root, error: OSError) -> StoreError:
+        return cls(
+            f"Artifacts cannot be kept in '{root}': {error.strerror or error}. Choose another place with --cache DIR or HGSP_CACHE."
+        )

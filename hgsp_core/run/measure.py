@@ -1,0 +1,138 @@
+"""What a run measures: the statistics that its methods ask for, kept in the store.
+
+torch is imported where something is computed: what is found in the store, or refused, needs none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hgsp_core.artifacts import Calibration, LayerStatistics, Plan, Statistics
+from hgsp_core.errors import RecipeError
+from hgsp_core.model.layout import Layout
+from hgsp_core.run.monitor import Monitor
+from hgsp_core.run.recipe import Recipe
+from hgsp_core.run.source import BYTES, Source
+from hgsp_core.run.store import Store
+
+#: name of what was found in the store -> seconds that it took to make
+Reused = dict[str, float]
+
+
+def measure(
+    recipe: Recipe,
+    source: Source,
+    calibration: Calibration | None,
+    collectors: Sequence[Any],
+    monitor: Monitor,
+    store: Store,
+    reused: Reused,
+    plan: Plan | None = None,
+) -> Statistics:
+    """What the methods asked for: from the store where it is there, and from one sweep for all the rest.
+
+    With a plan, of the model that it leaves: its units that go are masked, which is the same as cut.
+    """
+    inputs = {c.key: statistics_inputs(source, calibration and calibration.sha256, c, plan) for c in collectors}
+    values = {key: _unpack(kept) for key in inputs if (kept := store.get("statistics", inputs[key]))}
+    if found := {c.key: store.seconds("statistics", inputs[c.key]) for c in collectors if c.key in values}:
+        longest = max(found, key=found.get)  # a run of its own measures all of them in one sweep
+        for c in collectors:
+            if c.key in found:
+                name = f"statistics {type(c).__name__}"
+                reused[name] = reused.get(name, 0.0) + (found[c.key] if c.key == longest else 0.0)
+    missing = [c for c in collectors if c.key not in values]
+    if missing:
+        from hgsp_core.engine.run import run_sweep
+        from hgsp_core.engine.weights import Masked
+
+        start = time.perf_counter()
+        with monitor.stage("Load"):
+            weights = open_weights(source.directory, source.layout, source.dtype, recipe, monitor)
+            weights = Masked(weights, plan) if plan else weights
+        with monitor.stage("Sweep") as progress:
+            tokens = calibration.tokens if calibration else None
+            batch, memory = recipe.calibrate.batch_size, recipe.memory
+            measured = run_sweep(weights, source.layout, tokens, missing, batch, progress, memory, monitor.say)
+        seconds = time.perf_counter() - start
+        for c in missing:
+            values[c.key] = measured[c]
+            store.put("statistics", inputs[c.key], _pack(measured[c]), seconds)
+    return Statistics(values)
+
+
+def statistics_inputs(source: Source, tokens: str | None, collector: Any, plan: Plan | None) -> dict[str, Any]:
+    """What a collector's statistics are made from: their key in the store. `tokens`: sha256 of the calibration."""
+    return {
+        "model": source.fingerprint,
+        "architecture": repr(source.layout.architecture),
+        "dtype": source.dtype,
+        "tokens": tokens if collector.needs_tokens else None,
+        "collector": collector.key,
+        "plan": plan and plan.sha256,
+    }
+
+
+def gradient_scale(collectors: Iterable[Any]) -> Any | None:
+    """The collector of the gradients' scale, where another one takes gradients: for next to nothing more."""
+    if not (collectors := list(collectors)):
+        return None
+    from hgsp_core.engine.collectors import Depth, GradientScale
+
+    return GradientScale() if any(c.depth == Depth.BACKWARD for c in collectors) else None
+
+
+def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor) -> Any:
+    """A checkpoint's weights as a sweep takes them: loaded whole, or streamed where that would not fit."""
+    import torch
+
+    from hgsp_core.checkpoint.load import load_model, require_agreement
+    from hgsp_core.engine.memory import SHARE, free_bytes
+    from hgsp_core.engine.weights import Resident, Streamed
+
+    number_type, device = placed(dtype, recipe.device)
+    choice = recipe.model.weights
+    if choice == "auto":
+        needed, free = layout.parameters * BYTES[dtype], free_bytes(torch.device(device))
+        choice = "resident" if needed <= SHARE * free else "streamed"
+        if choice == "streamed":
+            monitor.say(
+                f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free."
+            )
+    if choice == "streamed":
+        return Streamed(directory, layout, number_type, device)
+    model, _ = load_model(directory, number_type, device)
+    require_agreement(directory, model, layout)
+    return Resident(model, layout)
+
+
+def placed(dtype: str, device: str) -> tuple[Any, str]:
+    """(torch dtype, device name); `auto` is the GPU where there is one."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        index = int(device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise RecipeError(
+                f"device: '{device}' is not there: torch sees {torch.cuda.device_count()} GPUs. Set device: cpu or auto."
+            )
+    return getattr(torch, dtype), device
+
+
+def _pack(layers: Sequence[LayerStatistics]) -> dict[str, np.ndarray]:
+    return {f"{index}.{name}": np.asarray(array) for index, layer in enumerate(layers) for name, array in layer.items()}
+
+
+def _unpack(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    layers: dict[int, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        index, _, name = key.partition(".")
+        layers.setdefault(int(index), {})[name] = array
+    return [layers[index] for index in sorted(layers)]

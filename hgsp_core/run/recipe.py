@@ -1,0 +1,395 @@
+"""YAML -> Recipe: every key known, every value in range, every method found, before any work starts.
+
+A recipe is data: it is read as plain YAML (`files/yaml_data.py`) and names methods; it never carries code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hgsp_core.deprecations import current_keys
+from hgsp_core.errors import PathError, RecipeError, did_you_mean, holds_credentials, shown
+from hgsp_core.files import text as files
+from hgsp_core.files.paths import expanded
+from hgsp_core.files.yaml_data import YamlError, parse_yaml
+from hgsp_core.plugin import registry
+from hgsp_core.plugin.errors import PluginError
+from hgsp_core.run.monitor import log
+
+#: bytes of a recipe or a sweep
+_LARGEST = 2**20
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, ser_json_inf_nan="constants")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any) -> Any:
+        """No key of a recipe is a switch; YAML reads yes, no, on and off as booleans, which would pass as 1 and 0."""
+        if isinstance(value, bool):
+            raise ValueError("true and false mean nothing here")
+        return value
+
+
+class ModelPart(_Part):
+    """Which model is pruned."""
+
+    path: str = Field(min_length=1, description="hub id, or directory with config.json and safetensors")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="number type to compute and save in; auto = as stored"
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of a hub id")
+    weights: Literal["auto", "resident", "streamed"] = Field(
+        "auto", description="loaded whole, or one layer at a time from the files; auto = whole where it fits in memory"
+    )
+
+
+class CalibratePart(_Part):
+    """The one token set that all methods of the run see."""
+
+    dataset: str = Field(
+        "wikitext2", min_length=1, description="dataset name, local .txt/.json/.jsonl/.parquet file, or hub id"
+    )
+    with_: dict[str, Any] = Field({}, alias="with", description="parameters of the dataset (hgsp plugins show NAME)")
+    samples: int = Field(128, ge=1, description="windows drawn from the text")
+    seq_len: int = Field(128, ge=2, description="tokens per window")
+    stride: int = Field(0, ge=0, description="tokens from the start of one window to that of the next; 0 = no overlap")
+    batch_size: int = Field(4, ge=1, description="windows at a time; changes cost, never the result")
+    seed: int = Field(0, ge=0, lt=2**32, description="which windows are drawn")
+
+
+class Use(_Part):
+    """A method by name, with its own parameters."""
+
+    use: str = Field(min_length=1, description="name of the method, or distribution/name")
+    with_: dict[str, Any] = Field({}, alias="with", description="its parameters (hgsp plugins show NAME)")
+
+
+_BALANCED = {
+    "score": {"use": "output"},
+    "allocate": {"use": "search"},
+    "reconstruct": {"use": "least-squares"},
+}
+#: quality -> the stages that a recipe leaves out; what each costs and brings stands in docs/benchmarks.md
+QUALITY: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "fast": _BALANCED
+    | {
+        "allocate": {"use": "search", "with": {"forwards": 0.5}},
+        "reconstruct": {"use": "least-squares", "with": {"target": "own", "readers": False}},
+    },
+    "balanced": _BALANCED,
+    "best": _BALANCED | {"allocate": {"use": "search", "with": {"moves": 24, "forwards": 4.0}}},
+}
+
+
+class Recipe(_Part):
+    """A pruning run. Stages that are left out take the defaults shown by `hgsp recipe schema`."""
+
+    version: Literal[1] = Field(1, description="version of the recipe format")
+    quality: Literal["fast", "balanced", "best"] = Field(
+        "balanced",
+        description="what score, allocate and reconstruct are where they are left out: balanced = rates by what each "
+        "block's loss costs, all that stays refitted; fast = fewer tries, writers alone refitted; best = a longer search",
+    )
+    model: ModelPart = Field(description="which model is pruned")
+    calibrate: CalibratePart = Field(CalibratePart(), description="the token set for everything that measures")
+    score: Use = Field(Use(**_BALANCED["score"]), description="importance of units")
+    prior: Use = Field(Use(use="similarity"), description="importance of layers and blocks")
+    normalize: tuple[Use, ...] = Field((), description="balance of scores between layers, in order")
+    allocate: Use = Field(Use(**_BALANCED["allocate"]), description="which units stay")
+    iterative_steps: int = Field(
+        1, ge=1, le=100, description="times to score, remove a part and score again until the ratio is reached"
+    )
+    reconstruct: Use = Field(Use(**_BALANCED["reconstruct"]), description="repair of what stays, without training")
+    recover: Use | None = Field(None, description="training after the cut")
+    evaluate: tuple[Use, ...] = Field((), description="measurements before and after")
+    export: tuple[Use, ...] = Field((Use(use="huggingface"),), description="forms of the result")
+    memory: Literal["auto", "graphs", "device", "cpu", "disk"] = Field(
+        "auto",
+        description="what a sweep keeps between forward and backward, and where: all activations (graphs), or the streams "
+        "between layers on the device, in the host's memory or on disk; auto = the fastest that fits",
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    output: str = Field(min_length=1, description="directory of the run; must not exist")
+
+    @field_validator("output")
+    @classmethod
+    def _no_tilde(cls, output: str) -> str:
+        try:
+            path = str(expanded(output))
+            return path if output.startswith("~") else output
+        except PathError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_methods(cls, data: Any) -> Any:
+        """Stages that are left out are those of `quality`; `allocate: {with: {ratio: 0.3}}` is its method with that parameter."""
+        if not isinstance(data, dict):
+            return data
+        quality = data.get("quality", "balanced")
+        defaults: dict[str, Any] = {
+            "prior": {"use": "similarity"},
+            **(QUALITY.get(quality, {}) if isinstance(quality, str) else {}),
+        }
+        filled = {}
+        for key, default in defaults.items():
+            given = data.get(key, {})
+            if isinstance(given, dict) and "use" not in given:
+                with_ = given.get("with", {})
+                filled[key] = {**default, **given}
+                if isinstance(with_, dict):
+                    filled[key]["with"] = {**default.get("with", {}), **with_}
+        return {**data, **filled}
+
+    def to_yaml(self) -> str:
+        """The recipe with every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+#: faults of one file that are told
+MOST_FAULTS = 20
+#: recipe key -> kind of method that stands there
+STAGES = {
+    "score": "scorer",
+    "prior": "prior",
+    "normalize": "normalizer",
+    "allocate": "allocator",
+    "reconstruct": "reconstructor",
+    "recover": "recoverer",
+    "evaluate": "evaluator",
+    "export": "exporter",
+}
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override (`a.b=c`), check. Every fault is a RecipeError or PluginError that names the file and the key."""
+    return parse_recipe(read_text(path, "recipe"), str(path), overrides)
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file that is a `what`. Raises RecipeError, with the nearest name where it is not there."""
+    try:
+        return files.read_text(path, _LARGEST)
+    except FileNotFoundError:
+        near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise RecipeError(f"{path}: no such {what}.{did_you_mean(path.name, near)}") from None
+    except ValueError as error:
+        raise RecipeError(f"{path}: cannot be read as a {what}: {error}.") from None
+
+
+def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in `text`; `source` is what messages call it."""
+    data = parse_mapping(text, source)
+    if data is None:
+        raise RecipeError.at(
+            source,
+            "the file",
+            "a recipe is a mapping of keys such as 'model:' and 'allocate:'.",
+            "Write one with: hgsp recipe init",
+        )
+    for override in overrides:
+        _override(data, override)
+    return recipe_of(data, source)
+
+
+def parse_mapping(text: str, source: str) -> dict | None:
+    """The YAML mapping in `text`, or None where it is something else. Raises RecipeError with the place of a fault."""
+    try:
+        data = parse_yaml(text)
+    except YamlError as error:
+        raise RecipeError.at(source, error.place or "the file", f"not valid YAML: {error}.") from None
+    return data if isinstance(data, dict) else None
+
+
+def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
+    """The checked recipe of a mapping of its keys; keys under an old name are read, with a warning."""
+    data = current_keys(data, source, log.warning)
+    _refuse_credentials(data, source)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(explain(error, source, Recipe)) from None
+    check_methods(recipe, source)
+    return recipe
+
+
+def _refuse_credentials(data: Mapping[str, Any], source: str) -> None:
+    """Raises RecipeError where a text would log somebody in: the recipe is written into the run's files."""
+    waiting, seen = [("", data)], set()  # a part that YAML's aliases repeat, or that holds itself, is looked at once
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, str) and holds_credentials(value):
+            fault = "it holds a password or a token, which the run's files would show."
+            raise RecipeError.at(source, place, fault, "Leave it out, and set HF_TOKEN or log in with `hf auth login`.")
+        if isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            waiting += [(f"{place}.{key}" if place else str(key), item) for key, item in items]
+
+
+def uses(recipe: Recipe) -> Iterator[tuple[str, str, Use]]:
+    """(place, kind, use) of every method that the recipe names, datasets apart."""
+    for key, kind in STAGES.items():
+        value = getattr(recipe, key)
+        if isinstance(value, tuple):
+            yield from ((f"{key}.{i}", kind, use) for i, use in enumerate(value))
+        elif value is not None:
+            yield key, kind, value
+
+
+def check_methods(recipe: Recipe, source: str) -> None:
+    """Every method exists and takes its parameters, and so does the dataset; nothing is imported for it."""
+    part = recipe.calibrate
+    with suppress(PluginError):  # a file or hub id, which is looked for where it is opened
+        dataset = registry.installed().find("dataset", part.dataset).method.params
+        _check_params(dataset, part.with_, source, "calibrate.with.")
+    for place, kind, use in uses(recipe):
+        try:
+            entry = registry.installed().find(kind, use.use)
+        except PluginError as error:
+            raise PluginError(f"{source}: {place}.use: {error}") from None
+        _check_params(entry.method.params, use.with_, source, f"{place}.with.")
+
+
+def _check_params(params: type[BaseModel], given: Mapping[str, Any], source: str, place: str) -> None:
+    try:
+        params(**given)
+    except ValidationError as error:
+        raise RecipeError(explain(error, source, params, place)) from None
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with every default of its methods written out too: what exactly was run."""
+    changed = {}
+    for key, kind in STAGES.items():
+        value = getattr(recipe, key)
+        if value is not None:
+            several = isinstance(value, tuple)
+            changed[key] = tuple(resolved_use(kind, u) for u in value) if several else resolved_use(kind, value)
+    part = recipe.calibrate
+    with_ = data_params(part.dataset, part.with_)
+    return recipe.model_copy(update={**changed, "calibrate": part.model_copy(update={"with_": with_})})
+
+
+def resolved_use(kind: str, use: Use) -> Use:
+    """One method with every default of its parameters."""
+    params = registry.installed().find(kind, use.use).method.params(**use.with_)
+    return Use.model_validate({"use": use.use, "with": params.model_dump(mode="json")})
+
+
+def data_params(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A registered dataset's parameters with their defaults; of a file or hub id, those that were given."""
+    try:
+        return registry.installed().find("dataset", name).method.params(**given).model_dump(mode="json")
+    except PluginError:
+        return dict(given)
+
+
+def _override(data: dict, text: str) -> None:
+    """Apply one `--set a.b.0.c=value`; the value is read as YAML."""
+    path, equals, value = text.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {_short(text)}: write it as key.key=value, for example --set allocate.with.ratio=0.3")
+    try:
+        parsed = parse_yaml(value)
+    except YamlError as error:
+        raise RecipeError(f"--set {_short(text)}: {shown(value)} is not a valid YAML value: {error}.") from None
+    assign(data, keys, parsed, f"--set {_short(text)}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) < 100 else f"{text[:99]}…"
+
+
+def assign(data: dict, keys: Sequence[str], value: Any, place: str) -> None:
+    """Set `data[keys[0]][keys[1]]...`; parts that are missing on the way are made, items of lists must be there.
+
+    Raises RecipeError, which begins with `place`, where the way leads through a single value or past the end of a list.
+    """
+    node: Any = data
+    for i, key in enumerate(keys):
+        last = i == len(keys) - 1
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise RecipeError(
+                    f"{place}: '{'.'.join(keys[:i])}' is a list of {len(node)}; '{key}' is no index of it."
+                )
+            key = int(key)
+        elif not isinstance(node, dict):
+            raise RecipeError(f"{place}: '{'.'.join(keys[:i])}' is a single value, it has no '{key}'.")
+        if last:
+            node[key] = value
+        elif isinstance(node, list):
+            node = node[key]
+        else:
+            if node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+
+
+def explain(error: ValidationError, source: str, model: type[BaseModel], prefix: str = "") -> str:
+    """One line for each of the first faults: file, key, what is wrong, the nearest known key or the value given."""
+    lines = []
+    faults = error.errors()
+    for fault in faults[:MOST_FAULTS]:
+        place = prefix + ".".join(_short(str(p)) for p in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            hint = did_you_mean(str(fault["loc"][-1]), _keys_at(model, fault["loc"][:-1]))
+            lines.append(f"{source}: {place}: unknown key.{hint}")
+        elif fault["type"] == "missing":
+            lines.append(f"{source}: {place}: this key is required.")
+        else:
+            lines.append(f"{source}: {place}: {fault['msg']} (given: {shown(fault['input'])}).")
+    if len(faults) > MOST_FAULTS:
+        lines.append(f"{source}: and {len(faults) - MOST_FAULTS:,} more.")
+    return "\n".join(lines)
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """Known keys of the part of `model` that `location` points into."""
+    for key in location:
+        if isinstance(key, int):
+            continue
+        field = next((f for n, f in model.model_fields.items() if key in (n, f.alias)), None)
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return [f.alias or n for n, f in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if (found := _model_in(argument)) is not None:
+            return found
+    return None
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(key, description, default) of every key, nested ones with dots: what `hgsp recipe schema` and the docs list."""
+    for name, f in model.model_fields.items():
+        key = prefix + (f.alias or name)
+        inner = _model_in(f.annotation)
+        default = None if f.is_required() else f.get_default(call_default_factory=True)
+        yield key, f.description or "", "required" if f.is_required() else _plain(default)
+        if inner is not None and inner is not Use:
+            yield from describe(inner, key + ".")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,162 @@
+"""The model that a recipe names: where it lies, what it is made of, and its fingerprint. No weight is loaded here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hgsp_core.checkpoint import MODEL_TYPE
+from hgsp_core.checkpoint.errors import CheckpointError
+from hgsp_core.checkpoint.fingerprint import fingerprint
+from hgsp_core.checkpoint.read import (
+    INDEX,
+    LICENCE_FILES,
+    WEIGHTS,
+    places,
+    read_config,
+    require_range,
+    same_bytes,
+    shard_names,
+    stored_dtype,
+)
+from hgsp_core.checkpoint.record import recorded_family
+from hgsp_core.files.paths import expanded
+from hgsp_core.model.architecture import Architecture
+from hgsp_core.model.layout import Layout, read_layout
+from hgsp_core.plugin import registry
+from hgsp_core.plugin.errors import PluginError
+from hgsp_core.run.recipe import ModelPart
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: what a pruning run reads of a hub repository: no pickles, no code
+_PATTERNS = ["*.json", WEIGHTS, "tokenizer*", "*.model", "*.jinja", "*.txt", "README.md", *LICENCE_FILES]
+#: copies of the weights for other programs lie in folders (original/, fp16/, onnx/)
+_IGNORED = ["*/*.json", "*/*.model", "*/*.txt", f"*/{WEIGHTS}", "*/tokenizer*"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint directory that has been accounted for. `name` is what the recipe called it."""
+
+    name: str
+    directory: Path
+    config: Mapping[str, Any]
+    layout: Layout
+    dtype: str
+    fingerprint: str
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """Of the number type that the weights have in memory."""
+        return BYTES[self.dtype]
+
+
+def open_model(part: ModelPart) -> Source:
+    """Find the model, read its shapes and hash it.
+
+    Raises:
+        CheckpointError: not there, incomplete or damaged.
+        PluginError: no plugin knows its model_type.
+        LayoutError: tensors that its architecture does not account for.
+    """
+    directory = locate(part)
+    config = read_config(directory)
+    model_type = config.get("model_type")
+    if not model_type:
+        raise CheckpointError.no_model_type(directory / "config.json")
+    if model_type == MODEL_TYPE:
+        raise CheckpointError.pruned_already(directory)
+    if (quantised := config.get("quantization_config")) is not None:
+        raise CheckpointError.quantised(
+            directory, f"quantised weights ({quantised.get('quant_method', 'quantization_config')})", list(BYTES)
+        )
+    try:
+        architecture = registry.architecture(str(model_type))
+    except PluginError as error:
+        raise PluginError(f"{directory / 'config.json'}: model_type: {error}") from None
+    stored = stored_dtype(directory)
+    layout = _layout(directory, architecture, config)
+    _check_heads(directory, layout)
+    dtype = stored if part.dtype == "auto" else part.dtype
+    if dtype == "float16" != stored:
+        require_range(directory, layout.tensors(), dtype)
+    return Source(part.path, directory, config, layout, dtype, fingerprint(directory))
+
+
+def _check_heads(directory: Path, layout: Layout) -> None:
+    """Queries and keys are multiplied, so their heads are of one size. Raises CheckpointError where config.json contradicts."""
+    for block in layout.blocks():
+        scales, cache = block.axis.scales, block.axis.cache
+        if not cache or layout.config.get(next(iter(scales), "")) is None:
+            continue
+        rows = int(layout.config[scales[0]]) * block.slice_of(cache[0]).width
+        for s in block.slices:
+            if s.dim == 0 and not s.module.endswith(cache) and s.shape[0] != rows:
+                raise CheckpointError.other_shape(directory, s.weight, s.shape, (rows, *s.shape[1:]))
+
+
+def checkpoint_layout(directory: Path, family: str | None = None) -> Layout:
+    """The layout of a checkpoint as it stands, pruned ones included. No weight is read.
+
+    Args:
+        family: model_type of the original, which a pruned model that is stored as a related one does not tell;
+            None = as its hgsp.json says, else its config.json.
+
+    Raises:
+        CheckpointError: not there, incomplete or damaged.
+        PluginError: no plugin knows its family.
+        LayoutError: config.json and the tensors disagree.
+    """
+    config = read_config(directory)
+    family = family or recorded_family(directory) or config.get("base_model_type") or config.get("model_type")
+    if not family:
+        raise CheckpointError.no_model_type(directory / "config.json")
+    return _layout(directory, registry.architecture(str(family)), config)
+
+
+def _layout(directory: Path, architecture: Architecture, config: Mapping[str, Any]) -> Layout:
+    """Config and tensors accounted for. A stored head is dropped as the embedding's only where it is that, byte for byte."""
+    stored = places(directory)
+    prefix, _, rest = architecture.layers.partition(".")
+    if (
+        rest
+        and not any(name.startswith(f"{prefix}.") for name in stored)
+        and any(n.startswith(f"{rest}.") for n in stored)
+    ):
+        raise CheckpointError.no_prefix(directory, prefix)
+    head, embed = f"{architecture.head}.weight", f"{architecture.embed}.weight"
+    tied = bool(config.get("tie_word_embeddings")) and head in stored and embed in stored
+    if tied and not same_bytes(stored[head], stored[embed]):
+        raise CheckpointError.other_head(directory, head, embed)
+    return read_layout(architecture, config, {name: place.shape for name, place in stored.items()})
+
+
+def locate(part: ModelPart) -> Path:
+    """The local directory of a path or hub id; a hub id is downloaded (or found in the hub's cache) without pickles or code.
+
+    Of the weights one set is fetched: model.safetensors, or the files that its index names.
+    """
+    directory = expanded(part.path)
+    if directory.exists() or part.path.count("/") != 1 or part.path.startswith((".", "/", "~")):
+        read_config(directory)
+        return directory
+    from huggingface_hub import snapshot_download
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(part.path, revision=part.revision, allow_patterns=patterns, ignore_patterns=_IGNORED)
+        )
+
+    try:
+        directory = fetch(_PATTERNS)
+        if not (directory / WEIGHTS).is_file() and (directory / INDEX).is_file():
+            directory = fetch([*_PATTERNS, *shard_names(directory)])
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001 - network, authorisation and cache faults have no common type
+        raise CheckpointError.hub(part.path, error) from None
+    if not any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
+        raise CheckpointError.no_safetensors(part.path)
+    return directory

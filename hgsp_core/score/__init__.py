@@ -1,0 +1,1 @@
+"""Importance of units and layers: scorers, priors, normalizers."""

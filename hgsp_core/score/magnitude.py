@@ -1,0 +1,16 @@
+"""`magnitude`: Σ |W| over a unit's weights; needs no calibration data (R2)."""
+
+from hgsp_core.artifacts import Scores
+from hgsp_core.engine.collectors import WeightAbs
+from hgsp_core.plugin.method import Params
+from hgsp_core.score.contract import ScoreJob
+
+
+class Magnitude:
+    collectors = (WeightAbs(),)
+
+    def __init__(self, params: Params):
+        pass
+
+    def __call__(self, job: ScoreJob) -> Scores:
+        return Scores.of(job.layout, job.statistics[WeightAbs()])

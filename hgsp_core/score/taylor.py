@@ -1,0 +1,16 @@
+"""`taylor`: first-order estimate of what the loss loses with a unit, Σ |W·g| over its weights (R2)."""
+
+from hgsp_core.artifacts import Scores
+from hgsp_core.engine.collectors import TaylorAbs
+from hgsp_core.plugin.method import Params
+from hgsp_core.score.contract import ScoreJob
+
+
+class Taylor:
+    collectors = (TaylorAbs(),)
+
+    def __init__(self, params: Params):
+        pass
+
+    def __call__(self, job: ScoreJob) -> Scores:
+        return Scores.of(job.layout, job.statistics[TaylorAbs()])

@@ -1,0 +1,117 @@
+"""The directory of a sweep: what is there already, what is still to be run, and the pages at the end.
+
+sweep.yaml   the file, with its base recipe written out
+runs/NAME/   one run directory each, whole or not at all
+failed/NAME.txt   why a run has no result
+comparison.md, .csv, .html and the plots
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hgsp_core.files.text import write_text
+from hgsp_core.report.runs import Comparison, comparison, load_run
+from hgsp_core.run.errors import OutputError
+from hgsp_core.run.recipe import Recipe, load_recipe, resolved
+from hgsp_core.sweeps.cells import Cell, Grid
+from hgsp_core.sweeps.errors import GridError
+
+SWEEP, RUNS, FAILED = "sweep.yaml", "runs", "failed"
+
+
+def finished(grid: Grid) -> frozenset[str]:
+    """Names of the runs that are there.
+
+    Raises:
+        GridError: the directory is no sweep's, or another one's: a run of it is none of this grid or was made otherwise.
+    """
+    output = grid.output
+    if not output.exists():
+        return frozenset()
+    if not (output / SWEEP).is_file():
+        raise GridError.no_sweep(output)
+    cells = {cell.name: cell for cell in grid.cells}
+    there = sorted(d.name for d in (output / RUNS).glob("*") if d.is_dir() and not d.name.startswith("."))
+    for name in there:
+        if name not in cells:
+            raise GridError.other_run(output, name)
+        before, now = (
+            _settings(recipe) for recipe in (load_recipe(output / RUNS / name / "recipe.yaml"), cells[name].recipe)
+        )
+        if changes := [
+            f"{key} {before.get(key)}, not {now.get(key)}"
+            for key in {**before, **now}
+            if before.get(key) != now.get(key)
+        ]:
+            raise GridError.other_recipe(output, name, changes)
+    return frozenset(there)
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """Dotted key -> value of everything that may change a result."""
+
+    def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        items = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
+        )
+        if items is None:
+            yield prefix, value
+        else:
+            for key, item in items:
+                yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
+
+    return dict(flat(resolved(recipe).model_dump(mode="json", exclude={"output"}), ""))
+
+
+@contextmanager
+def sweep_directory(grid: Grid) -> Iterator[Path]:
+    """The directory, made where it is not there yet, and held so that no second process works in it.
+
+    Raises:
+        OutputError: it cannot be made, or another process is at work there.
+    """
+    output = grid.output
+    try:
+        (output / RUNS).mkdir(parents=True, exist_ok=True)
+        lock = (output / ".lock").open("w")
+    except OSError as error:
+        raise OutputError.cannot_make(str(output), error) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError.busy(str(output)) from None
+        (output / SWEEP).write_text(grid.text, encoding="utf-8")
+        shutil.rmtree(output / FAILED, ignore_errors=True)  # these runs are tried again
+        yield output
+
+
+def note_failure(output: Path, name: str, details: str) -> None:
+    """Keep why a run failed, with the traceback where there is one."""
+    (output / FAILED).mkdir(exist_ok=True)
+    (output / FAILED / f"{name}.txt").write_text(details, encoding="utf-8")
+
+
+def write_comparison(output: Path, cells: Mapping[str, Cell], failed: Mapping[str, str]) -> Comparison | None:
+    """Table, page and plots over the runs that are there; those of before are replaced. None where there is no run yet."""
+    from hgsp_core.report.comparison import csv_text, markdown, run_table
+    from hgsp_core.report.comparison_page import comparison_page
+    from hgsp_core.report.pareto import costs_of, draw_pareto
+
+    runs = [load_run(output / RUNS / name, name) for name in cells if (output / RUNS / name).is_dir()]
+    if not runs:
+        return None
+    found = comparison(runs)
+    table = run_table(found)
+    write_text(output / "comparison.csv", csv_text(table))
+    write_text(output / "comparison.md", markdown(found, table))
+    write_text(output / "comparison.html", comparison_page(f"Sweep {output.name}", found, table, failed))
+    for cost in costs_of(found) if found.datasets else ():
+        draw_pareto(output / f"{cost.name}-perplexity.png", found, cost)
+    return found

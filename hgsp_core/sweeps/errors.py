@@ -1,0 +1,90 @@
+"""A sweep file that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hgsp_core.errors import HgspError, did_you_mean
+
+
+class GridError(HgspError):
+    """A sweep file, or its output, that cannot be used."""
+
+    @classmethod
+    def not_a_mapping(cls, source: str) -> GridError:
+        return cls(
+            f"{source}: a sweep is a mapping with the keys 'base', 'grid' or 'variants', and 'output' (docs/compare-and-sweep.md)."
+        )
+
+    @classmethod
+    def nothing_varies(cls, source: str) -> GridError:
+        return cls(
+            f"{source}: nothing varies. Give 'grid' (recipe key -> values) or 'variants' (axis -> named settings)."
+        )
+
+    @classmethod
+    def unknown_key(cls, source: str, place: str, key: str, known: Iterable[str]) -> GridError:
+        return cls(f"{source}: {place}: '{key}' is no key of a recipe.{did_you_mean(key.split('.')[0], known)}")
+
+    @classmethod
+    def not_for_grids(cls, source: str, place: str, key: str) -> GridError:
+        return cls(
+            f"{source}: {place}: '{key}' cannot vary: the sweep gives every run a directory of its own. Leave it out."
+        )
+
+    @classmethod
+    def set_twice(cls, source: str, key: str, first: str, second: str) -> GridError:
+        return cls(
+            f"{source}: '{key}' is set by {first} and by {second}, and one would hide the other. Leave one of them out."
+        )
+
+    @classmethod
+    def named_twice(cls, source: str, axis: str, name: str) -> GridError:
+        return cls(f"{source}: variants.{axis}: two are called '{name}'. Rename one of them.")
+
+    @classmethod
+    def same_runs(cls, source: str, first: str, second: str) -> GridError:
+        return cls(
+            f"{source}: the runs '{first}' and '{second}' have the same recipe. Leave a repeated value or variant out."
+        )
+
+    @classmethod
+    def no_sweep(cls, path: Path) -> GridError:
+        return cls(f"output: '{path}' exists and holds no sweep. Choose another with --output DIR, or move it away.")
+
+    @classmethod
+    def other_run(cls, path: Path, name: str) -> GridError:
+        return cls(
+            f"output: '{path}' holds another sweep: its run '{name}' is none of this one. Choose another with --output DIR."
+        )
+
+    @classmethod
+    def other_recipe(cls, path: Path, name: str, changes: Sequence[str]) -> GridError:
+        return cls(
+            f"output: '{path}' holds another sweep: its run '{name}' was made with {', '.join(changes[:3])}. "
+            "Choose another with --output DIR."
+        )
+
+    @classmethod
+    def died(cls, code: int) -> GridError:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        memory = " (signal 9 is often the system's answer to memory that ran out)" if code == -9 else ""
+        return cls(f"The process of the run {how}{memory}.")
+
+    @classmethod
+    def no_ray(cls) -> GridError:
+        return cls("--ray needs ray, which is not installed: pip install 'hgsp-core[ray]'")
+
+    @classmethod
+    def no_cluster(cls, address: str, error: Exception) -> GridError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return cls(
+            f"--ray {address}: no Ray cluster can be reached there: {reason} Start one (ray start --head), or use --jobs."
+        )
+
+    @classmethod
+    def not_shared(cls, path: Path) -> GridError:
+        return cls(
+            f"A run ended on the cluster, but '{path}' is not here. 'output' and the store must be on storage that all nodes share."
+        )
