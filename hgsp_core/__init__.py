@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from hgsp_core.checkpoint.register import register_on_import
+from hgsp_core.deprecations import find_moved_modules
 
 __version__ = "0.1.0"
 
@@ -68,4 +69,5 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
+find_moved_modules()
 register_on_import()  # a pruned model then loads without trust_remote_code, whatever is imported first

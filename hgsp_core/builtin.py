@@ -26,13 +26,24 @@ from hgsp_core.score.taylor_2nd import Taylor2ndParams
 def hgsp_scorers():
     return [
         Method("taylor", "hgsp_core.score.taylor:Taylor", Params, "sum of |W * gradient| over the unit's weights"),
-        Method("taylor_2nd", "hgsp_core.score.taylor_2nd:Taylor2nd", Taylor2ndParams, "taylor + 1/2 sum of |W^2 * curvature|"),
+        Method(
+            "taylor_2nd",
+            "hgsp_core.score.taylor_2nd:Taylor2nd",
+            Taylor2ndParams,
+            "taylor + 1/2 sum of |W^2 * curvature|",
+        ),
         Method("wanda", "hgsp_core.score.wanda:Wanda", Params, "sum of |W| times the norm of its input; no gradients"),
         Method(
-            "output", "hgsp_core.score.output_error:Output", Params, "squared error of the block's output without the unit"
+            "output",
+            "hgsp_core.score.output_error:Output",
+            Params,
+            "squared error of the block's output without the unit",
         ),
         Method(
-            "obs", "hgsp_core.score.output_error:Obs", ObsParams, "the same when what stays is refitted: Optimal Brain Surgeon"
+            "obs",
+            "hgsp_core.score.output_error:Obs",
+            ObsParams,
+            "the same when what stays is refitted: Optimal Brain Surgeon",
         ),
         Method("magnitude", "hgsp_core.score.magnitude:Magnitude", Params, "sum of |W|; needs no calibration data"),
         Method("l2", "hgsp_core.score.l2:L2", Params, "sum of W^2; needs no calibration data"),
@@ -44,11 +55,16 @@ def hgsp_scorers():
 def hgsp_priors():
     return [
         Method(
-            "similarity", "hgsp_core.score.similarity:Similarity", Params, "1 - cosine of the residual stream before and after"
+            "similarity",
+            "hgsp_core.score.similarity:Similarity",
+            Params,
+            "1 - cosine of the residual stream before and after",
         ),
         Method("removal", "hgsp_core.score.removal:Removal", RemovalParams, "loss without the layer or block - loss"),
         Method("activation", "hgsp_core.score.activation:Activation", Params, "mean norm of the layer's output"),
-        Method("file", "hgsp_core.score.prior_file:PriorFile", PriorFileParams, "priors measured before, from a JSON file"),
+        Method(
+            "file", "hgsp_core.score.prior_file:PriorFile", PriorFileParams, "priors measured before, from a JSON file"
+        ),
     ]
 
 
@@ -58,8 +74,12 @@ def hgsp_normalizers():
         Method("none", "hgsp_core.score.normalizers:Keep", Params, "scores as they are"),
         Method("log", "hgsp_core.score.normalizers:Log", LevelParams, "ln(score - min + 1) per block or layer"),
         Method("minmax", "hgsp_core.score.normalizers:MinMax", LevelParams, "to 0..1 per block or layer"),
-        Method("zscore", "hgsp_core.score.normalizers:ZScore", LevelParams, "to mean 0, deviation 1 per block or layer"),
-        Method("sqrt", "hgsp_core.score.normalizers:Sqrt", LevelParams, "square root of the score above the smallest one"),
+        Method(
+            "zscore", "hgsp_core.score.normalizers:ZScore", LevelParams, "to mean 0, deviation 1 per block or layer"
+        ),
+        Method(
+            "sqrt", "hgsp_core.score.normalizers:Sqrt", LevelParams, "square root of the score above the smallest one"
+        ),
         Method("clip", "hgsp_core.score.normalizers:Clip", ClipParams, "cut off outside two percentiles of all units"),
     ]
 
@@ -68,13 +88,23 @@ def hgsp_normalizers():
 def hgsp_allocators():
     return [
         Method(
-            "hgsp", "hgsp_core.allocate.hgsp:HGSP", HGSPParams, "gated global knapsack: layer and block priors times unit scores"
+            "hgsp",
+            "hgsp_core.allocate.hgsp:HGSP",
+            HGSPParams,
+            "gated global knapsack: layer and block priors times unit scores",
         ),
         Method(
-            "search", "hgsp_core.allocate.search:Search", SearchParams, "rates by block, by what held-out windows lose; and moves"
+            "search",
+            "hgsp_core.allocate.search:Search",
+            SearchParams,
+            "rates by block, by what held-out windows lose; and moves",
         ),
-        Method("uniform", "hgsp_core.allocate.uniform:Uniform", UniformParams, "the same rate in every layer of a range"),
-        Method("layerwise", "hgsp_core.allocate.layerwise:Layerwise", LayerwiseParams, "the rate of a layer from its prior"),
+        Method(
+            "uniform", "hgsp_core.allocate.uniform:Uniform", UniformParams, "the same rate in every layer of a range"
+        ),
+        Method(
+            "layerwise", "hgsp_core.allocate.layerwise:Layerwise", LayerwiseParams, "the rate of a layer from its prior"
+        ),
         Method("depth", "hgsp_core.allocate.depth:Depth", DepthParams, "whole layers of least prior"),
     ]
 
@@ -83,7 +113,9 @@ def hgsp_allocators():
 def hgsp_reconstructors():
     return [
         Method("none", "hgsp_core.repair.no_repair:NoRepair", Params, "what stays is left as it was"),
-        Method("bias", "hgsp_core.repair.bias:Bias", Params, "adds the mean of what goes to the bias, where there is one"),
+        Method(
+            "bias", "hgsp_core.repair.bias:Bias", Params, "adds the mean of what goes to the bias, where there is one"
+        ),
         Method(
             "least-squares",
             "hgsp_core.repair.least_squares:LeastSquares",
@@ -96,7 +128,12 @@ def hgsp_reconstructors():
 @hookimpl
 def hgsp_recoverers():
     return [
-        Method("lora", "hgsp_core.recover.lora:LoRA", LoRAParams, "trains small adapters beside the linears and merges them"),
+        Method(
+            "lora",
+            "hgsp_core.recover.lora:LoRA",
+            LoRAParams,
+            "trains small adapters beside the linears and merges them",
+        ),
         Method("full", "hgsp_core.recover.full:Full", FullParams, "trains all weights"),
     ]
 
@@ -104,7 +141,9 @@ def hgsp_recoverers():
 @hookimpl
 def hgsp_evaluators():
     return [
-        Method("perplexity", "hgsp_core.evaluate.perplexity:Perplexity", PerplexityParams, "exp of the mean loss on a text"),
+        Method(
+            "perplexity", "hgsp_core.evaluate.perplexity:Perplexity", PerplexityParams, "exp of the mean loss on a text"
+        ),
         Method(
             "efficiency",
             "hgsp_core.evaluate.efficiency:Efficiency",

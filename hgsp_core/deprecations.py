@@ -1,4 +1,4 @@
-"""Renamed flags and recipe keys, declared once: here and nowhere else.
+"""Renamed flags, recipe keys and modules, and classes of the time before contracts: declared here and nowhere else.
 
 An old name works until the version in which it is removed, and every use of it prints a warning that names the new one.
 A test fails as soon as the package reaches that version while the entry is still here.
@@ -6,9 +6,15 @@ A test fails as soon as the package reaches that version while the entry is stil
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, TypeVar
 
 from hgsp_core.errors import FlagError, RecipeError
 
@@ -128,3 +134,76 @@ def _placed(data: Any, keys: Sequence[str], value: Any) -> Any:
     if not keys:
         return value
     return {**(data or {}), keys[0]: _placed((data or {}).get(keys[0]), keys[1:], value)}
+
+
+#: modules of 0.1 that a plugin may import -> where their names are now, all of them gone in 1.0
+MOVED = {
+    "hgsp_core.types": (
+        *(
+            f"hgsp_core.{stage}.contract"
+            for stage in ("score", "allocate", "repair", "recover", "evaluate", "export", "data")
+        ),
+        "hgsp_core.plugin.method",
+        "hgsp_core.model.architecture",
+    ),
+    "hgsp_core.layout": ("hgsp_core.model.layout",),
+    "hgsp_core.plugins": ("hgsp_core.plugin.registry",),
+    "hgsp_core.hookspecs": ("hgsp_core.plugin.hookspecs",),
+    "hgsp_core.source": ("hgsp_core.run.source",),
+    "hgsp_core.recipe": ("hgsp_core.run.recipe",),
+    "hgsp_core.store": ("hgsp_core.run.store",),
+    "hgsp_core.monitor": ("hgsp_core.run.monitor",),
+    "hgsp_core.evaluation": ("hgsp_core.evaluate.run",),
+    "hgsp_core.paths": ("hgsp_core.files.paths",),
+    "hgsp_core.forms": ("hgsp_core.files.forms",),
+    "hgsp_core.sweep": ("hgsp_core.engine.run", "hgsp_core.engine.weights"),
+    **{
+        f"hgsp_core.sweep.{name}": (f"hgsp_core.engine.{name}",)
+        for name in ("batches", "collectors", "layer", "likelihood", "loss", "memory", "parallel", "weights")
+    },
+    **{f"hgsp_core.sweep.{name}": (f"hgsp_core.repair.{name}",) for name in ("elimination", "ridge", "sequential")},
+}
+
+
+class _MovedModules(MetaPathFinder, Loader):
+    """Old module names, which give the names of the new ones and a DeprecationWarning."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self, is_package=fullname == "hgsp_core.sweep") if fullname in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        def attribute(name: str) -> Any:
+            for place in MOVED[module.__name__]:
+                if not name.startswith("__") and name in vars(import_module(place)):
+                    warnings.warn(f"{module.__name__}.{name} is now in {place}.", DeprecationWarning, stacklevel=2)
+                    return getattr(import_module(place), name)
+            raise AttributeError(f"module '{module.__name__}' has no attribute '{name}'")
+
+        module.__dict__["__getattr__"] = attribute
+
+
+def find_moved_modules() -> None:
+    """Let `import` find modules under their old names."""
+    sys.meta_path.append(_MovedModules())
+
+
+C = TypeVar("C")
+
+
+def adopted(found: object, contract: type[C]) -> type[C] | None:
+    """A class of 0.1, which fits its contract without subclassing it, with the contract's defaults; None if it is no class.
+
+    Where the contract has a special form (an evaluator of two models), it is the one whose methods the class has.
+    """
+    if not isinstance(found, type):
+        return None
+    for special in contract.__subclasses__():
+        needed = getattr(special, "__abstractmethods__", ())
+        if needed and all(callable(getattr(found, name, None)) for name in needed):
+            contract = special
+    warnings.warn(
+        f"{found.__module__}.{found.__qualname__} must subclass hgsp_core.{contract.__name__} from hgsp-core 1.0 on.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return type(found.__name__, (found, contract), {"__module__": found.__module__, "__doc__": found.__doc__})

@@ -12,14 +12,15 @@ from hgsp_core.checkpoint.read import read_config, require_model, stored_dtype, 
 from hgsp_core.export.run import PROBE
 from hgsp_core.files.json_files import write_json
 from hgsp_core.model.architecture import Architecture
-from hgsp_core.pipeline import call_recoverer, group, peak_memory, recovery_work, wait_for_all
 from hgsp_core.plugin import registry
-from hgsp_core.recover.contract import RecoverJob
+from hgsp_core.recover.contract import Recoverer, RecoverJob
 from hgsp_core.recover.errors import RecoverError
+from hgsp_core.recover.run import call_recoverer, recovery_work
 from hgsp_core.run.directory import run_directory
 from hgsp_core.run.measure import placed
 from hgsp_core.run.monitor import Monitor
 from hgsp_core.run.recipe import Use, resolved_use
+from hgsp_core.run.session import group, peak_memory, wait_for_all
 from hgsp_core.run.store import Store, default_root
 from hgsp_core.run.versions import versions
 
@@ -50,7 +51,7 @@ def finetune(
     """
     model = model_directory(checkpoint)
     use = resolved_use("recoverer", use)
-    recoverer = registry.build("recoverer", use.use, use.with_)
+    recoverer = use.build(Recoverer)
     architecture = architecture_of(model)
     if dense:
         read_config(dense)

@@ -12,17 +12,16 @@ from architectures import tiny_model
 from command import MODEL, hgsp
 from reports import documented_files
 
-from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.artifacts import Plan, Scores
 from hgsp_core.checkpoint.load import load_tokenizer
 from hgsp_core.pipeline import run
-from hgsp_core.plugin import registry
 from hgsp_core.report.diagnosis import Scales, apply, diagnose, ratio, read_diagnosis
 from hgsp_core.report.errors import DiagnosisError
 from hgsp_core.run.monitor import LogMonitor
 from hgsp_core.run.recipe import Recipe, parse_recipe
 from hgsp_core.run.store import Store
-from hgsp_core.score.contract import NormalizeJob
+from hgsp_core.score.contract import NormalizeJob, Normalizer
 
 LAYERS = 8
 
@@ -184,8 +183,8 @@ def diagnosed(scales, allocate, searched=False):
     def replan(recipe):
         changed = scores
         for use in recipe.normalize:
-            changed = registry.build("normalizer", use.use, use.with_)(NormalizeJob(layout, changed))
-        allocator = registry.build("allocator", recipe.allocate.use, recipe.allocate.with_)
+            changed = use.build(Normalizer)(NormalizeJob(layout, changed))
+        allocator = recipe.allocate.build(Allocator)
         return changed, allocator(AllocateJob(layout, changed, priors))
 
     allocated, plan = replan(given)

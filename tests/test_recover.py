@@ -14,7 +14,7 @@ from checkpoints import PLANS, logits, prune
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.checkpoint.read import iter_tensors, read_config
 from hgsp_core.plugin import registry
-from hgsp_core.recover.contract import RecoverJob
+from hgsp_core.recover.contract import Recoverer, RecoverJob
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.lora import LoRA
 from hgsp_core.recover.losses import divergence, held_out_loss
@@ -54,7 +54,7 @@ def recover(checkpoint, destination, use="lora", job=None, **settings):
     job = replace(
         job or RecoverJob(checkpoint, destination, None, 0, family), checkpoint=checkpoint, destination=destination
     )
-    return registry.build("recoverer", use, given)(job)
+    return registry.build(Recoverer, use, given)(job)
 
 
 def weights(directory):

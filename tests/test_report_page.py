@@ -11,8 +11,7 @@ from browser import BINARY, NAMES, tab
 from markupsafe import Markup
 from matplotlib.image import imread
 
-from hgsp_core.allocate.contract import AllocateJob
-from hgsp_core.plugin import registry
+from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.report.diagnosis import Scales, diagnose
 from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.heat import COLUMNS, Heat, picture
@@ -21,7 +20,7 @@ from hgsp_core.report.run_page import run_page
 from hgsp_core.report.scale import Scale, every, short
 from hgsp_core.report.tables import headline
 from hgsp_core.run.recipe import Recipe
-from hgsp_core.score.contract import NormalizeJob
+from hgsp_core.score.contract import NormalizeJob, Normalizer
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(1)>&amp;\'"'
 REPORT = {
@@ -60,10 +59,8 @@ def run_of(layout, priors=True, decades=3.5, report=REPORT) -> RunFacts:
     def replan(recipe):
         changed = scores
         for use in recipe.normalize:
-            changed = registry.build("normalizer", use.use, use.with_)(NormalizeJob(layout, changed))
-        return changed, registry.build("allocator", recipe.allocate.use, recipe.allocate.with_)(
-            AllocateJob(layout, changed, found)
-        )
+            changed = use.build(Normalizer)(NormalizeJob(layout, changed))
+        return changed, recipe.allocate.build(Allocator)(AllocateJob(layout, changed, found))
 
     allocated, plan = replan(recipe)
     diagnosis = diagnose(recipe, layout, plan, allocated, Scales.of_scores(scores), replan)

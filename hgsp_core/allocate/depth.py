@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from hgsp_core.allocate.budget import RatioParams, shortfall
-from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.allocate.limits import LayerLimits, finite_layer_priors, in_force, prunable_layers
 from hgsp_core.artifacts import Plan
 from hgsp_core.artifacts.errors import PlanError
@@ -21,13 +21,10 @@ class DepthParams(RatioParams):
     limits: LayerLimits = Field(LayerLimits(), description="which layers stay")
 
 
-class Depth:
+class Depth(Allocator[DepthParams]):
     """Layers in ascending order of prior, equal ones in order of depth; each goes if it still fits the budget."""
 
     needs_priors = True
-
-    def __init__(self, params: DepthParams):
-        self.params = params
 
     def __call__(self, job: AllocateJob) -> Plan:
         p, layout = self.params, job.layout

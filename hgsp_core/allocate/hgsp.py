@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from hgsp_core.allocate.alike import least_lost
 from hgsp_core.allocate.budget import Capacity, Queue, RatioParams, fill, plan_within
-from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.allocate.limits import Limits, SizeLimits, finite_layer_priors, floors, in_force, prunable_layers
 from hgsp_core.artifacts import Plan, Priors, Scores
 from hgsp_core.artifacts.errors import PlanError
@@ -57,11 +57,11 @@ class HGSPParams(GateParams):
         return self
 
 
-class HGSP:
+class HGSP(Allocator[HGSPParams]):
     """Gate, global knapsack, collapse."""
 
     def __init__(self, params: GateParams):
-        self.params = params
+        super().__init__(params)
         self.needs_priors = params.temperature != 0 or params.limits.freeze_most_important > 0
 
     def __call__(self, job: AllocateJob) -> Plan:

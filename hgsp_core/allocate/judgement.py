@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from hgsp_core.artifacts import Calibration, Plan
-from hgsp_core.plugin import registry
 from hgsp_core.process.launched import launched
+from hgsp_core.repair.contract import Reconstructor
 from hgsp_core.run.measure import open_weights
 from hgsp_core.run.monitor import Monitor
 from hgsp_core.run.recipe import Recipe
@@ -52,8 +52,7 @@ class StoredJudge:
             from hgsp_core.checkpoint.on_disk import OnDisk
 
             with tempfile.TemporaryDirectory() as folder:
-                reconstructor = registry.build("reconstructor", use.use, use.with_)
-                return judge.repaired(plan, half, reconstructor, OnDisk(Path(folder) / "repaired"))
+                return judge.repaired(plan, half, use.build(Reconstructor), OnDisk(Path(folder) / "repaired"))
 
         inputs = {"plan": plan.sha256, "half": half, "reconstruct": use.model_dump(mode="json")}
         return self._once({**self._inputs, **inputs}, judged)

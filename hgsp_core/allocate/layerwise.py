@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from hgsp_core.allocate.budget import Capacity, RatioParams, plan_within
-from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.allocate.limits import Limits, finite_layer_priors, floors, in_force, prunable_layers
 from hgsp_core.allocate.rates import fill_channels, fill_shares, queue_by_rate, rates_of_blocks, scaled_rates
 from hgsp_core.artifacts import Plan, Priors
@@ -44,7 +44,7 @@ class LayerwiseParams(RatioParams):
         return self
 
 
-class Layerwise:
+class Layerwise(Allocator[LayerwiseParams]):
     """Rates from priors, whole groups and channels from rates, and the lowest-scored units of each block.
 
     Attention loses round(rate · groups) groups, a half down, and the layer's MLP what its rate still asks for. What is
@@ -53,7 +53,7 @@ class Layerwise:
     """
 
     def __init__(self, params: LayerwiseParams):
-        self.params = params
+        super().__init__(params)
         self.needs_priors = params.strategy != "uniform" or params.limits.freeze_most_important > 0
 
     def __call__(self, job: AllocateJob) -> Plan:

@@ -26,7 +26,7 @@ from itertools import islice
 import numpy as np
 
 from hgsp_core.allocate.budget import Queue, plan_within
-from hgsp_core.allocate.contract import LEAST_HALF, AllocateJob
+from hgsp_core.allocate.contract import LEAST_HALF, AllocateJob, Allocator
 from hgsp_core.allocate.hgsp import allocate, prepared
 from hgsp_core.allocate.limits import in_force
 from hgsp_core.allocate.search_params import SearchParams
@@ -52,11 +52,11 @@ WEIGHT = 20
 Halves = tuple[np.ndarray, ...]
 
 
-class Search:
+class Search(Allocator[SearchParams]):
     """Prices of blocks, H-GSP's knapsack over them, and moves of the prices."""
 
     def __init__(self, params: SearchParams):
-        self.params = params
+        super().__init__(params)
         self.needs_priors = params.temperature != 0 or params.limits.freeze_most_important > 0
 
     def held_out(self, layout: Layout, samples: int) -> int:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from hgsp_core.allocate.alike import cut_alike
 from hgsp_core.allocate.budget import Capacity, Queue, RatioParams, plan_within
-from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.allocate.limits import LayerRange, ShareLimits, SizeLimits, floors, in_force, in_range, mixes_tokens
 from hgsp_core.allocate.rates import fill_channels, fill_shares, queue_by_rate
 from hgsp_core.artifacts import Plan
@@ -40,7 +40,7 @@ class UniformParams(RatioParams):
         return self
 
 
-class Uniform:
+class Uniform(Allocator[UniformParams]):
     """The rate is the budget's share of what may be pruned. Attention loses round(rate · groups), the MLP the rest.
 
     With few groups the rounding is coarse: at 20 % a layer of 2 loses none, one of 4 loses 1, and the MLP makes up for
@@ -48,9 +48,6 @@ class Uniform:
     """
 
     needs_priors = False
-
-    def __init__(self, params: UniformParams):
-        self.params = params
 
     def __call__(self, job: AllocateJob) -> Plan:
         p, layout = self.params, job.layout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, create_model
 
-from hgsp_core.data.contract import DatasetJob
+from hgsp_core.data.contract import Dataset, DatasetJob
 from hgsp_core.data.errors import DataError
 from hgsp_core.files.paths import expanded
 from hgsp_core.plugin.method import Params
@@ -46,22 +46,16 @@ C4Params = _preset("C4Params", path="allenai/c4", config="en", evaluation_split=
 PTBParams = _preset("PTBParams", path="FALcon6/ptb_text_only", column="sentence")
 
 
-class Pydoc:
+class Pydoc(Dataset[Params]):
     """Python's own documentation: the text that the demo model was trained on; `evaluation` documents were held out."""
-
-    def __init__(self, params: Params):
-        pass
 
     def __call__(self, job: DatasetJob) -> Iterator[str]:
         file = resources.files("hgsp_core").joinpath("texts", "pydoc", f"{job.split}.txt")
         yield file.read_text(encoding="utf-8")
 
 
-class File:
+class File(Dataset[FileParams]):
     """A local .txt (one document), .json, .jsonl or .parquet (one document a row)."""
-
-    def __init__(self, params: FileParams):
-        self.params = params
 
     def __call__(self, job: DatasetJob) -> Iterator[str]:
         path = self._found()
@@ -89,11 +83,8 @@ class File:
         return path
 
 
-class Hub:
+class Hub(Dataset[HubParams]):
     """Any dataset of the hub (or a local directory in its form), streamed: only as much is read as is used."""
-
-    def __init__(self, params: HubParams):
-        self.params = params
 
     def __call__(self, job: DatasetJob) -> Iterator[str]:
         yield from _column(self.rows(job), self.params.column, self.params.path)

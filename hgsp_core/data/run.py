@@ -6,7 +6,7 @@ rest is done here, once, so that every method and every evaluation sees the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import ValidationError
 
 from hgsp_core.artifacts import Calibration
-from hgsp_core.data.contract import DatasetJob
+from hgsp_core.data.contract import Dataset, DatasetJob
 from hgsp_core.data.errors import DataError
 from hgsp_core.files.paths import expanded
 from hgsp_core.plugin import registry
@@ -29,7 +29,7 @@ LONGEST_DOCUMENT = 2**19
 _FILES = (".txt", ".json", ".jsonl", ".parquet")
 
 
-def open_dataset(name: str, params: Mapping[str, Any], place: str):
+def open_dataset(name: str, params: Mapping[str, Any], place: str) -> Dataset[Any]:
     """The dataset that a recipe means by `name`: a callable `DatasetJob -> documents`.
 
     Args:
@@ -51,11 +51,11 @@ def open_dataset(name: str, params: Mapping[str, Any], place: str):
                 f"{place}: {error}\nA local file ends in {', '.join(_FILES)}; a hub id has the form owner/name."
             ) from None
     try:
-        ready = entry.method.params(**{**params, **extra})
+        ready = entry.declared.params(**{**params, **extra})
     except ValidationError as error:
-        known = [field for field in entry.method.params.model_fields if field not in extra]
+        known = [field for field in entry.declared.params.model_fields if field not in extra]
         raise DataError.params(place, name, error, known) from None
-    return registry.load_target(entry)(ready)
+    return registry.implementation(Dataset, entry)(ready)
 
 
 def dataset_job(split: str, characters: int | None) -> DatasetJob:
@@ -63,7 +63,7 @@ def dataset_job(split: str, characters: int | None) -> DatasetJob:
     return DatasetJob(split, None if characters is None else max(characters, LONGEST_DOCUMENT))
 
 
-def read_text(dataset: Callable[[DatasetJob], Iterable[str]], split: str, characters: int | None, name: str) -> str:
+def read_text(dataset: Dataset[Any], split: str, characters: int | None, name: str) -> str:
     """The documents of a split joined by a blank line, up to about `characters` (None = all).
 
     A document is cut at so many characters too, or at LONGEST_DOCUMENT where that is more.
@@ -96,7 +96,7 @@ def windows(text: str, tokenizer: Any, seq_len: int, stride: int | None = None) 
     return sliding_window_view(ids, seq_len)[:: stride or seq_len].copy()
 
 
-def calibration_text(dataset: Any, part: CalibratePart) -> str:
+def calibration_text(dataset: Dataset[Any], part: CalibratePart) -> str:
     """The text that calibration windows are drawn from: the first part of the dataset's calibration split."""
     return read_text(dataset, "calibration", part.samples * part.seq_len * CHARACTERS_PER_TOKEN, part.dataset)
 

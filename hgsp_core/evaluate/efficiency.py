@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from hgsp_core.engine.parallel import processes
-from hgsp_core.evaluate.contract import EvaluateJob
+from hgsp_core.evaluate.contract import EvaluateJob, PairEvaluator
 from hgsp_core.evaluate.efficiency_params import EfficiencyParams
 
 #: what a round times
@@ -52,12 +52,9 @@ class Round:
     cache_bytes: int
 
 
-class Efficiency:
+class Efficiency(PairEvaluator[EfficiencyParams]):
     whole_model = True
     measures = ("efficiency",)
-
-    def __init__(self, params: EfficiencyParams):
-        self.params = params
 
     def __call__(self, job: EvaluateJob) -> dict[str, Any]:
         return self._of([job])[0]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from hgsp_core.evaluate.contract import EvaluateJob
+from hgsp_core.evaluate.contract import EvaluateJob, Evaluator
 from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.evaluate.harness_files import require_plain, sandboxed
 from hgsp_core.files.paths import expanded
@@ -56,11 +56,11 @@ class LmEvalParams(Params):
         return self
 
 
-class LmEval:
+class LmEval(Evaluator[LmEvalParams]):
     whole_model = True
 
     def __init__(self, params: LmEvalParams):
-        self.params = params
+        super().__init__(params)
         _find_library()
         with _as_on_the_command_line(params):
             manager = _open_manager(params)

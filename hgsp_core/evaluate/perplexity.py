@@ -18,7 +18,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from hgsp_core.data.errors import DataError
 from hgsp_core.data.run import CHARACTERS_PER_TOKEN, dataset_job, open_dataset, read_text, require_rows, windows
-from hgsp_core.evaluate.contract import EvaluateJob
+from hgsp_core.evaluate.contract import EvaluateJob, Evaluator
 from hgsp_core.plugin.method import Params
 from hgsp_core.run.recipe import Use, data_params
 
@@ -69,9 +69,9 @@ class PerplexityParams(Params):
         return stride
 
 
-class Perplexity:
+class Perplexity(Evaluator[PerplexityParams]):
     def __init__(self, params: PerplexityParams):
-        self.params = params
+        super().__init__(params)
         self.datasets = []
         for use in params.datasets:
             dataset = open_dataset(use.use, use.with_, "evaluate: perplexity: datasets")

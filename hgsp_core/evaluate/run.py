@@ -1,7 +1,6 @@
 """Measuring models: of one, of two side by side, and the function behind `hgsp eval`.
 
-An evaluator is called with one model at a time. One that also has `compare` (timings: what else the machine does must meet
-both models alike) is given the original and the pruned model together.
+An evaluator is called with one model at a time; a `PairEvaluator` is given the original and the pruned model together.
 
 torch is imported where a model is loaded.
 """
@@ -10,44 +9,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hgsp_core.checkpoint.read import largest_token, read_config, stored_dtype, weight_bytes
+from hgsp_core.checkpoint.read import largest_token, read_config, tokenizer_digest
 from hgsp_core.errors import RecipeError
-from hgsp_core.evaluate.contract import EvaluateJob
+from hgsp_core.evaluate.contract import EvaluateJob, Evaluator, PairEvaluator
 from hgsp_core.evaluate.errors import EvaluationError
-from hgsp_core.files.json_files import write_json
-from hgsp_core.files.paths import expanded
-from hgsp_core.files.text import require_writable
-from hgsp_core.plugin import registry
-from hgsp_core.plugin.errors import PluginError
+from hgsp_core.model.layout import Layout
 from hgsp_core.report.cost import COSTS
-from hgsp_core.report.tables import PROTOCOL
-from hgsp_core.run.errors import OutputError
-from hgsp_core.run.measure import placed
+from hgsp_core.run.measure import open_weights, placed
 from hgsp_core.run.monitor import Monitor, Progress
-from hgsp_core.run.recipe import ModelPart, Use
-from hgsp_core.run.source import BYTES, checkpoint_layout, locate
+from hgsp_core.run.recipe import ModelPart, Recipe, Use
+from hgsp_core.run.source import Source, locate
 from hgsp_core.run.store import Store
-from hgsp_core.run.versions import versions
 
 
 @dataclass(frozen=True)
 class Evaluators:
     """The measurements asked for, by the name that a recipe gives them: of one model, and of two side by side."""
 
-    alone: tuple[tuple[str, Any], ...]
-    paired: tuple[tuple[str, Any], ...]
+    alone: tuple[tuple[str, Evaluator[Any]], ...]
+    paired: tuple[tuple[str, PairEvaluator[Any]], ...]
 
     @property
-    def all(self) -> tuple[tuple[str, Any], ...]:
+    def all(self) -> tuple[tuple[str, Evaluator[Any]], ...]:
         """Both kinds."""
         return (*self.alone, *self.paired)
 
@@ -63,15 +53,15 @@ def open_evaluators(uses: Sequence[Use]) -> Evaluators:
         HgspError: whatever an evaluator lacks; EvaluationError: two give the same measurement.
     """
     seen: set[str] = set()
-    opened = []
+    opened: list[tuple[str, Evaluator[Any]]] = []
     for index, use in enumerate(uses):
-        evaluator = registry.build("evaluator", use.use, use.with_)
-        for measure in getattr(evaluator, "measures", ()):
+        evaluator = use.build(Evaluator)
+        for measure in evaluator.measures:
             if measure in seen:
                 raise EvaluationError.twice(f"evaluate.{index}", measure)
             seen.add(measure)
         opened.append((use.use, evaluator))
-    paired = tuple((name, evaluator) for name, evaluator in opened if hasattr(evaluator, "compare"))
+    paired = tuple((name, evaluator) for name, evaluator in opened if isinstance(evaluator, PairEvaluator))
     return Evaluators(tuple(item for item in opened if item not in paired), paired)
 
 
@@ -85,7 +75,7 @@ def check_evaluable(evaluators: Evaluators, model: ModelPart) -> None:
         EvaluationError, DataError: names the first of them.
     """
     for name, evaluator in evaluators.all:
-        if model.weights == "streamed" and getattr(evaluator, "whole_model", False):
+        if model.weights == "streamed" and evaluator.whole_model:
             raise EvaluationError.streamed(name)
     directory = locate(model)
     rows = read_config(directory).get("vocab_size")
@@ -94,8 +84,7 @@ def check_evaluable(evaluators: Evaluators, model: ModelPart) -> None:
 
         tokenizer = load_tokenizer(directory)
         for _, evaluator in evaluators.all:
-            if hasattr(evaluator, "check_tokens"):
-                evaluator.check_tokens(tokenizer, rows)
+            evaluator.check_tokens(tokenizer, rows)
 
 
 def evaluate_one(evaluators: Evaluators, opener: Opener, stage: str, monitor: Monitor) -> dict[str, Any]:
@@ -113,8 +102,7 @@ def evaluate_original(
 ) -> tuple[dict[str, Any], list[str]]:
     """As `evaluate_one`, of a model that many runs start from: what was measured before is found in the store.
 
-    Kept are the metrics of evaluators with a method `inputs() -> Mapping`: everything but the model that they depend on, as
-    plain data. Timings have none.
+    Kept are the metrics of evaluators whose `inputs` tells what they depend on. Timings have none.
 
     Args:
         made_of: what tells the model from others: its fingerprint, number type and device.
@@ -123,8 +111,9 @@ def evaluate_original(
         the metrics, and the names of those evaluators whose metrics were found.
     """
     keys = [
-        hasattr(e, "inputs")
-        and {**made_of, "evaluator": f"{type(e).__module__}:{type(e).__qualname__}", "inputs": e.inputs()}
+        None
+        if (inputs := e.inputs()) is None
+        else {**made_of, "evaluator": f"{type(e).__module__}:{type(e).__qualname__}", "inputs": inputs}
         for _, e in evaluators.alone
     ]
     kept = [key and store.get("evaluation", key) for key in keys]
@@ -171,7 +160,7 @@ def evaluate_pair(
     return before, after
 
 
-def metrics(evaluators: Sequence[tuple[str, Any]], job: EvaluateJob) -> dict[str, Any]:
+def metrics(evaluators: Sequence[tuple[str, Evaluator[Any]]], job: EvaluateJob) -> dict[str, Any]:
     """The metrics of one model. Raises EvaluationError where one needs a model that is whole in memory, and this is not."""
     _require(evaluators, job)
     result: dict[str, Any] = {}
@@ -180,9 +169,9 @@ def metrics(evaluators: Sequence[tuple[str, Any]], job: EvaluateJob) -> dict[str
     return result
 
 
-def _require(evaluators: Sequence[tuple[str, Any]], job: EvaluateJob) -> None:
+def _require(evaluators: Sequence[tuple[str, Evaluator[Any]]], job: EvaluateJob) -> None:
     for name, evaluator in evaluators:
-        if job.model is None and getattr(evaluator, "whole_model", False):
+        if job.model is None and evaluator.whole_model:
             raise EvaluationError.streamed(name)
 
 
@@ -198,137 +187,23 @@ def merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:
             result[metric] = dict(value) if isinstance(value, Mapping) else value
 
 
-def ratios(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """after / before, of every metric that both have: a number, or one number for each name."""
-    found: dict[str, Any] = {}
-    for metric, value in before.items():
-        later = after.get(metric)
-        if isinstance(value, Mapping) and isinstance(later, Mapping) and not metric.endswith(PROTOCOL):
-            numbers = {name: later[name] / v for name, v in value.items() if name in later and _is_number(v) and v}
-            found |= {metric: numbers} if numbers else {}
-        elif _is_number(value) and _is_number(later) and value:
-            found[metric] = later / value
-    return found
+def evaluate_source(
+    evaluators: Evaluators, source: Source, recipe: Recipe, monitor: Monitor, store: Store
+) -> tuple[dict[str, Any], list[str]]:
+    """The metrics of the original, and the names of the evaluators whose metrics were found in the store."""
+    tokenizer, (_, device) = tokenizer_digest(source.directory), placed(source.dtype, recipe.device)
+    made_of = {"model": source.fingerprint, "tokenizer": tokenizer, "dtype": source.dtype, "device": device}
+    opener = partial(open_job, source.directory, source.layout, source.dtype, recipe, monitor)
+    return evaluate_original(evaluators, opener, made_of, store, monitor)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def open_job(
+    directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor, progress: Progress
+) -> EvaluateJob:
+    """A checkpoint to measure, its weights loaded whole or streamed."""
+    from hgsp_core.checkpoint.load import load_tokenizer
+    from hgsp_core.engine.likelihood import total_loss
 
-
-def evaluate_checkpoint(
-    model: str | Path,
-    uses: Sequence[Use],
-    monitor: Monitor,
-    *,
-    dtype: str = "auto",
-    device: str = "auto",
-    dense: str | Path | None = None,
-    output: Path | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Measure a model, and with `dense` the model that it was made from too, in the same process.
-
-    Args:
-        model: a Hugging Face directory, a run directory of this package, or a hub id; `dense` likewise.
-        uses: evaluators, as in a recipe's `evaluate`.
-        dtype: number type of both; auto = as `model` is stored.
-        output: file that the result is written to as JSON; must not exist.
-
-    Returns:
-        ratio (only with `dense`: after / before, number by number), before (only with `dense`), after, and how they were
-        made: model, dense, dtype, device, evaluate, timings, versions. `before` and `after` are as in report.json.
-
-    Raises:
-        HgspError: a model, text, task or library that is not there; a result that exists.
-    """
-    if output is not None:
-        _require_free(output)
-    directory, original = model_directory(model), None if dense is None else model_directory(dense)
-    with monitor.stage("Evaluate (prepare)"):
-        evaluators = open_evaluators(uses)
-        check_evaluable(evaluators, ModelPart(path=str(directory)))
-    dtype = stored_dtype(directory) if dtype == "auto" else dtype
-    _, device = placed(dtype, device)
-    pruned = partial(_open, directory, dtype, device, seed, monitor)
-    after = _size(directory)
-    if original is None:
-        alone = replace(evaluators, alone=evaluators.all, paired=())
-        result = {"after": after | evaluate_one(alone, pruned, "Evaluate", monitor)}
-    else:
-        first = partial(_open, original, dtype, device, seed, monitor)
-        before = _size(original) | evaluate_one(evaluators, first, "Evaluate original", monitor)
-        after |= evaluate_one(evaluators, pruned, "Evaluate pruned", monitor)
-        both = evaluate_pair(evaluators, first, pruned, monitor)
-        before, after = before | both[0], after | both[1]
-        result = {"ratio": ratios(before, after), "before": before, "after": after}
-    result |= {
-        "model": str(model),
-        "dense": None if dense is None else str(dense),
-        "dtype": dtype,
-        "device": device,
-        "evaluate": [use.model_dump(mode="json") for use in uses],
-        "timings": dict(monitor.timings),
-        "versions": versions(),
-    }
-    if output is not None:
-        _write(output, result)
-    return result
-
-
-def model_directory(model: str | Path) -> Path:
-    """Where a model lies: the model of a run, a directory, or what a hub id stands for. Raises HgspError if nowhere."""
-    path = expanded(model)
-    if (path / "report.json").is_file() and not (path / "config.json").is_file():
-        if not (path / "model" / "config.json").is_file():
-            raise EvaluationError.no_model_in_run(path)
-        path = path / "model"
-    directory = path if path.is_dir() else locate(ModelPart(path=str(model)))
-    read_config(directory)
-    return directory
-
-
-def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor, progress: Progress) -> EvaluateJob:
-    """A model of any family loaded whole, or streamed where that would not fit and a plugin knows the family."""
-    import torch
-
-    from hgsp_core.checkpoint.load import load_model, load_tokenizer, require_agreement
-    from hgsp_core.engine.likelihood import model_loss, total_loss
-    from hgsp_core.engine.memory import SHARE, free_bytes
-    from hgsp_core.engine.weights import Streamed
-
-    tokenizer, number_type = load_tokenizer(directory), getattr(torch, dtype)
-    needed, free = _size(directory)["parameters"] * BYTES[dtype], free_bytes(torch.device(device))
-    if needed > SHARE * free:
-        monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
-        weights = Streamed(directory, checkpoint_layout(directory), number_type, device)
-        return EvaluateJob(None, tokenizer, partial(total_loss, weights), seed, progress, weights.layout.vocabulary)
-    model, _ = load_model(directory, number_type, device)
-    with suppress(PluginError):  # a family that no plugin knows is as transformers loads it
-        require_agreement(directory, model, checkpoint_layout(directory))
-    rows = model.get_input_embeddings().weight.shape[0]
-    return EvaluateJob(model, tokenizer, partial(model_loss, model), seed, progress, rows)
-
-
-def _size(directory: Path) -> dict[str, int]:
-    from hgsp_core.checkpoint.load import expected_shapes
-
-    return {"parameters": sum(map(prod, expected_shapes(directory).values())), "bytes": weight_bytes(directory)}
-
-
-def _require_free(output: Path) -> None:
-    """Raises OutputError where it can be seen beforehand that the result cannot be written."""
-    try:
-        if output.exists() or output.is_symlink():
-            raise OutputError.exists(str(output))
-        require_writable(output.parent)
-    except OSError as error:
-        raise OutputError.cannot_make(str(output), error) from None
-
-
-def _write(output: Path, result: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_json(output, result)
-    except OSError as error:
-        raise OutputError.cannot_make(str(output), error) from None
+    weights = open_weights(directory, layout, dtype, recipe, monitor)
+    model, loss = weights.model if weights.stays else None, partial(total_loss, weights)
+    return EvaluateJob(model, load_tokenizer(directory), loss, recipe.calibrate.seed, progress, layout.vocabulary)

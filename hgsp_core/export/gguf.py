@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from hgsp_core.export.contract import ExportJob
+from hgsp_core.export.contract import Exporter, ExportJob
 from hgsp_core.gguf.errors import GgufError
 from hgsp_core.plugin.method import Params
 
@@ -24,14 +24,11 @@ class GgufParams(Params):
     directory: str = Field("gguf", pattern=r"^\w[\w-]*$", description="name of the folder in the run directory")
 
 
-class Gguf:
+class Gguf(Exporter[GgufParams]):
     """Writes the file tensor by tensor and has another process compare it with the checkpoint.
 
     Every tensor is compared. Where llama-cpp-python is installed, it is asked for logits and token ids as well.
     """
-
-    def __init__(self, params: GgufParams):
-        self.params = params
 
     def check(self, directory: Path, layout: Layout) -> None:
         """Raises GgufError where GGUF cannot hold the model, before anything is cut.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 
 from hgsp_core.checkpoint.errors import CheckpointError
-from hgsp_core.export.contract import ExportJob
+from hgsp_core.export.contract import Exporter, ExportJob
 from hgsp_core.gguf.errors import GgufError
 from hgsp_core.plugin.method import Params
 
@@ -35,14 +35,11 @@ class HuggingFaceParams(Params):
         return self
 
 
-class HuggingFace:
+class HuggingFace(Exporter[HuggingFaceParams]):
     """Writes the directory, reloads it in a fresh process without hgsp and compares logits bit for bit.
 
     A model that does not fit in memory is computed there layer by layer instead, which takes hgsp.
     """
-
-    def __init__(self, params: HuggingFaceParams):
-        self.params = params
 
     def check(self, directory: Path, layout: Layout) -> None:
         """Raises HubError where a push is asked for that cannot be tried."""

@@ -15,13 +15,12 @@ import yaml
 
 from hgsp_core.artifacts import BlockPlan, Plan
 from hgsp_core.checkpoint.read import stored_dtype
-from hgsp_core.evaluate.run import model_directory
-from hgsp_core.export.contract import ExportJob
+from hgsp_core.evaluate.checkpoint import model_directory
+from hgsp_core.export.contract import Exporter, ExportJob
 from hgsp_core.export.errors import ExportError
 from hgsp_core.files.forms import PlanFile, Report
 from hgsp_core.files.text import read_object
 from hgsp_core.model.layout import Layout
-from hgsp_core.plugin import registry
 from hgsp_core.run.directory import run_directory
 from hgsp_core.run.measure import open_weights
 from hgsp_core.run.monitor import Monitor, Progress
@@ -54,7 +53,7 @@ def export_checkpoint(
     layout, dtype = checkpoint_layout(directory), stored_dtype(directory)
     plan = known_plan(model, layout)
     check_exportable(recipe.export, directory, layout)
-    exporters, notes = [registry.build("exporter", use.use, use.with_) for use in recipe.export], []
+    exporters, notes = [use.build(Exporter) for use in recipe.export], list[str]()
     with run_directory(output) as destination:
         with monitor.stage("Load"):
             weights = open_weights(directory, layout, dtype, recipe, monitor)
@@ -68,7 +67,7 @@ def export_checkpoint(
 
 
 def export(
-    exporters: Sequence[Any],
+    exporters: Sequence[Exporter[Any]],
     checkpoint: Path,
     destination: Path,
     plan: Plan,
@@ -97,19 +96,20 @@ def export(
     return [str(exporter(job).relative_to(destination)) for exporter in exporters]
 
 
-def publish(exporters: Sequence[Any], written: Sequence[str], output: Path, monitor: Monitor) -> list[str]:
+def publish(exporters: Sequence[Exporter[Any]], written: Sequence[str], output: Path, monitor: Monitor) -> list[str]:
     """Send away what is to be sent, now that all of it is in its place: a fault loses nothing. Returns where it went.
 
     Raises:
         HgspError: an exporter's.
     """
-    places = []
-    for exporter, name in zip(exporters, written, strict=True):
-        if hasattr(exporter, "publish"):
-            with monitor.stage("Publish"):
-                if place := exporter.publish(output / name):
-                    monitor.say(f"Published: {place}")
-                    places.append(place)
+    places: list[str] = []
+    if not exporters:
+        return places
+    with monitor.stage("Publish"):
+        for exporter, name in zip(exporters, written, strict=True):
+            if place := exporter.publish(output / name):
+                monitor.say(f"Published: {place}")
+                places.append(place)
     return places
 
 
@@ -124,9 +124,7 @@ def check_exportable(uses: Sequence[Use], directory: Path, layout: Layout) -> No
         HgspError: an exporter's.
     """
     for use in uses:
-        exporter = registry.build("exporter", use.use, use.with_)
-        if hasattr(exporter, "check"):
-            exporter.check(directory, layout)
+        use.build(Exporter).check(directory, layout)
 
 
 def known_report(model: Path) -> Mapping[str, Any]:

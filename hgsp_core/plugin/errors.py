@@ -60,3 +60,17 @@ class PluginError(HgspError):
             f"'{name}' of the plugin '{distribution}' cannot be used: loading {target} failed with "
             f"{type(error).__name__}: {error}. Reinstall or update it: pip install -U {distribution}"
         )
+
+    @classmethod
+    def no_class(cls, distribution: str, name: str, target: str, contract: str) -> PluginError:
+        return cls(
+            f"'{name}' of the plugin '{distribution}': {target} must be a class, a subclass of hgsp_core.{contract}."
+        )
+
+    @classmethod
+    def incomplete(
+        cls, distribution: str, name: str, target: str, contract: str, missing: Sequence[str]
+    ) -> PluginError:
+        return cls(
+            f"'{name}' of the plugin '{distribution}': {target} lacks {', '.join(missing)}, which every hgsp_core.{contract} has."
+        )

@@ -7,21 +7,22 @@ name; `distribution/name` picks one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module, resources
 from importlib.metadata import Distribution, EntryPoint, distributions
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 import yaml
 
+from hgsp_core.deprecations import adopted
 from hgsp_core.errors import did_you_mean
 from hgsp_core.model.architecture import API, Architecture
 from hgsp_core.plugin import hookspecs
 from hgsp_core.plugin.errors import PluginError
-from hgsp_core.plugin.method import HOOKS, Method
+from hgsp_core.plugin.method import HOOKS, Implementation, Method, Params
 
 GROUP = "hgsp"
 
@@ -38,6 +39,13 @@ class Entry:
     def name(self) -> str:
         """What a recipe calls it."""
         return self.method.name
+
+    @property
+    def declared(self) -> Method:
+        """The method; of an architecture there is none. Raises TypeError."""
+        if not isinstance(self.method, Method):
+            raise TypeError(f"{self.name} is data of an architecture, not a method.")
+        return self.method
 
 
 @dataclass(frozen=True)
@@ -157,25 +165,46 @@ def _checked(kind: str, hook: str, method: Any) -> Method | Architecture:
     return method
 
 
-def load_target(entry: Entry) -> type:
-    """Import the class behind a method. Raises PluginError naming the plugin when that fails."""
-    module, _, attribute = entry.method.target.partition(":")
+C = TypeVar("C", bound=Implementation[Any])
+
+
+def implementation(contract: type[C], entry: Entry) -> type[C]:
+    """The class behind a method, imported now.
+
+    Args:
+        contract: of the entry's kind.
+
+    Raises:
+        PluginError: it cannot be imported, or does not hold its contract; names the plugin.
+    """
+    target = entry.declared.target
+    module, _, attribute = target.partition(":")
     try:
-        return getattr(import_module(module), attribute)
+        found = getattr(import_module(module), attribute)
     except Exception as error:
-        raise PluginError.target(entry.distribution, entry.name, entry.method.target, error) from error
+        raise PluginError.target(entry.distribution, entry.name, target, error) from error
+    if not (isinstance(found, type) and issubclass(found, contract)):
+        found = adopted(found, contract)
+    if missing := found and sorted(found.__abstractmethods__):
+        raise PluginError.incomplete(entry.distribution, entry.name, target, contract.__name__, missing)
+    if not found:
+        raise PluginError.no_class(entry.distribution, entry.name, target, contract.__name__)
+    return found
 
 
-def build(kind: str, name: str, params: Any = None) -> Any:
+def build(contract: type[C], name: str, params: Mapping[str, Any] | Params | None = None) -> C:
     """The implementation that a recipe names, made with its params (a mapping or a ready Params object)."""
-    entry = installed().find(kind, name)
-    ready = params if isinstance(params, entry.method.params) else entry.method.params(**(params or {}))
-    return load_target(entry)(ready)
+    entry = installed().find(contract.kind, name)
+    given = entry.declared.params
+    ready = params if isinstance(params, given) else given(**dict(params or {}))
+    return implementation(contract, entry)(ready)
 
 
 def architecture(model_type: str) -> Architecture:
     """The architecture data for a config's `model_type`."""
-    return installed().find("architecture", model_type).method
+    found = installed().find("architecture", model_type).method
+    assert isinstance(found, Architecture)  # `_checked` lets nothing else in
+    return found
 
 
 @cache

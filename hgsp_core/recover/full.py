@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hgsp_core.recover.contract import RecoverJob
+from hgsp_core.recover.contract import Recoverer, RecoverJob
 from hgsp_core.recover.prepare import check_chats, prepare
 from hgsp_core.recover.training_params import FullParams
 
 
-class Full:
+class Full(Recoverer[FullParams]):
     parallel = True
 
     def __init__(self, params: FullParams):
-        self.params, self.records = params, prepare(params)
+        super().__init__(params)
+        self.records = prepare(params)
 
     def check(self, directory: Path) -> None:
         check_chats(self.records, directory)

@@ -15,7 +15,7 @@ from hgsp_core.files.forms import Adapter
 from hgsp_core.files.paths import expanded
 from hgsp_core.files.text import read_object
 from hgsp_core.model.architecture import Architecture
-from hgsp_core.recover.contract import RecoverJob
+from hgsp_core.recover.contract import Recoverer, RecoverJob
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.prepare import check_chats, prepare
 from hgsp_core.recover.training_params import LoRAParams
@@ -25,11 +25,11 @@ _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
-class LoRA:
+class LoRA(Recoverer[LoRAParams]):
     parallel = True
 
     def __init__(self, params: LoRAParams):
-        self.params = params
+        super().__init__(params)
         self.adapter = _adapter(params.adapter) if params.adapter else None
         self.records = prepare(params)
 

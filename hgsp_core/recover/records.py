@@ -42,7 +42,7 @@ def read_records(name: str, options: Mapping[str, Any], format: str, samples: in
         RecoverError: a record without its fields (its number is named), or none at all.
     """
     dataset, job = open_dataset(name, options, "recover: dataset"), DatasetJob("calibration")
-    rows = dataset.rows(job) if hasattr(dataset, "rows") else None
+    rows = dataset.rows(job)
     found = "text"
     if rows is not None and format != "text":
         records = iter(rows)

@@ -5,16 +5,13 @@ the dense model; here they are of the model as it is pruned below, which is what
 """
 
 from hgsp_core.plugin.method import Params
-from hgsp_core.repair.contract import BlockJob, Repair
+from hgsp_core.repair.contract import BlockJob, Reconstructor, Repair
 
 
-class Bias:
+class Bias(Reconstructor[Params]):
     """Weights stay as they are; a block without a place for a bias stays as it is, and says so."""
 
     targets = ("own",)
-
-    def __init__(self, params: Params):
-        pass
 
     def __call__(self, job: BlockJob) -> Repair:
         if job.bias is None:

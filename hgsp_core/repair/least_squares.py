@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Repair
+from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor, Repair
 from hgsp_core.repair.elimination import eliminate, inverse_hessian
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
 from hgsp_core.repair.ridge import ridge_fit
@@ -35,11 +35,11 @@ RIDGES = (0.01, 0.1, 1.0)
 TINY = 1e-6
 
 
-class LeastSquares:
+class LeastSquares(Reconstructor[LeastSquaresParams]):
     """Fits every target asked for; applies the fit that does best on held-out windows, or none if none does better."""
 
     def __init__(self, params: LeastSquaresParams):
-        self.params = params
+        super().__init__(params)
         self.targets = ("own", "dense", "residual") if params.target == "auto" else (params.target,)
         self.ridges = RIDGES if params.ridge == "auto" else (params.ridge,)
         self.reads = params.readers

@@ -48,7 +48,7 @@ ROWS = 4096
 Weights = Mapping[str, Tensor]
 
 
-def repair(
+def repair_blocks(
     source,
     plan: Plan,
     reconstructor,
@@ -75,7 +75,7 @@ def repair(
         dense += streams
         split.append(len(batches))
     pruned = list(dense)
-    reads = getattr(reconstructor, "reads", False)
+    reads = reconstructor.reads
     needs_dense = reads or {DENSE, RESIDUAL} & set(reconstructor.targets)
     as_dense = True  # whether the two streams are still the same
     notes: list[str] = []

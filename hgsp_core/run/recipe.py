@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,7 +20,10 @@ from hgsp_core.files.paths import expanded
 from hgsp_core.files.yaml_data import YamlError, parse_yaml
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.errors import PluginError
+from hgsp_core.plugin.method import Implementation
 from hgsp_core.run.monitor import log
+
+C = TypeVar("C", bound=Implementation[Any])
 
 #: bytes of a recipe or a sweep
 _LARGEST = 2**20
@@ -70,6 +73,10 @@ class Use(_Part):
 
     use: str = Field(min_length=1, description="name of the method, or distribution/name")
     with_: dict[str, Any] = Field({}, alias="with", description="its parameters (hgsp plugins show NAME)")
+
+    def build(self, contract: type[C]) -> C:
+        """The method, ready to be called. Raises PluginError."""
+        return registry.build(contract, self.use, self.with_)
 
 
 _BALANCED = {

@@ -3,14 +3,11 @@
 from hgsp_core.artifacts import Scores
 from hgsp_core.engine.collectors import WeightSquare
 from hgsp_core.plugin.method import Params
-from hgsp_core.score.contract import ScoreJob
+from hgsp_core.score.contract import ScoreJob, Scorer
 
 
-class L2:
+class L2(Scorer[Params]):
     collectors = (WeightSquare(),)
-
-    def __init__(self, params: Params):
-        pass
 
     def __call__(self, job: ScoreJob) -> Scores:
         return Scores.of(job.layout, job.statistics[WeightSquare()])

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from hgsp_core.artifacts import Scores
 from hgsp_core.plugin.method import Params
-from hgsp_core.score.contract import NormalizeJob
+from hgsp_core.score.contract import NormalizeJob, Normalizer
 
 
 class LevelParams(Params):
@@ -28,25 +28,19 @@ class LevelParams(Params):
         return scores.layer if self.level == "layer" else scores.layer * len(scores.axes) + scores.axis
 
 
-class Keep:
+class Keep(Normalizer[Params]):
     """x: the scores as they are."""
-
-    def __init__(self, params: Params):
-        self.params = params
 
     def __call__(self, job: NormalizeJob) -> Scores:
         return job.scores
 
 
-class Log:
+class Log(Normalizer[LevelParams]):
     """ln(x − min + 1), min over the group.
 
     The formula is R6's, to the letter. Scores far below 1 (a Taylor score per parameter may be 1e-9) stay nearly linear
     under it: only their minimum goes. Put `minmax` or `zscore` there where layers are to weigh the same.
     """
-
-    def __init__(self, params: LevelParams):
-        self.params = params
 
     def __call__(self, job: NormalizeJob) -> Scores:
         x, group = job.scores.score, self.params.groups(job.scores)
@@ -65,11 +59,8 @@ def _maximum(x: np.ndarray, group: np.ndarray) -> np.ndarray:
     return -_minimum(-x, group)
 
 
-class MinMax:
+class MinMax(Normalizer[LevelParams]):
     """(x − min) / (max − min), over the group; 0 where all of it is equal."""
-
-    def __init__(self, params: LevelParams):
-        self.params = params
 
     def __call__(self, job: NormalizeJob) -> Scores:
         x, group = job.scores.score, self.params.groups(job.scores)
@@ -77,11 +68,8 @@ class MinMax:
         return job.scores.with_score((x - low[group]) / _not_zero(high - low)[group])
 
 
-class ZScore:
+class ZScore(Normalizer[LevelParams]):
     """(x − mean) / standard deviation, over the group; 0 where all of it is equal. Half of the scores are below 0."""
-
-    def __init__(self, params: LevelParams):
-        self.params = params
 
     def __call__(self, job: NormalizeJob) -> Scores:
         x, group = job.scores.score, self.params.groups(job.scores)
@@ -92,11 +80,8 @@ class ZScore:
         return job.scores.with_score(centred / _not_zero(deviation)[group])
 
 
-class Sqrt:
+class Sqrt(Normalizer[LevelParams]):
     """√x; a group with scores below 0 is shifted up to 0 first."""
-
-    def __init__(self, params: LevelParams):
-        self.params = params
 
     def __call__(self, job: NormalizeJob) -> Scores:
         x, group = job.scores.score, self.params.groups(job.scores)
@@ -120,11 +105,8 @@ class ClipParams(Params):
         return self
 
 
-class Clip:
+class Clip(Normalizer[ClipParams]):
     """min(max(x, P_low), P_high), percentiles over all units. Comes before the normalizer where both are used."""
-
-    def __init__(self, params: ClipParams):
-        self.params = params
 
     def __call__(self, job: NormalizeJob) -> Scores:
         x = job.scores.score

@@ -10,7 +10,7 @@ from hgsp_core.files.forms import PriorNumbers
 from hgsp_core.files.paths import expanded
 from hgsp_core.files.text import read_object
 from hgsp_core.plugin.method import Params
-from hgsp_core.score.contract import PriorJob
+from hgsp_core.score.contract import Prior, PriorJob
 from hgsp_core.score.errors import PriorFileError
 
 
@@ -20,10 +20,11 @@ class PriorFileParams(Params):
     )
 
 
-class PriorFile:
+class PriorFile(Prior[PriorFileParams]):
     collectors = ()
 
     def __init__(self, params: PriorFileParams):
+        super().__init__(params)
         self.path = expanded(params.path)
 
     def __call__(self, job: PriorJob) -> Priors:

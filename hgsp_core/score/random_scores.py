@@ -4,14 +4,11 @@ import numpy as np
 
 from hgsp_core.artifacts import Scores
 from hgsp_core.plugin.method import Params
-from hgsp_core.score.contract import ScoreJob
+from hgsp_core.score.contract import ScoreJob, Scorer
 
 
-class Random:
+class Random(Scorer[Params]):
     collectors = ()
-
-    def __init__(self, params: Params):
-        pass
 
     def __call__(self, job: ScoreJob) -> Scores:
         generator = np.random.default_rng(job.seed)

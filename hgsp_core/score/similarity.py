@@ -3,14 +3,11 @@
 from hgsp_core.artifacts import Priors
 from hgsp_core.engine.collectors import ResidualCosine
 from hgsp_core.plugin.method import Params
-from hgsp_core.score.contract import PriorJob
+from hgsp_core.score.contract import Prior, PriorJob
 
 
-class Similarity:
+class Similarity(Prior[Params]):
     collectors = (ResidualCosine(),)
-
-    def __init__(self, params: Params):
-        pass
 
     def __call__(self, job: PriorJob) -> Priors:
         return Priors.of(job.layout, job.statistics[ResidualCosine()])

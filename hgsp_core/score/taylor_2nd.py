@@ -4,14 +4,14 @@ from pydantic import Field
 
 from hgsp_core.artifacts import Scores
 from hgsp_core.plugin.method import Params
-from hgsp_core.score.contract import ScoreJob
+from hgsp_core.score.contract import ScoreJob, Scorer
 
 
 class Taylor2ndParams(Params):
     batch: int = Field(4, ge=1, description="samples of one gradient g_b in H = mean of g_b²")
 
 
-class Taylor2nd:
+class Taylor2nd(Scorer[Taylor2ndParams]):
     def __init__(self, params: Taylor2ndParams):
         from hgsp_core.engine.collectors import (  # torch; the params above are read without it
             TaylorAbs,

@@ -10,16 +10,18 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hgsp_core.allocate.run import methods_of
 from hgsp_core.artifacts import Calibration
 from hgsp_core.data.calibrate import calibrate, calibration_inputs
 from hgsp_core.data.run import calibration_text, open_dataset
-from hgsp_core.evaluate.run import check_evaluable, open_evaluators
-from hgsp_core.pipeline import check_exports, check_recoverable, evaluate_source, methods_of
-from hgsp_core.plugin.registry import build
+from hgsp_core.evaluate.run import check_evaluable, evaluate_source, open_evaluators
+from hgsp_core.export.contract import Exporter
+from hgsp_core.pipeline import check_exports
+from hgsp_core.recover.contract import Recoverer
 from hgsp_core.run.measure import measure, statistics_inputs
 from hgsp_core.run.monitor import Monitor
 from hgsp_core.run.recipe import Recipe
-from hgsp_core.run.source import open_model
+from hgsp_core.run.source import locate, open_model
 from hgsp_core.run.store import Store
 from hgsp_core.sweeps.cells import Cell
 
@@ -52,8 +54,7 @@ def check(cells: Sequence[Cell]) -> None:
     Raises HgspError.
     """
     recipes = [cell.recipe for cell in cells]
-    for part in _distinct(recipe.model for recipe in recipes):
-        open_model(part)
+    sources = {repr(part): open_model(part) for part in _distinct(recipe.model for recipe in recipes)}
     for part in _distinct(recipe.calibrate for recipe in recipes):
         open_dataset(part.dataset, part.with_, "calibrate.dataset")
     for uses in _distinct(recipe.evaluate for recipe in recipes):
@@ -63,13 +64,13 @@ def check(cells: Sequence[Cell]) -> None:
     for uses in _distinct(recipe.export for recipe in recipes):
         check_exports(uses)
         for use in uses:
-            build("exporter", use.use, use.with_)
+            use.build(Exporter)
     for recipe in _distinct(
         recipe.model_copy(update={"output": "", "evaluate": (), "export": ()}) for recipe in recipes
     ):
-        methods_of(recipe)
+        methods_of(recipe, sources[repr(recipe.model)].layout)
         if recipe.recover:
-            check_recoverable(build("recoverer", recipe.recover.use, recipe.recover.with_), recipe.model)
+            recipe.recover.build(Recoverer).check(locate(recipe.model))
 
 
 def _distinct(values: Iterable) -> list:
@@ -83,9 +84,9 @@ def prepare(recipes: Sequence[Recipe], monitor: Monitor, store: Store) -> None:
     What depends on a run's own plan (later iterative steps, repairs) is left to the run.
     """
     first = recipes[0]
-    methods = [methods_of(recipe) for recipe in recipes]
     with monitor.stage("Read model"):
         source = open_model(first.model)
+    methods = [methods_of(recipe, source.layout) for recipe in recipes]
     calibration = None
     if any(m.needs_tokens for m in methods):
         dataset = open_dataset(first.calibrate.dataset, first.calibrate.with_, "calibrate.dataset")
@@ -95,7 +96,7 @@ def prepare(recipes: Sequence[Recipe], monitor: Monitor, store: Store) -> None:
     measure(first, source, calibration, list(collectors.values()), monitor, store, {})
     for recipe in {repr((recipe.evaluate, recipe.device)): recipe for recipe in recipes}.values():
         evaluators = open_evaluators(recipe.evaluate)
-        kept = tuple((name, evaluator) for name, evaluator in evaluators.alone if hasattr(evaluator, "inputs"))
+        kept = tuple((name, evaluator) for name, evaluator in evaluators.alone if evaluator.inputs() is not None)
         evaluate_source(type(evaluators)(kept, ()), source, recipe, monitor, store)
 
 
@@ -116,7 +117,7 @@ def needs(groups: Sequence[Group], store: Store) -> dict[str, Need]:
     for group in groups:
         part = group.recipes[0].calibrate
         source = open_model(group.recipes[0].model)
-        methods = [methods_of(recipe) for recipe in group.recipes]
+        methods = [methods_of(recipe, source.layout) for recipe in group.recipes]
         tokens = None
         if any(m.needs_tokens for m in methods):
             text = calibration_text(open_dataset(part.dataset, part.with_, "calibrate.dataset"), part)

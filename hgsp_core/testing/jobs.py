@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.artifacts import Plan, Priors, Scores, Statistics
 from hgsp_core.data.contract import DatasetJob
 from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Resident
 from hgsp_core.model.layout import Layout
 from hgsp_core.repair.contract import BlockJob, Moments, ReadJob
-from hgsp_core.score.contract import NormalizeJob, PriorJob, ScoreJob
+from hgsp_core.score.contract import NormalizeJob, Normalizer, Prior, PriorJob, ScoreJob, Scorer
 from hgsp_core.surgery import positions
 from hgsp_core.testing.check import require
 from hgsp_core.testing.model import VOCABULARY, sample_layout, sample_model
@@ -27,20 +27,20 @@ SEED = 5
 CALIBRATION = (6, 10)
 
 
-def score_job(scorer: Any) -> ScoreJob:
+def score_job(scorer: Scorer[Any]) -> ScoreJob:
     return ScoreJob(sample_layout(), statistics(scorer.collectors), SEED)
 
 
-def prior_job(prior: Any) -> PriorJob:
+def prior_job(prior: Prior[Any]) -> PriorJob:
     return PriorJob(sample_layout(), statistics(prior.collectors))
 
 
-def normalize_job(normalizer: Any) -> NormalizeJob:
+def normalize_job(normalizer: Normalizer[Any]) -> NormalizeJob:
     return NormalizeJob(sample_layout(), scores())
 
 
-def allocate_job(allocator: Any) -> AllocateJob:
-    judge = Growing(sample_layout()) if hasattr(allocator, "held_out") else None
+def allocate_job(allocator: Allocator[Any]) -> AllocateJob:
+    judge = Growing(sample_layout()) if allocator.held_out(sample_layout(), 64) else None
     return AllocateJob(sample_layout(), scores(), priors() if allocator.needs_priors else None, judge)
 
 

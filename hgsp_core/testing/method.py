@@ -20,14 +20,24 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
-from hgsp_core.plugin.method import HOOKS, Method, Params
+from hgsp_core.allocate.contract import Allocator
+from hgsp_core.data.contract import Dataset
+from hgsp_core.evaluate.contract import Evaluator
+from hgsp_core.export.contract import Exporter
+from hgsp_core.plugin.method import HOOKS, Implementation, Method, Params
 from hgsp_core.process.fresh import run_fresh
+from hgsp_core.recover.contract import Recoverer
+from hgsp_core.repair.contract import Reconstructor
+from hgsp_core.score.contract import Normalizer, Prior, Scorer
 from hgsp_core.testing import results
 from hgsp_core.testing.check import Check, Table, checks_of, fail, require
 from hgsp_core.testing.jobs import JOBS
 
-#: attributes that a class of the kind must have, so that the pipeline knows what to prepare
-ATTRIBUTES = {"scorer": "collectors", "prior": "collectors", "allocator": "needs_priors", "reconstructor": "targets"}
+#: kind -> the contract that its classes subclass
+CONTRACTS: Mapping[str, type[Implementation[Any]]] = {
+    contract.kind: contract
+    for contract in (Scorer, Prior, Normalizer, Allocator, Reconstructor, Recoverer, Evaluator, Exporter, Dataset)
+}
 
 
 def method_checks(method: Method, kind: str, params: Mapping[str, Any] | None = None) -> list[Check]:
@@ -68,11 +78,11 @@ class Trial:
         return replace(self, given={**self.given, **params})
 
     @property
-    def implementation(self) -> type:
+    def implementation(self) -> type[Implementation[Any]]:
         module, _, attribute = self.method.target.partition(":")
         return getattr(import_module(module), attribute)
 
-    def build(self) -> Any:
+    def build(self) -> Implementation[Any]:
         return self.implementation(self.params)
 
     def run(self, job: Any = None) -> Any:
@@ -139,17 +149,21 @@ def target_imports(trial: Trial) -> None:
         cls = trial.implementation
     except (ImportError, AttributeError) as error:
         fail(f"`target` '{target}' cannot be imported: {error}.")
+    contract = CONTRACTS[trial.kind]
     require(
-        inspect.isclass(cls) and any("__call__" in vars(base) for base in cls.__mro__),
-        f"'{target}' must be a class with __call__(self, job).",
+        inspect.isclass(cls) and issubclass(cls, contract),
+        f"'{target}' must be a class that subclasses the contract of its kind: "
+        f"`class {attribute}({contract.__name__}[{trial.method.params.__name__}])`, from hgsp_core import {contract.__name__}.",
     )
     require(
-        (cls.__doc__ or "").strip() or (inspect.getmodule(cls).__doc__ or "").strip(),
+        not cls.__abstractmethods__,
+        f"{attribute} lacks {', '.join(sorted(cls.__abstractmethods__))}, which every {contract.__name__} has.",
+    )
+    module = sys.modules[cls.__module__].__doc__
+    require(
+        (cls.__doc__ or "").strip() not in ("", (contract.__doc__ or "").strip()) or (module or "").strip(),
         f"Neither '{attribute}' nor its module has a docstring: say there what it computes, and where that is from.",
     )
-    wanted = ATTRIBUTES.get(trial.kind)
-    if wanted:
-        require(hasattr(trial.build(), wanted), f"{attribute} has no `{wanted}`, which every {trial.kind} must tell.")
 
 
 def import_brings_no_torch(trial: Trial) -> None:

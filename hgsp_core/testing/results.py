@@ -214,7 +214,7 @@ def a_place_without_bias_gets_none(trial: Trial) -> None:
 def maps_of_readers_fit(trial: Trial) -> None:
     """With `reads`, `read` answers for a block and for the head (`job.block` is None) with a square matrix, or None."""
     reconstructor = trial.build()
-    if not getattr(reconstructor, "reads", False):
+    if not reconstructor.reads:
         return
     for job in jobs.read_jobs():
         place = "a block" if job.block else "the head, where job.block is None,"

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from hgsp_core.plugin import registry
@@ -61,7 +62,7 @@ def warm_up() -> None:
     torch.set_num_threads(1)
     for entry in registry.installed().entries:
         if entry.kind != "architecture":
-            registry.load_target(entry)
+            import_module(entry.declared.target.partition(":")[0])
     gc.freeze()  # what is there is never looked at again, so the children share its memory
 
 

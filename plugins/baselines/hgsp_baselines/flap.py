@@ -15,18 +15,15 @@ Its bias compensation is the reconstructor `bias` of hgsp-core.
 import numpy as np
 
 from hgsp_baselines.collectors import WriterColumns
-from hgsp_core import Params, Scores
+from hgsp_core import Params, Scorer, Scores
 from hgsp_core.engine.collectors import InputMoments
 from hgsp_core.score.contract import ScoreJob
 
 
-class Flap:
+class Flap(Scorer[Params]):
     """The score. `importance` in the table is Σ m_j over the unit's columns, before standardisation."""
 
     collectors = (WriterColumns(), InputMoments())
-
-    def __init__(self, params: Params):
-        pass
 
     def __call__(self, job: ScoreJob) -> Scores:
         columns, moments = (job.statistics[collector] for collector in self.collectors)

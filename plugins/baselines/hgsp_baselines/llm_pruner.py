@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hgsp_baselines.llm_pruner_params import LLMPrunerParams
-from hgsp_core import Scores
+from hgsp_core import Scorer, Scores
 from hgsp_core.engine.collectors import Collector, Depth
 from hgsp_core.score.contract import ScoreJob
 
@@ -74,8 +74,9 @@ class Vector(Collector):
         return found
 
 
-class LLMPruner:
+class LLMPruner(Scorer[LLMPrunerParams]):
     def __init__(self, params: LLMPrunerParams):
+        super().__init__(params)
         self.collectors = ({"first": First, "mixed": Mixed, "vector": Vector}[params.importance](),)
 
     def __call__(self, job: ScoreJob) -> Scores:

@@ -15,18 +15,15 @@ from __future__ import annotations
 import torch
 
 from hgsp_baselines.slimgpt_params import SlimGPTParams
-from hgsp_core import Repair
+from hgsp_core import Reconstructor, Repair
 from hgsp_core.repair.contract import BlockJob
 from hgsp_core.repair.elimination import eliminate, inverse_hessian, remove
 
 
-class SlimGPT:
+class SlimGPT(Reconstructor[SlimGPTParams]):
     """As many units stay as planned; which ones is decided here, from the inputs as the pruned model below makes them."""
 
     targets = ("own",)
-
-    def __init__(self, params: SlimGPTParams):
-        self.params = params
 
     def __call__(self, job: BlockJob) -> Repair:
         w, inverse, width = job.weight.double(), inverse_hessian(job.fit.gram, self.params.damping), job.writer.width

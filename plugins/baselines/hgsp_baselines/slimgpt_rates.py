@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from hgsp_core import Plan
+from hgsp_core import Allocator, Plan
 from hgsp_core.allocate.budget import Capacity, RatioParams, plan_within
 from hgsp_core.allocate.contract import AllocateJob
 from hgsp_core.allocate.limits import SizeLimits, floors, in_force
@@ -27,16 +27,13 @@ class SlimGPTRatesParams(RatioParams):
     limits: SizeLimits = Field(SizeLimits(), description="how many units each block keeps")
 
 
-class SlimGPTRates:
+class SlimGPTRates(Allocator[SlimGPTRatesParams]):
     """Attention loses round(rate · groups) groups, a half down, and the layer's MLP the rest of its rate.
 
     Which units go is for the reconstructor `slimgpt` to choose; without it the lowest-scored ones of each block do.
     """
 
     needs_priors = False
-
-    def __init__(self, params: SlimGPTRatesParams):
-        self.params = params
 
     def __call__(self, job: AllocateJob) -> Plan:
         p, layout, axes = self.params, job.layout, len(job.scores.axes)

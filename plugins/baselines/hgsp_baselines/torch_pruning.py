@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import Field
 
 from hgsp_baselines.errors import TorchPruningError
-from hgsp_core import HgspError, Layout, Plan
+from hgsp_core import Allocator, HgspError, Layout, Plan
 from hgsp_core.allocate.budget import RatioParams
 from hgsp_core.allocate.contract import AllocateJob
 from hgsp_core.allocate.limits import mixes_tokens
@@ -47,11 +47,8 @@ class TorchPruningParams(RatioParams):
     )
 
 
-class TorchPruning:
+class TorchPruning(Allocator[TorchPruningParams]):
     needs_priors = False
-
-    def __init__(self, params: TorchPruningParams):
-        self.params = params
 
     def __call__(self, job: AllocateJob) -> Plan:
         p, layout = self.params, job.layout

@@ -6,16 +6,13 @@ is the same order inside a block; blocks are not compared with each other there,
 """
 
 from hgsp_baselines.collectors import WriterColumns
-from hgsp_core import Params, Scores
+from hgsp_core import Params, Scorer, Scores
 from hgsp_core.engine.collectors import InputNorm
 from hgsp_core.score.contract import ScoreJob
 
 
-class WandaSp:
+class WandaSp(Scorer[Params]):
     collectors = (WriterColumns(), InputNorm())
-
-    def __init__(self, params: Params):
-        pass
 
     def __call__(self, job: ScoreJob) -> Scores:
         columns, norms = (job.statistics[collector] for collector in self.collectors)

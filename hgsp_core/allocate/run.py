@@ -1,0 +1,155 @@
+"""From calibration to plan: everything that is decided before a weight is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hgsp_core.allocate.contract import AllocateJob, Allocator
+from hgsp_core.allocate.judgement import StoredJudge
+from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
+from hgsp_core.artifacts.errors import PlanError
+from hgsp_core.data.calibrate import calibrate
+from hgsp_core.data.contract import Dataset
+from hgsp_core.model.layout import Layout
+from hgsp_core.plugin import registry
+from hgsp_core.process.launched import launched
+from hgsp_core.repair.contract import Reconstructor
+from hgsp_core.report.diagnosis import Replan, Scales
+from hgsp_core.run.measure import Reused, gradient_scale, measure
+from hgsp_core.run.monitor import Monitor
+from hgsp_core.run.recipe import Recipe
+from hgsp_core.run.source import Source
+from hgsp_core.run.store import Store
+from hgsp_core.score.contract import NormalizeJob, Normalizer, Prior, PriorJob, ScoreJob, Scorer
+
+if TYPE_CHECKING:
+    from hgsp_core.engine.collectors import Collector
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Everything up to the plan. `calibration` is None where nothing that was measured needed data.
+
+    saved     seconds that it took once to measure what was found in the store
+    measured  the scores of the original model before normalizers;  scales  how large its gradients are in each layer
+    judge     what a search asked; None where the allocator does not search
+    """
+
+    source: Source
+    calibration: Calibration | None
+    scores: Scores
+    priors: Priors | None
+    plan: Plan
+    reused: tuple[str, ...]
+    saved: float
+    measured: Scores
+    scales: Scales
+    judge: StoredJudge | None
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The methods of a recipe that decide what stays. One allocator for each iterative step; no prior where none is asked for.
+
+    collectors    what they ask to be measured, together;  scale  the one among them that sees how large gradients are, or None
+    held_out      windows of the calibration set that judge plans; 0 = none do
+    needs_tokens  whether any of it needs the calibration tokens
+    """
+
+    scorer: Scorer[Any]
+    normalizers: Sequence[Normalizer[Any]]
+    prior: Prior[Any] | None
+    allocators: Sequence[Allocator[Any]]
+    collectors: tuple[Collector, ...]
+    scale: Collector | None
+    held_out: int
+    needs_tokens: bool
+
+
+def decide(recipe: Recipe, source: Source, dataset: Dataset[Any], monitor: Monitor, store: Store) -> Decision:
+    """All that comes before the cut: calibration, statistics, scores, priors, plan.
+
+    With `iterative_steps` the last three are repeated, each time on the model that the plan before leaves.
+    """
+    methods = methods_of(recipe, source.layout)
+    scorer, prior, scale = methods.scorer, methods.prior, methods.scale
+
+    reused: Reused = {}
+    calibration = None
+    if methods.needs_tokens:
+        with monitor.stage("Calibrate"):
+            calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
+    judge = None
+    if methods.held_out and calibration:
+        windows = max(methods.held_out, launched())
+        judge = StoredJudge(recipe, source, calibration, windows, monitor, store)
+    plan = None
+    for allocator in methods.allocators:
+        statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, plan)
+        with monitor.stage("Plan") as progress:
+            scores = scorer(ScoreJob(source.layout, statistics, recipe.calibrate.seed))
+            if plan is None:
+                measured, scales = scores, Scales.of_gradients(statistics[scale]) if scale else Scales.of_scores(scores)
+            scores = normalized(scores, methods.normalizers, source.layout)
+            priors = prior(PriorJob(source.layout, statistics)) if prior else None
+            if plan:
+                scores = scores.last(plan)
+            previous, plan = plan, allocator(AllocateJob(source.layout, scores, priors, judge, progress, plan))
+            if previous and not plan.within(previous):
+                raise PlanError.given_back(recipe.allocate.use)
+    if judge:
+        judge.release()
+    for name in reused:
+        monitor.say(f"Reused from the store: {name}")
+    saved = sum(reused.values()) + (judge.saved if judge else 0.0)
+    return Decision(source, calibration, scores, priors, plan, tuple(reused), saved, measured, scales, judge)
+
+
+def methods_of(recipe: Recipe, layout: Layout) -> Methods:
+    """The methods that decide what is kept, ready to be called."""
+    scorer, allocators = recipe.score.build(Scorer), _allocators(recipe)
+    normalizers = [use.build(Normalizer) for use in recipe.normalize]
+    prior = recipe.prior.build(Prior) if allocators[0].needs_priors else None
+    collectors = {c.key: c for method in (scorer, prior) if method for c in method.collectors}
+    scale = gradient_scale(collectors.values())
+    collectors |= {scale.key: scale} if scale else {}
+    held_out = allocators[0].held_out(layout, recipe.calibrate.samples)
+    repaired = bool(recipe.reconstruct.build(Reconstructor).targets)
+    needs_tokens = repaired or held_out > 0 or any(c.needs_tokens for c in collectors.values())
+    return Methods(scorer, normalizers, prior, allocators, tuple(collectors.values()), scale, held_out, needs_tokens)
+
+
+def normalized(scores: Scores, normalizers: Sequence[Normalizer[Any]], layout: Layout) -> Scores:
+    """The scores after every normalizer, in order."""
+    for normalizer in normalizers:
+        scores = normalizer(NormalizeJob(layout, scores))
+    return scores
+
+
+def replan(decision: Decision) -> Replan:
+    """Plans of other recipes from what was measured for this one: nothing is measured, and nothing is written."""
+
+    def planned(recipe: Recipe) -> tuple[Scores, Plan]:
+        layout = decision.source.layout
+        scores = normalized(decision.measured, [use.build(Normalizer) for use in recipe.normalize], layout)
+        return scores, recipe.allocate.build(Allocator)(AllocateJob(layout, scores, decision.priors))
+
+    return planned
+
+
+def _allocators(recipe: Recipe) -> list[Allocator[Any]]:
+    """One for each iterative step; the ratio grows evenly up to the one asked for."""
+    steps = recipe.iterative_steps
+    if steps == 1:
+        return [recipe.allocate.build(Allocator)]
+    params = registry.installed().find("allocator", recipe.allocate.use).method.params(**recipe.allocate.with_)
+    if not hasattr(params, "ratio"):
+        raise PlanError.no_ratio(recipe.allocate.use)
+    return [
+        registry.build(
+            "allocator", recipe.allocate.use, {**recipe.allocate.with_, "ratio": params.ratio * step / steps}
+        )
+        for step in range(1, steps + 1)
+    ]

@@ -1,0 +1,163 @@
+"""`hgsp eval`: any model directory measured, alone or beside the model that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from hgsp_core.checkpoint.read import read_config, stored_dtype, weight_bytes
+from hgsp_core.evaluate.contract import EvaluateJob
+from hgsp_core.evaluate.errors import EvaluationError
+from hgsp_core.evaluate.run import check_evaluable, evaluate_one, evaluate_pair, open_evaluators
+from hgsp_core.files.json_files import write_json
+from hgsp_core.files.paths import expanded
+from hgsp_core.files.text import require_writable
+from hgsp_core.plugin.errors import PluginError
+from hgsp_core.report.tables import PROTOCOL
+from hgsp_core.run.errors import OutputError
+from hgsp_core.run.measure import placed
+from hgsp_core.run.monitor import Monitor, Progress
+from hgsp_core.run.recipe import ModelPart, Use
+from hgsp_core.run.source import BYTES, checkpoint_layout, locate
+from hgsp_core.run.versions import versions
+
+
+def ratios(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """after / before, of every metric that both have: a number, or one number for each name."""
+    found: dict[str, Any] = {}
+    for metric, value in before.items():
+        later = after.get(metric)
+        if isinstance(value, Mapping) and isinstance(later, Mapping) and not metric.endswith(PROTOCOL):
+            numbers = {name: later[name] / v for name, v in value.items() if name in later and _is_number(v) and v}
+            found |= {metric: numbers} if numbers else {}
+        elif _is_number(value) and _is_number(later) and value:
+            found[metric] = later / value
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def evaluate_checkpoint(
+    model: str | Path,
+    uses: Sequence[Use],
+    monitor: Monitor,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    dense: str | Path | None = None,
+    output: Path | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure a model, and with `dense` the model that it was made from too, in the same process.
+
+    Args:
+        model: a Hugging Face directory, a run directory of this package, or a hub id; `dense` likewise.
+        uses: evaluators, as in a recipe's `evaluate`.
+        dtype: number type of both; auto = as `model` is stored.
+        output: file that the result is written to as JSON; must not exist.
+
+    Returns:
+        ratio (only with `dense`: after / before, number by number), before (only with `dense`), after, and how they were
+        made: model, dense, dtype, device, evaluate, timings, versions. `before` and `after` are as in report.json.
+
+    Raises:
+        HgspError: a model, text, task or library that is not there; a result that exists.
+    """
+    if output is not None:
+        _require_free(output)
+    directory, original = model_directory(model), None if dense is None else model_directory(dense)
+    with monitor.stage("Evaluate (prepare)"):
+        evaluators = open_evaluators(uses)
+        check_evaluable(evaluators, ModelPart(path=str(directory)))
+    dtype = stored_dtype(directory) if dtype == "auto" else dtype
+    _, device = placed(dtype, device)
+    pruned = partial(_open, directory, dtype, device, seed, monitor)
+    after = _size(directory)
+    if original is None:
+        alone = replace(evaluators, alone=evaluators.all, paired=())
+        result = {"after": after | evaluate_one(alone, pruned, "Evaluate", monitor)}
+    else:
+        first = partial(_open, original, dtype, device, seed, monitor)
+        before = _size(original) | evaluate_one(evaluators, first, "Evaluate original", monitor)
+        after |= evaluate_one(evaluators, pruned, "Evaluate pruned", monitor)
+        both = evaluate_pair(evaluators, first, pruned, monitor)
+        before, after = before | both[0], after | both[1]
+        result = {"ratio": ratios(before, after), "before": before, "after": after}
+    result |= {
+        "model": str(model),
+        "dense": None if dense is None else str(dense),
+        "dtype": dtype,
+        "device": device,
+        "evaluate": [use.model_dump(mode="json") for use in uses],
+        "timings": dict(monitor.timings),
+        "versions": versions(),
+    }
+    if output is not None:
+        _write(output, result)
+    return result
+
+
+def model_directory(model: str | Path) -> Path:
+    """Where a model lies: the model of a run, a directory, or what a hub id stands for. Raises HgspError if nowhere."""
+    path = expanded(model)
+    if (path / "report.json").is_file() and not (path / "config.json").is_file():
+        if not (path / "model" / "config.json").is_file():
+            raise EvaluationError.no_model_in_run(path)
+        path = path / "model"
+    directory = path if path.is_dir() else locate(ModelPart(path=str(model)))
+    read_config(directory)
+    return directory
+
+
+def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor, progress: Progress) -> EvaluateJob:
+    """A model of any family loaded whole, or streamed where that would not fit and a plugin knows the family."""
+    import torch
+
+    from hgsp_core.checkpoint.load import load_model, load_tokenizer, require_agreement
+    from hgsp_core.engine.likelihood import model_loss, total_loss
+    from hgsp_core.engine.memory import SHARE, free_bytes
+    from hgsp_core.engine.weights import Streamed
+
+    tokenizer, number_type = load_tokenizer(directory), getattr(torch, dtype)
+    needed, free = _size(directory)["parameters"] * BYTES[dtype], free_bytes(torch.device(device))
+    if needed > SHARE * free:
+        monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
+        weights = Streamed(directory, checkpoint_layout(directory), number_type, device)
+        return EvaluateJob(None, tokenizer, partial(total_loss, weights), seed, progress, weights.layout.vocabulary)
+    model, _ = load_model(directory, number_type, device)
+    with suppress(PluginError):  # a family that no plugin knows is as transformers loads it
+        require_agreement(directory, model, checkpoint_layout(directory))
+    rows = model.get_input_embeddings().weight.shape[0]
+    return EvaluateJob(model, tokenizer, partial(model_loss, model), seed, progress, rows)
+
+
+def _size(directory: Path) -> dict[str, int]:
+    from hgsp_core.checkpoint.load import expected_shapes
+
+    return {"parameters": sum(map(prod, expected_shapes(directory).values())), "bytes": weight_bytes(directory)}
+
+
+def _require_free(output: Path) -> None:
+    """Raises OutputError where it can be seen beforehand that the result cannot be written."""
+    try:
+        if output.exists() or output.is_symlink():
+            raise OutputError.exists(str(output))
+        require_writable(output.parent)
+    except OSError as error:
+        raise OutputError.cannot_make(str(output), error) from None
+
+
+def _write(output: Path, result: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(output, result)
+    except OSError as error:
+        raise OutputError.cannot_make(str(output), error) from None

@@ -1,0 +1,62 @@
+"""Recovery in a run: refused early where it cannot be, called in the processes that take part, resumed after a kill."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hgsp_core.artifacts import Calibration
+from hgsp_core.checkpoint.fingerprint import fingerprint
+from hgsp_core.process.launched import launched
+from hgsp_core.recover.contract import Recoverer, RecoverJob
+from hgsp_core.run.measure import placed
+from hgsp_core.run.monitor import Monitor
+from hgsp_core.run.recipe import Recipe, Use, resolved_use
+from hgsp_core.run.session import wait_for_all
+from hgsp_core.run.source import Source
+from hgsp_core.run.store import Store, key_of
+
+
+def recover(
+    recoverer: Recoverer[Any],
+    recipe: Recipe,
+    source: Source,
+    calibration: Calibration | None,
+    checkpoint: Path,
+    work: Path,
+    monitor: Monitor,
+    first: bool,
+) -> tuple[Path, Mapping[str, Any] | None]:
+    """The checkpoint after training, and what the recoverer tells of it; `checkpoint` is gone then."""
+    recovered = checkpoint.with_name(".recovered")
+    _, device = placed(source.dtype, recipe.device)
+    seed, architecture = recipe.calibrate.seed, source.layout.architecture
+    with monitor.stage("Recover") as progress:
+        job = RecoverJob(
+            checkpoint, recovered, calibration, seed, architecture, source.directory, device, work, progress
+        )
+        told = call_recoverer(recoverer, job, first)
+        if first:
+            shutil.rmtree(checkpoint)
+        wait_for_all()
+    return recovered, told
+
+
+def call_recoverer(recoverer: Recoverer[Any], job: RecoverJob, first: bool) -> Mapping[str, Any] | None:
+    """What the recoverer tells, in the first process; every process returns when `job.destination` is there."""
+    told = recoverer(job) if first or recoverer.parallel else None
+    wait_for_all()
+    return told
+
+
+def recovery_work(store: Store, use: Use, seed: int, checkpoint: Path) -> Path:
+    """The directory for the checkpoints of a training: in the store, so that a run finds those of one that was killed."""
+    inputs = {
+        "model": fingerprint(checkpoint),
+        "recover": resolved_use("recoverer", use).model_dump(mode="json"),
+        "seed": seed,
+        "processes": launched(),
+    }
+    return store.root / "recovery" / key_of(inputs)
