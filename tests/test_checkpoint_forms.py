@@ -164,6 +164,14 @@ def test_an_export_names_the_type_that_is_stored_whatever_the_original_named(sai
     assert logits(load_model(folder / "out" / "model")[0]).dtype == torch.float32
 
 
+def test_a_bias_of_another_length_than_its_weight_is_refused_before_any_work(said, folder):
+    shutil.rmtree(folder / "model")
+    write_hub_model("qwen2.5-0.5b", folder / "model", torch_dtype="float32")
+    name = "model.layers.0.self_attn.q_proj.bias"
+    change_tensors(folder / "model", lambda tensors: tensors | {name: torch.cat([tensors[name], tensors[name][:1]])})
+    refuse_all(said, folder, f"Tensor '{name}' has the shape", ("run", "export"))
+
+
 @pytest.mark.parametrize("weights", ["resident", "streamed"])
 def test_biases_that_config_json_and_the_files_do_not_agree_on_are_refused_before_any_work(said, folder, weights):
     run = ("run", "r.yaml", "--quiet", "--set", f"model.weights={weights}")

@@ -39,6 +39,13 @@ def test_no_tokenizer_or_a_damaged_one_is_refused_with_place_and_fix(tmp_path):
         load_tokenizer(tmp_path / "nowhere")
 
 
+def test_settings_that_name_no_tokenizer_class_but_something_else_are_refused(tmp_path):
+    shutil.copyfile(MODEL / "tokenizer.json", tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": false}')
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json.*tokenizer_class"):
+        load_tokenizer(tmp_path)
+
+
 def test_token_ids_are_those_of_sentencepiece_where_its_model_is_all_there_is(tmp_path):
     import sentencepiece
 

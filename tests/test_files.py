@@ -128,7 +128,7 @@ def test_a_place_below_a_file_is_known_not_to_take_anything(tmp_path):
     (tmp_path / "file").write_text("")
     require_writable(tmp_path / "not" / "there" / "yet")
     for place in ("file", "file/below", "x" * 300):
-        with pytest.raises(OSError, match=place):
+        with pytest.raises(OSError, match=r"file|too long"):
             require_writable(tmp_path / place)
 
 

@@ -24,6 +24,7 @@ from hgsp_core.checkpoint.read import read_config, read_json, tensor_shapes
 from hgsp_core.checkpoint.register import register
 from hgsp_core.checkpoint.trust import require_stock_tokenizer
 from hgsp_core.errors import HgspError, shown
+from hgsp_core.files.forms import TokenizerConfig
 from hgsp_core.model.layout import Layout
 
 
@@ -138,6 +139,9 @@ def load_tokenizer(directory: Path | str) -> PreTrainedTokenizerBase:
     directory = Path(directory)
     if not directory.is_dir():
         raise CheckpointError.no_directory(directory)
+    settings = directory / "tokenizer_config.json"
+    if settings.is_file():
+        read_json(settings, TokenizerConfig)
     try:
         if (directory / "tokenizer.json").is_file():
             tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, trust_remote_code=False)

@@ -78,10 +78,10 @@ def backward(
                 wanted = [*parameters.values(), x] if index else list(parameters.values())
                 found = torch.autograd.grad(y, wanted, slopes[b])
                 slopes[b] = found[-1]
-                for name, gradient in zip(parameters, found, strict=True):
+                for name, gradient in zip(parameters, found, strict=False):  # the last is of x
                     gradients.add(name, gradient)
                 for size, part in open_batches.items():
-                    part.add(batch, dict(zip(parameters, found, strict=True)))
+                    part.add(batch, dict(zip(parameters, found, strict=False)))
                     if part.samples == size or b == len(batches) - 1:
                         seen = replace(layer, gradients=part.mean(scale))
                         for collector in collectors:

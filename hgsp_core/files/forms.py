@@ -51,6 +51,13 @@ class ModelConfig(Form):
     torch_dtype: str | dict[str, str] | None = None
 
 
+class TokenizerConfig(Form):
+    """tokenizer_config.json."""
+
+    tokenizer_class: str | None = None
+    auto_map: dict[str, Any] | list[Any] | None = None
+
+
 class Index(Form):
     """model.safetensors.index.json."""
 

@@ -18,6 +18,13 @@ class LayoutError(HgspError):
         )
 
     @classmethod
+    def bias(cls, name: str, shape: Sequence[int], weight: Sequence[int]) -> LayoutError:
+        return cls(
+            f"Tensor '{name}' has the shape {tuple(shape)}, but its weight has {weight[0]} rows. "
+            "The checkpoint is damaged: download or save it again."
+        )
+
+    @classmethod
     def unaccounted(cls, names: Sequence[str], model_type: str) -> LayoutError:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return cls(

@@ -255,10 +255,12 @@ def _read_layer(architecture, config, index, left, take) -> LayerLayout:
             shape = _matrix(f"{module}.weight", take(f"{module}.weight"))
             if units < 1 or shape[s.dim] % units:
                 raise LayoutError.indivisible(f"{module}.weight", shape, s.dim, units, axis.units)
-            has_bias = left.pop(f"{module}.bias", None) is not None
+            bias = left.pop(f"{module}.bias", None)
+            if bias not in (None, (shape[0],)):
+                raise LayoutError.bias(f"{module}.bias", bias, shape)
             width = shape[s.dim] // units
             sharing = heads if s.module not in axis.cache and width % heads == 0 else 1
-            slices.append(SliceLayout(module, s.dim, shape, width, has_bias, sharing))
+            slices.append(SliceLayout(module, s.dim, shape, width, bias is not None, sharing))
         fixed = []
         for module in axis.fixed:
             fixed.append((f"{prefix}.{module}.weight", take(f"{prefix}.{module}.weight")))
