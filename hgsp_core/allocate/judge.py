@@ -32,7 +32,7 @@ from hgsp_core.engine.parallel import add_up, of_all
 from hgsp_core.engine.replaced import own_weights, run_layer
 from hgsp_core.model.layout import BlockLayout, LayerLayout
 from hgsp_core.repair.ridge import ridge_fit
-from hgsp_core.repair.sequential import repair
+from hgsp_core.repair.sequential import repair_blocks
 from hgsp_core.surgery import lines, mask_tensors
 
 #: the most that the dense model's predictions on the windows that judge may take: computed once, they need not be for each plan
@@ -125,7 +125,7 @@ class Judge:
         if len(halves[1]) < LEAST_HALF:
             raise SweepError.nothing_to_confirm(self._held_out, len(self._tokens))
         if reconstructor.targets:
-            plan = repair(self.source, plan, reconstructor, halves[1 - half], self._batch_size, changed.keep)
+            plan = repair_blocks(self.source, plan, reconstructor, halves[1 - half], self._batch_size, changed.keep)
 
         def pruned(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
             mine = ((name, changed.get(name, tensor).to(self.source.device)) for name, tensor in own.items())

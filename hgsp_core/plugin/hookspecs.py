@@ -50,9 +50,8 @@ def hgsp_scorers() -> list[Method]:
         def hgsp_scorers():
             return [Method("first", "my_plugin.first:First", summary="keeps units in the order they come")]
 
-        class First:                       # my_plugin/first.py
+        class First(Scorer):                       # my_plugin/first.py
             collectors = ()
-            def __init__(self, params): ...
             def __call__(self, job):
                 ones = [{name: np.arange(b.units, 0, -1) for name, b in l.blocks.items()} for l in job.layout.layers]
                 return Scores.of(job.layout, ones)
@@ -68,9 +67,8 @@ def hgsp_priors() -> list[Method]:
         def hgsp_priors():
             return [Method("flat", "my_plugin.flat:Flat", summary="every layer alike")]
 
-        class Flat:
+        class Flat(Prior):
             collectors = ()
-            def __init__(self, params): ...
             def __call__(self, job):
                 return Priors(layer=np.ones(len(job.layout.layers)), blocks={})
     """
@@ -85,8 +83,7 @@ def hgsp_normalizers() -> list[Method]:
         def hgsp_normalizers():
             return [Method("rank", "my_plugin.rank:Rank", summary="scores replaced by their ranks")]
 
-        class Rank:
-            def __init__(self, params): ...
+        class Rank(Normalizer):
             def __call__(self, job):
                 return job.scores.with_score(job.scores.score.argsort().argsort())
     """
@@ -103,9 +100,8 @@ def hgsp_allocators() -> list[Method]:
         def hgsp_allocators():
             return [Method("half", "my_plugin.half:Half", summary="keeps the first half of every block")]
 
-        class Half:
+        class Half(Allocator):
             needs_priors = False
-            def __init__(self, params): ...
             def __call__(self, job):
                 kept = {(b.layer, b.axis.name): range((b.units + 1) // 2) for b in job.layout.blocks()}
                 return Plan.of(job.layout, kept, removed_target=job.layout.layer_parameters)
@@ -126,9 +122,8 @@ def hgsp_reconstructors() -> list[Method]:
         def hgsp_reconstructors():
             return [Method("louder", "my_plugin.louder:Louder", summary="scales what stays by what was lost")]
 
-        class Louder:
+        class Louder(Reconstructor):
             targets = ("own",)
-            def __init__(self, params): ...
             def __call__(self, job):
                 return Repair(job.kept, job.weight * job.block.units / len(job.kept), job.bias)
     """
@@ -147,8 +142,7 @@ def hgsp_recoverers() -> list[Method]:
         def hgsp_recoverers():
             return [Method("copy", "my_plugin.copy:Copy", summary="trains nothing")]
 
-        class Copy:
-            def __init__(self, params): ...
+        class Copy(Recoverer):
             def __call__(self, job):
                 shutil.copytree(job.checkpoint, job.destination)
                 return {"steps": 0}
@@ -171,9 +165,8 @@ def hgsp_evaluators() -> list[Method]:
         def hgsp_evaluators():
             return [Method("vocabulary", "my_plugin.vocabulary:Vocabulary", summary="size of the vocabulary")]
 
-        class Vocabulary:
+        class Vocabulary(Evaluator):
             whole_model = True
-            def __init__(self, params): ...
             def __call__(self, job):
                 return {"vocabulary": job.model.config.vocab_size}
     """
@@ -191,8 +184,7 @@ def hgsp_exporters() -> list[Method]:
         def hgsp_exporters():
             return [Method("plan-only", "my_plugin.export:PlanOnly", summary="the sizes, without weights")]
 
-        class PlanOnly:
-            def __init__(self, params): ...
+        class PlanOnly(Exporter):
             def __call__(self, job):
                 path = job.destination / "sizes.txt"
                 path.write_text("\n".join(str({a: len(b.kept) for a, b in l.items()}) for l in job.plan.layers))
@@ -211,8 +203,7 @@ def hgsp_datasets() -> list[Method]:
         def hgsp_datasets():
             return [Method("haiku", "my_plugin.haiku:Haiku", summary="three lines")]
 
-        class Haiku:
-            def __init__(self, params): ...
+        class Haiku(Dataset):
             def __call__(self, job):
                 return ["An old silent pond / A frog jumps into the pond / Splash! Silence again."]
     """
