@@ -24,6 +24,7 @@ _PUBLIC = {
     "Plan": "artifacts",
     "Priors": "artifacts",
     "Scores": "artifacts",
+    "LayerStatistics": "artifacts",
     "Statistics": "artifacts",
     "Scorer": "score.contract",
     "ScoreJob": "score.contract",

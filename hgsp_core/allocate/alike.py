@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hgsp_core.allocate.budget import Queue
+from hgsp_core.allocate.budget import Queue, Ranked
+from hgsp_core.allocate.heads import Path
 from hgsp_core.artifacts import Scores
 
 
@@ -18,7 +19,7 @@ def least_lost(queue: Queue, scores: Scores, budget: int, multiple: int, whole: 
     starts = np.append(0, np.cumsum(queue.units))
     score = scores.score - min(scores.score.min(), 0)
     lost = [  # by block: [units + 1], by the number of units that go
-        np.append(0, np.cumsum(score[starts[i] + state.order])) * queue.unit_cost[i]
+        np.append(0, np.cumsum(score[starts[i] + _ranked(state)])) * queue.unit_cost[i]
         for i, state in enumerate(queue.states)
     ]
     layers = np.arange(queue.layer.max() + 1)
@@ -30,7 +31,8 @@ def least_lost(queue: Queue, scores: Scores, budget: int, multiple: int, whole: 
     def taken(gone: np.ndarray) -> np.ndarray:
         return np.array([values[n] for values, n in zip(lost, gone.tolist(), strict=True)])
 
-    best, found = (np.inf,), np.zeros_like(queue.units)
+    best: tuple[float, ...] = (np.inf,)
+    found = np.zeros_like(queue.units)
     for count in range(len(removable) + (len(removable) < len(layers))):  # a layer stays
         for groups in range(most + 1):
             gone = cut_alike(queue, removable[:count], groups, budget, multiple)
@@ -47,6 +49,12 @@ def least_lost(queue: Queue, scores: Scores, budget: int, multiple: int, whole: 
             if rank < best:
                 best, found = rank, gone
     return found
+
+
+def _ranked(state: Ranked | Path) -> np.ndarray:
+    """The order in which the units of a block go. [units]."""
+    assert isinstance(state, Ranked)  # recipes do not let single query heads go here
+    return state.order
 
 
 def cut_alike(queue: Queue, whole: np.ndarray, groups: int, budget: int, multiple: int) -> np.ndarray | None:

@@ -5,7 +5,7 @@ Every allocator orders the units in its own way, and hands the order (a `Queue`)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor
 from typing import Literal
@@ -112,7 +112,8 @@ class Queue:
         blocks, axes = layout.blocks(), len(scores.axes)
         attention = np.array([mixes_tokens(block) for block in blocks])
         starts = np.append(0, np.cumsum([block.units for block in blocks]))
-        states, parts = [], []
+        states: list[Ranked | Path] = []
+        parts: list[tuple[np.ndarray, ...]] = []
         for i, block in enumerate(blocks):
             rows = slice(starts[i], starts[i + 1])
             if query_heads and block.heads > 1:
@@ -128,17 +129,17 @@ class Queue:
                 states.append(Ranked(scores.index[rows][order]))
                 parts.append(_bundles(block, scores.score[rows][order], 1 if attention[i] else channel_multiple))
 
-        block = np.repeat(np.arange(len(blocks)), [len(score) for score, *_ in parts])
+        block_of = np.repeat(np.arange(len(blocks)), [len(score) for score, *_ in parts])
         score, after, cost, left = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(score, kind="stable")  # bundles stand in order of layer, axis, rank: so do equal scores
         floor_of = np.array(floors)
         for axis in range(axes):
-            best = block[order[block[order] % axes == axis][-1]]
+            best = block_of[order[block_of[order] % axes == axis][-1]]
             floor_of[best] = max(floor_of[best], 1)
-        order = order[(left >= floor_of[block])[order]]
+        order = order[(left >= floor_of[block_of])[order]]
         return cls(
             score=score[order],
-            block=block[order],
+            block=block_of[order],
             after=after[order],
             cost=cost[order],
             layer=np.array([block.layer for block in blocks]),
@@ -185,14 +186,16 @@ class Queue:
 
     def plan(self, layout: Layout, gone: np.ndarray, budget: int, notes: Sequence[str]) -> Plan:
         """What stays when `gone` went."""
-        kept, heads = {}, {}
+        kept: dict[tuple[int, str], Iterable[int]] = {}
+        heads: dict[tuple[int, str], Mapping[int, Sequence[int]]] = {}
         for block, state, n in zip(layout.blocks(), self.states, gone.tolist(), strict=True):
             key = block.layer, block.axis.name
             if isinstance(state, Ranked):
                 kept[key] = state.order[n:]
             else:
-                stays = state.states[n - 1] if n else {unit: range(block.heads) for unit in range(block.units)}
-                kept[key], heads[key] = stays.keys(), stays
+                whole = {unit: tuple(range(block.heads)) for unit in range(block.units)}
+                heads[key] = state.states[n - 1] if n else whole
+                kept[key] = heads[key]
         return Plan.of(layout, kept, budget, notes, heads)
 
 

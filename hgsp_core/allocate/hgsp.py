@@ -60,7 +60,7 @@ class HGSPParams(GateParams):
 class HGSP(Allocator[HGSPParams]):
     """Gate, global knapsack, collapse."""
 
-    def __init__(self, params: GateParams):
+    def __init__(self, params: HGSPParams):
         super().__init__(params)
         self.needs_priors = params.temperature != 0 or params.limits.freeze_most_important > 0
 
@@ -82,7 +82,10 @@ class HGSP(Allocator[HGSPParams]):
 
 def scored(p: GateParams, job: AllocateJob) -> Scores:
     """The scores as the gate leaves them."""
-    return gated(job.scores, job.priors, p.temperature, p.tau) if p.temperature else job.scores
+    if not p.temperature:
+        return job.scores
+    assert job.priors is not None  # `needs_priors` asked for them
+    return gated(job.scores, job.priors, p.temperature, p.tau)
 
 
 def prepared(p: GateParams, job: AllocateJob) -> tuple[Queue, np.ndarray]:

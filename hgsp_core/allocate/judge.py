@@ -171,7 +171,7 @@ class Judge:
 
     def _masked(self, layout: LayerLayout, own: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
         """Full name -> the writers' tensors that differ from the layer's own."""
-        changed = {}
+        changed: dict[str, Tensor] = {}
         for block in layout.blocks.values():
             planned = plan.block(block)
             if planned.loses:
@@ -186,6 +186,7 @@ class Judge:
         if planned.kept:
             columns = lines(planned, writer)
             gram = self._grams.get(writer.module)
+            assert gram is not None  # every writer's was kept
             cross = weight.detach().to("cpu", torch.float32) @ gram[:, columns]  # Σ (W x) xᵀ [out, kept]
             stays, device = columns.to(weight.device), weight.device
             ridge = weight.shape[1] / self._fitted_tokens  # the old weights count as much as one token for each column
@@ -207,5 +208,5 @@ class Judge:
         with self.source.outside(architecture.norm, architecture.head) as (norm, head):
             weight = None if head_weight is None else head_weight.to(self.source.device)
             known = log_p or [None] * len(dense)
-            found = [divergence(norm, head, *pair, weight, p) for *pair, p in zip(dense, streams, known, strict=True)]
+            found = [divergence(norm, head, x, y, weight, p) for x, y, p in zip(dense, streams, known, strict=True)]
         return of_all(torch.cat(found)).cpu().numpy()

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from hgsp_core.run.recipe import Recipe
 from hgsp_core.run.source import Source
 from hgsp_core.run.store import Store, key_of
 
+if TYPE_CHECKING:
+    from hgsp_core.allocate.judge import Judge
+
 
 class StoredJudge:
     """A `Judge` that is loaded when the first plan comes that the store does not know."""
@@ -28,7 +31,7 @@ class StoredJudge:
     ):
         self._recipe, self._source, self._calibration, self._samples = recipe, source, calibration, samples
         self._monitor, self._store = monitor, store
-        self._judge: Any = None
+        self._judge: Judge | None = None
         self._known: dict[str, np.ndarray] = {}  # key -> what this run found, or found in the store
         self.saved = 0.0  # seconds that judgements of other runs took, which this one found
         self._inputs = {
@@ -48,7 +51,7 @@ class StoredJudge:
         """[windows]: the same for the plan as the recipe's `reconstruct` leaves it, fitted to the other half of the windows."""
         use = self._recipe.reconstruct
 
-        def judged(judge: Any) -> np.ndarray:
+        def judged(judge: Judge) -> np.ndarray:
             from hgsp_core.checkpoint.on_disk import OnDisk
 
             with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +60,7 @@ class StoredJudge:
         inputs = {"plan": plan.sha256, "half": half, "reconstruct": use.model_dump(mode="json")}
         return self._once({**self._inputs, **inputs}, judged)
 
-    def _once(self, inputs: dict[str, Any], judged: Callable[[Any], Any]) -> np.ndarray:
+    def _once(self, inputs: dict[str, Any], judged: Callable[[Judge], float | np.ndarray]) -> np.ndarray:
         """What was found before, here or by another run, or else judged now."""
         key = key_of(inputs)
         if key not in self._known:
@@ -73,7 +76,7 @@ class StoredJudge:
     def _stored(self, inputs: dict[str, Any]) -> tuple[np.ndarray, float] | None:
         """From the store: the judgement and the seconds it took. Of several processes, all go by what the first one sees."""
         kept = self._store.get("judgement", inputs)
-        found = kept and (kept["kl"], self._store.seconds("judgement", inputs))
+        found = (kept["kl"], self._store.seconds("judgement", inputs)) if kept else None
         if launched() == 1:
             return found
         from hgsp_core.engine.parallel import of_first
@@ -84,7 +87,7 @@ class StoredJudge:
         """Let go of the memory that judging takes; another judgement takes it again."""
         self._judge = None
 
-    def _open(self) -> Any:
+    def _open(self) -> Judge:
         if self._judge is None:
             from hgsp_core.allocate.judge import Judge
 

@@ -125,12 +125,13 @@ def prunable_layers(limits: LayerLimits, layout: Layout, priors: Priors | None) 
     return prunable
 
 
-def finite_layer_priors(priors: Priors) -> np.ndarray:
+def finite_layer_priors(priors: Priors | None) -> np.ndarray:
     """[layers], checked.
 
     Raises:
         PlanError: a layer's prior is not a number.
     """
+    assert priors is not None  # `needs_priors` asked for them
     values = np.asarray(priors.layer, dtype=np.float64)
     if not np.isfinite(values).all():
         raise PlanError.no_prior(int(np.flatnonzero(~np.isfinite(values))[0]))

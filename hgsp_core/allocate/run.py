@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hgsp_core.allocate.contract import AllocateJob, Allocator
@@ -19,7 +19,7 @@ from hgsp_core.repair.contract import Reconstructor
 from hgsp_core.report.diagnosis import Replan, Scales
 from hgsp_core.run.measure import Reused, gradient_scale, measure
 from hgsp_core.run.monitor import Monitor
-from hgsp_core.run.recipe import Recipe
+from hgsp_core.run.recipe import Recipe, resolved_use
 from hgsp_core.run.source import Source
 from hgsp_core.run.store import Store
 from hgsp_core.score.contract import NormalizeJob, Normalizer, Prior, PriorJob, ScoreJob, Scorer
@@ -85,26 +85,31 @@ def decide(recipe: Recipe, source: Source, dataset: Dataset[Any], monitor: Monit
     if methods.held_out and calibration:
         windows = max(methods.held_out, launched())
         judge = StoredJudge(recipe, source, calibration, windows, monitor, store)
-    plan = None
+    decided: Decision | None = None
     for allocator in methods.allocators:
-        statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, plan)
+        previous = decided.plan if decided else None
+        statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, previous)
         with monitor.stage("Plan") as progress:
-            scores = scorer(ScoreJob(source.layout, statistics, recipe.calibrate.seed))
-            if plan is None:
-                measured, scales = scores, Scales.of_gradients(statistics[scale]) if scale else Scales.of_scores(scores)
-            scores = normalized(scores, methods.normalizers, source.layout)
+            measured = scorer(ScoreJob(source.layout, statistics, recipe.calibrate.seed))
+            scores = normalized(measured, methods.normalizers, source.layout)
             priors = prior(PriorJob(source.layout, statistics)) if prior else None
-            if plan:
-                scores = scores.last(plan)
-            previous, plan = plan, allocator(AllocateJob(source.layout, scores, priors, judge, progress, plan))
+            if previous:
+                scores = scores.last(previous)
+            plan = allocator(AllocateJob(source.layout, scores, priors, judge, progress, previous))
             if previous and not plan.within(previous):
                 raise PlanError.given_back(recipe.allocate.use)
+        if decided:
+            decided = replace(decided, scores=scores, priors=priors, plan=plan)
+        else:
+            scales = Scales.of_gradients(statistics[scale]) if scale else Scales.of_scores(measured)
+            decided = Decision(source, calibration, scores, priors, plan, (), 0.0, measured, scales, judge)
+    assert decided is not None  # there is at least one step
     if judge:
         judge.release()
     for name in reused:
         monitor.say(f"Reused from the store: {name}")
     saved = sum(reused.values()) + (judge.saved if judge else 0.0)
-    return Decision(source, calibration, scores, priors, plan, tuple(reused), saved, measured, scales, judge)
+    return replace(decided, reused=tuple(reused), saved=saved)
 
 
 def methods_of(recipe: Recipe, layout: Layout) -> Methods:
@@ -144,12 +149,8 @@ def _allocators(recipe: Recipe) -> list[Allocator[Any]]:
     steps = recipe.iterative_steps
     if steps == 1:
         return [recipe.allocate.build(Allocator)]
-    params = registry.installed().find("allocator", recipe.allocate.use).method.params(**recipe.allocate.with_)
-    if not hasattr(params, "ratio"):
-        raise PlanError.no_ratio(recipe.allocate.use)
-    return [
-        registry.build(
-            "allocator", recipe.allocate.use, {**recipe.allocate.with_, "ratio": params.ratio * step / steps}
-        )
-        for step in range(1, steps + 1)
-    ]
+    use, settings = recipe.allocate.use, recipe.allocate.with_
+    ratio = resolved_use("allocator", recipe.allocate).with_.get("ratio")
+    if ratio is None:
+        raise PlanError.no_ratio(use)
+    return [registry.build(Allocator, use, {**settings, "ratio": ratio * step / steps}) for step in range(1, steps + 1)]

@@ -76,7 +76,8 @@ class Search(Allocator[SearchParams]):
         return found
 
     def __call__(self, job: AllocateJob) -> Plan:
-        p, layout = self.params, job.layout
+        p, layout, judge = self.params, job.layout, job.judge
+        assert judge is not None  # `held_out` asked for it
         queue, layer_min = prepared(p, job)
         queue = queue.by(np.where(gone_before(queue, job), -np.inf, queue.score - min(queue.score.min(initial=0), 0)))
         sizes = [tried(queue, block) for block in range(len(queue.units))]
@@ -88,7 +89,7 @@ class Search(Allocator[SearchParams]):
             job.progress(done, total)
 
         def judged(plan: Plan) -> float:
-            kl = job.judge(plan)
+            kl = judge(plan)
             worked(1)
             return kl
 
@@ -113,7 +114,7 @@ class Search(Allocator[SearchParams]):
             note += f", {found[1][0]:.4f} (prices of blocks)"
         _, best, order = min(found, key=lambda one: one[0])
         if p.moves:
-            best, before, after = moved(best, order, solved, job.judge.repaired, p, lambda: worked(WEIGHT))
+            best, before, after = moved(best, order, solved, judge.repaired, p, lambda: worked(WEIGHT))
             note += f"; repaired {before:.4f} before moves, {after:.4f} after"
         job.progress(total, total)
         return replace(best, notes=(*best.notes, f"{note}."))

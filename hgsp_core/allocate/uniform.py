@@ -83,7 +83,9 @@ def same_rate(queue: Queue, budget: int, share: float | None) -> np.ndarray:
 def alike(queue: Queue, budget: int, multiple: int) -> np.ndarray:
     """Units gone [blocks], as many in every layer."""
     groups = min(_groups(queue, budget)[queue.attention].tolist(), default=0)
-    return cut_alike(queue, queue.layer[:0], groups, budget, multiple)
+    gone = cut_alike(queue, queue.layer[:0], groups, budget, multiple)
+    assert gone is not None  # the budget pays for the groups that `_groups` counts
+    return gone
 
 
 def _groups(queue: Queue, budget: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -48,14 +48,14 @@ class Plan:
     def of(
         cls,
         layout: Layout,
-        kept: Mapping[tuple[int, str], Sequence[int]],
+        kept: Mapping[tuple[int, str], Iterable[int]],
         removed_target: int,
         notes: Sequence[str] = (),
-        heads: Mapping[tuple[int, str], Sequence[Sequence[int]]] = MappingProxyType({}),
+        heads: Mapping[tuple[int, str], Mapping[int, Sequence[int]] | Sequence[Sequence[int]]] = MappingProxyType({}),
     ) -> Plan:
         """A plan from `(layer, axis) -> kept units`. `removed_target` is the budget: parameters to remove at the most.
 
-        `heads`: `(layer, axis) -> [units, query heads that stay]`, of every unit of the block, where only some stay.
+        `heads`: `(layer, axis) -> unit -> query heads that are kept`, of every kept unit, where only some are kept.
 
         Raises:
             PlanError: units of one block that would keep different numbers of query heads, or none.

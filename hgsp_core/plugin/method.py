@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -64,3 +64,7 @@ class Implementation(ABC, Generic[P]):
     def __init__(self, params: P) -> None:
         """Keep the parameters. A class that needs more made ready overrides this."""
         self.params = params
+
+    @abstractmethod
+    def __call__(self, job: Any) -> Any:
+        """The result of the kind for one job of the kind."""

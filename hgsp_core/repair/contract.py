@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar
 from hgsp_core.plugin.method import Implementation, P
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from hgsp_core.model.layout import BlockLayout, SliceLayout
@@ -50,7 +49,7 @@ class BlockJob:
 
     block: BlockLayout
     kept: tuple[int, ...]
-    columns: np.ndarray
+    columns: Tensor
     writer: SliceLayout
     weight: Tensor
     bias: Tensor | None

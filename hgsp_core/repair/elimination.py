@@ -20,7 +20,7 @@ from torch import Tensor
 from hgsp_core.surgery import positions
 
 
-def eliminate(w: Tensor, inverse: Tensor, width: int, keep: int, batch: Callable[[int], int]) -> tuple[Tensor, Tensor]:
+def eliminate(w: Tensor, inverse: Tensor, width: int, keep: int, batch: Callable[[int], int]) -> Tensor:
     """Remove the units of least E_S until `keep` are left; E_S is found anew after each batch of them. Works in place.
 
     Args:

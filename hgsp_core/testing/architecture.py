@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.config import pruned_config
@@ -26,7 +27,7 @@ from hgsp_core.export.reload import verify_reload
 from hgsp_core.model.architecture import Architecture, Axis
 from hgsp_core.model.layout import BlockLayout, Layout
 from hgsp_core.surgery import mask_tensors, prune_tensors
-from hgsp_core.testing.check import Check, checks_of, require
+from hgsp_core.testing.check import Check, Table, checks_of, require
 from hgsp_core.testing.model import layout_of, random_model, tiny_config
 from hgsp_core.testing.plans import fewer_heads, same_sizes, thinned, without
 
@@ -82,7 +83,9 @@ class Case:
         return logits_of(self.model, self.tokens)
 
     def layers(self) -> nn.ModuleList:
-        return self.model.get_submodule(self.architecture.layers)
+        layers = self.model.get_submodule(self.architecture.layers)
+        require(isinstance(layers, nn.ModuleList), f"`layers`: '{self.architecture.layers}' is no list of modules.")
+        return cast(nn.ModuleList, layers)
 
     @contextmanager
     def written(self, plan: Plan) -> Iterator[Path]:
@@ -193,7 +196,7 @@ def sizes_divide(case: Case) -> None:
                     s.dim in (0, 1),
                     f"axis '{axis.name}': Slice('{s.module}', {s.dim}): dim is 0 (rows) or 1 (columns).",
                 )
-                shape = tuple(layer.get_submodule(s.module).weight.shape)
+                shape = tuple(layer.get_parameter(f"{s.module}.weight").shape)
                 require(
                     shape[s.dim] % units == 0,
                     f"axis '{axis.name}': layer {index}, '{s.module}' has shape {shape}; its dimension {s.dim} does not divide "
@@ -232,7 +235,7 @@ def biases_follow_the_rows(case: Case) -> None:
         for axis in case.architecture.axes:
             for s in axis.slices:
                 linear = layer.get_submodule(s.module)
-                bias, rows = getattr(linear, "bias", None), linear.weight.shape[0]
+                bias, rows = getattr(linear, "bias", None), linear.get_parameter("weight").shape[0]
                 require(
                     bias is None or tuple(bias.shape) == (rows,),
                     f"axis '{axis.name}': '{s.module}' ({type(linear).__name__}) has a weight of {rows} rows and a bias of "
@@ -316,7 +319,7 @@ def config_keys_shrink(case: Case) -> None:
             )
 
 
-def _built_shapes(config: dict) -> dict[str, tuple[int, ...]]:
+def _built_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Tensor name -> shape of the model that transformers makes of a config; no memory is taken."""
     values = {key: value for key, value in config.items() if key not in ("model_type", "auto_map")}
     with torch.device("meta"):
@@ -382,6 +385,7 @@ def generates(case: Case) -> None:
     settings = dict(
         attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0
     )
+    assert isinstance(model, GenerationMixin)  # every model with a language head is
     plain = model.generate(prompt, use_cache=False, **settings)
     cached = model.generate(prompt, use_cache=True, **settings)
     require(plain.shape == (len(prompt), 13), f"generate() returned shape {tuple(plain.shape)} instead of (2, 13).")
@@ -442,7 +446,7 @@ _RUN = (*_DATA, blocks_add_to_the_residual_stream)
 _CUT = (*_RUN, sweep_equals_autograd, keep_all_is_the_identity, config_keys_shrink)
 _ALL = (*_CUT, pruned_equals_masked, uniformly_pruned_equals_masked, query_heads_can_go, blocks_and_layers_can_go)
 
-CHECKS = {
+CHECKS: Table = {
     is_documented: (),
     model_type_is_the_models: (),
     modules_exist: (model_type_is_the_models,),

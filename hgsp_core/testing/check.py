@@ -62,7 +62,7 @@ def _caused(message: str, error: Exception) -> AssertionError:
 
 def checks_of(table: Table, subject: Any) -> list[Check]:
     """The checks of a table about one subject, in its order: a check stands below those that it needs."""
-    made: dict[Callable, Check] = {}
+    made: dict[Callable[[Any], None], Check] = {}
     for function, needs in table.items():
         promise = (function.__doc__ or "").strip().splitlines()[0]
         made[function] = Check(function.__name__, promise, function, subject, tuple(made[need] for need in needs))

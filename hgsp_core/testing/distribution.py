@@ -43,7 +43,8 @@ def _checks(name: str) -> Iterator[tuple[str, Check]]:
     try:
         found = distribution(name)
     except PackageNotFoundError:
-        known = [x.distribution for x in [*registry.installed().entries, *registry.installed().broken]]
+        there = registry.installed()
+        known = [x.distribution for x in there.entries] + [x.distribution for x in there.broken]
         raise PluginError(f"No distribution '{name}' is installed.{did_you_mean(name, known)}") from None
     points = [point for point in found.entry_points if point.group == registry.GROUP]
     if not points:

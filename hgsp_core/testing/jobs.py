@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,15 +11,16 @@ import numpy as np
 import torch
 
 from hgsp_core.allocate.contract import AllocateJob, Allocator
-from hgsp_core.artifacts import Plan, Priors, Scores, Statistics
-from hgsp_core.data.contract import DatasetJob
+from hgsp_core.artifacts import LayerStatistics, Plan, Priors, Scores, Statistics
+from hgsp_core.data.contract import Dataset, DatasetJob
+from hgsp_core.engine.collectors import Collector
 from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Resident
 from hgsp_core.model.layout import Layout
-from hgsp_core.repair.contract import BlockJob, Moments, ReadJob
+from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor
 from hgsp_core.score.contract import NormalizeJob, Normalizer, Prior, PriorJob, ScoreJob, Scorer
 from hgsp_core.surgery import positions
-from hgsp_core.testing.check import require
+from hgsp_core.testing.check import fail
 from hgsp_core.testing.model import VOCABULARY, sample_layout, sample_model
 
 SEED = 5
@@ -59,7 +60,7 @@ class Growing:
         return np.full(2, self(plan) / 2)
 
 
-def block_job(reconstructor: Any) -> BlockJob:
+def block_job(reconstructor: Reconstructor[Any]) -> BlockJob:
     """The MLP of a layer, half of it to go, with moments of random inputs that depend on each other a little."""
     block = sample_layout().layers[1].blocks["mlp"]
     (writer,) = (s for s in block.slices if s.dim == 1)
@@ -85,11 +86,11 @@ def _drifted(seed: int, hidden: int) -> Moments:
     return Moments(400, x.sum(0), x.T @ x, {"dense": y.T @ x}, {"dense": float((y**2).sum())})
 
 
-def dataset_job(dataset: Any) -> DatasetJob:
+def dataset_job(dataset: Dataset[Any]) -> DatasetJob:
     return DatasetJob("calibration")
 
 
-JOBS = {
+JOBS: Mapping[str, Callable[[Any], Any]] = {
     "scorer": score_job,
     "prior": prior_job,
     "normalizer": normalize_job,
@@ -99,21 +100,19 @@ JOBS = {
 }
 
 
-def statistics(collectors: Any) -> Statistics:
+def statistics(collectors: Iterable[Collector]) -> Statistics:
     """What a real sweep measures for these collectors, and nothing else: another key raises an AssertionError."""
     values = {c.key: [{name: a.copy() for name, a in layer.items()} for layer in _measured(c)] for c in collectors}
     return Statistics(_Declared(values))
 
 
-class _Declared(dict):
-    def __missing__(self, key):
-        require(
-            False, f"It reads the statistic {key}, which it does not declare: put that collector into `collectors`."
-        )
+class _Declared(dict[str, Sequence[LayerStatistics]]):
+    def __missing__(self, key: str) -> Sequence[LayerStatistics]:
+        fail(f"It reads the statistic {key}, which it does not declare: put that collector into `collectors`.")
 
 
 @cache
-def _measured(collector: Any) -> tuple[Mapping[str, np.ndarray], ...]:
+def _measured(collector: Collector) -> tuple[Mapping[str, np.ndarray], ...]:
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, CALIBRATION)
     source = Resident(sample_model(), sample_layout())
     return tuple(run_sweep(source, sample_layout(), tokens, [collector])[collector])
@@ -122,7 +121,7 @@ def _measured(collector: Any) -> tuple[Mapping[str, np.ndarray], ...]:
 def scores() -> Scores:
     """Importances whose scale differs by decades between layers, as gradients' do."""
     generator = np.random.default_rng(0)
-    importance = []
+    importance: list[dict[str, np.ndarray]] = []
     for layer in sample_layout().layers:
         importance.append({})
         for axis, block in layer.blocks.items():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 from unittest import SkipTest
 
 import numpy as np
@@ -32,6 +32,8 @@ from hgsp_core.score.contract import Normalizer, Prior, Scorer
 from hgsp_core.testing import results
 from hgsp_core.testing.check import Check, Table, checks_of, fail, require
 from hgsp_core.testing.jobs import JOBS
+
+C = TypeVar("C", bound=Implementation[Any])
 
 #: kind -> the contract that its classes subclass
 CONTRACTS: Mapping[str, type[Implementation[Any]]] = {
@@ -53,7 +55,7 @@ def method_checks(method: Method, kind: str, params: Mapping[str, Any] | None = 
     require(
         kind in HOOKS and kind != "architecture", f"There is no kind of method '{kind}'; one of {', '.join(HOOKS)}."
     )
-    return checks_of(DECLARED | BEHAVIOUR.get(kind, {}), Trial(method, kind, dict(params or {})))
+    return checks_of({**DECLARED, **BEHAVIOUR.get(kind, {})}, Trial(method, kind, dict(params or {})))
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Trial:
 
     def build(self) -> Implementation[Any]:
         return self.implementation(self.params)
+
+    def build_as(self, contract: type[C]) -> C:
+        built = self.build()
+        assert isinstance(built, contract)  # `target_imports` made sure
+        return built
 
     def run(self, job: Any = None) -> Any:
         """The result of a new instance for a job; without one, for a fresh job of the kind."""

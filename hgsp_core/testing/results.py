@@ -10,11 +10,12 @@ from unittest import SkipTest
 import numpy as np
 import torch
 
+from hgsp_core.allocate.contract import Allocator
 from hgsp_core.artifacts import Plan, Priors, Scores
-from hgsp_core.data.contract import DatasetJob
+from hgsp_core.data.contract import Dataset, DatasetJob
 from hgsp_core.errors import HgspError
 from hgsp_core.model.layout import Layout
-from hgsp_core.repair.contract import Repair
+from hgsp_core.repair.contract import Reconstructor, Repair
 from hgsp_core.score.contract import NormalizeJob
 from hgsp_core.testing import jobs
 from hgsp_core.testing.check import fail, require
@@ -126,7 +127,7 @@ def order_inside_a_block_is_kept(trial: Trial) -> None:
 
 def needed_priors_are_declared(trial: Trial) -> None:
     """Where `needs_priors` is False it gets none and asks for none."""
-    implementation = trial.build()
+    implementation = trial.build_as(Allocator)
     try:
         trial.run()
     except (AttributeError, TypeError) as error:
@@ -175,7 +176,8 @@ def _plans(trial: Trial) -> dict[float | None, Plan]:
     """Ratio -> plan; without a parameter `ratio` one plan, under None. A ratio may be refused (HgspError), but not all."""
     if "ratio" not in type(trial.params).model_fields:
         return {None: trial.run()}
-    plans, refused = {}, None
+    plans: dict[float | None, Plan] = {}
+    refused = None
     for ratio in RATIOS:
         try:
             plans[ratio] = trial.having(ratio=ratio).run()
@@ -188,7 +190,7 @@ def _plans(trial: Trial) -> dict[float | None, Plan]:
 
 def repairs_fit_the_block(trial: Trial) -> None:
     """As many units stay as planned; weight and bias have their old size and number type, and are finite."""
-    job = jobs.block_job(trial.build())
+    job = jobs.block_job(trial.build_as(Reconstructor))
     repair = trial.run(job)
     _require_type(repair, Repair)
     units = set(repair.kept)
@@ -197,6 +199,7 @@ def repairs_fit_the_block(trial: Trial) -> None:
         f"It keeps units {repair.kept}; {len(job.kept)} different ones of {job.block.units} are needed.",
     )
     for name, before, after in (("weight", job.weight, repair.weight), ("bias", job.bias, repair.bias)):
+        assert before is not None  # `block_job` gives both
         require(
             torch.is_tensor(after) and after.shape == before.shape and after.dtype == before.dtype,
             f"`{name}` must stay a tensor of shape {tuple(before.shape)} and {before.dtype}: it is "
@@ -207,13 +210,13 @@ def repairs_fit_the_block(trial: Trial) -> None:
 
 def a_place_without_bias_gets_none(trial: Trial) -> None:
     """Where the model has no place for a bias, the repair has none."""
-    repair = trial.run(replace(jobs.block_job(trial.build()), bias=None))
+    repair = trial.run(replace(jobs.block_job(trial.build_as(Reconstructor)), bias=None))
     require(repair.bias is None, "The job's bias is None, so the model cannot hold one; the repair must not bring one.")
 
 
 def maps_of_readers_fit(trial: Trial) -> None:
     """With `reads`, `read` answers for a block and for the head (`job.block` is None) with a square matrix, or None."""
-    reconstructor = trial.build()
+    reconstructor = trial.build_as(Reconstructor)
     if not reconstructor.reads:
         return
     for job in jobs.read_jobs():
@@ -229,7 +232,7 @@ def maps_of_readers_fit(trial: Trial) -> None:
 
 def documents_are_text(trial: Trial) -> None:
     """Both splits give at least one document, each a str that is not empty."""
-    implementation = trial.build()
+    implementation = trial.build_as(Dataset)
     for split in ("calibration", "evaluation"):
         try:
             documents = list(implementation(DatasetJob(split)))

@@ -27,7 +27,8 @@ class Flap(Scorer[Params]):
 
     def __call__(self, job: ScoreJob) -> Scores:
         columns, moments = (job.statistics[collector] for collector in self.collectors)
-        importance, score = [], []
+        importance: list[dict[str, np.ndarray]] = []
+        score: list[np.ndarray] = []
         for layer in job.layout.layers:
             importance.append({})
             for axis, block in layer.blocks.items():

@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from hgsp_baselines.llm_pruner_params import LLMPrunerParams
-from hgsp_core import Scorer, Scores
-from hgsp_core.engine.collectors import Collector, Depth
-from hgsp_core.score.contract import ScoreJob
+from hgsp_core import Collector, Depth, Layer, LayerStatistics, ScoreJob, Scorer, Scores, Sums
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class First(Collector):
 
     depth = Depth.BACKWARD
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> LayerStatistics:
         return layer.per_unit(lambda name: (layer.weights[name] * layer.gradients[name]).abs_(), biases=False)
 
 
@@ -41,15 +39,15 @@ class Mixed(Collector):
     depth = Depth.BACKWARD
 
     @property
-    def gradient_batch(self):
+    def gradient_batch(self) -> int | None:
         return 1
 
-    def observe_gradient(self, layer, sums):
+    def observe_gradient(self, layer: Layer, sums: Sums) -> None:
         for name, gradient in layer.gradients.items():
             sums.add(name, gradient.square())
         sums.add("samples", torch.ones(()))
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> LayerStatistics:
         def salience(name: str) -> Tensor:
             w = layer.weights[name].float()
             return (w * layer.gradients[name] - w.square() * sums[name] / (2 * sums["samples"])).abs_()
@@ -63,21 +61,22 @@ class Vector(Collector):
 
     depth = Depth.BACKWARD
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> LayerStatistics:
         found = {}
         for axis, block in layer.layout.blocks.items():
-            total = 0
+            parts = []
             for s in block.slices:
                 lines = (layer.weights[s.weight] * layer.gradients[s.weight]).sum(1 - s.dim).abs_()  # [units * width]
-                total = total + lines.double().view(block.units, s.width).sum(1)
-            found[axis] = total.cpu().numpy()
+                parts.append(lines.double().view(block.units, s.width).sum(1))
+            found[axis] = sum(parts[1:], parts[0]).cpu().numpy()
         return found
 
 
 class LLMPruner(Scorer[LLMPrunerParams]):
     def __init__(self, params: LLMPrunerParams):
         super().__init__(params)
-        self.collectors = ({"first": First, "mixed": Mixed, "vector": Vector}[params.importance](),)
+        kinds: dict[str, type[Collector]] = {"first": First, "mixed": Mixed, "vector": Vector}
+        self.collectors = (kinds[params.importance](),)
 
     def __call__(self, job: ScoreJob) -> Scores:
         return Scores.of(job.layout, job.statistics[self.collectors[0]])

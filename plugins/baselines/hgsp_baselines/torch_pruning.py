@@ -215,7 +215,9 @@ class _State:
 
     def note(self, group: Any) -> None:
         """Take down what is about to be pruned."""
-        block, columns = self._writer(group)
+        found = self._writer(group)
+        assert found is not None  # only groups of a writer get an importance
+        block, columns = found
         width = self.model.get_submodule(block.writer.module).in_features // block.units
         units, counts = np.unique(np.asarray(columns) // width, return_counts=True)
         if (counts != width).any():
