@@ -43,8 +43,8 @@ FAKES = {
         "target_imports",
         "No module named 'fakes.nowhere'",
     ),
-    "not callable": ("dataset", method("Fake"), "target_imports", "a class with __call__"),
-    "collectors not told": ("scorer", method("NoCollectors"), "target_imports", "no `collectors`"),
+    "not callable": ("dataset", method("Silent"), "target_imports", "Silent lacks __call__"),
+    "no contract": ("scorer", method("Plain"), "target_imports", "`class Plain(Scorer[Params])`"),
     "undeclared collector": (
         "scorer",
         method("Undeclared"),
@@ -152,11 +152,9 @@ def hgsp_scorers():
 FIRST = """
 '''Importance falls with the index.'''
 import numpy as np
-from hgsp_core import Scores
+from hgsp_core import Scorer, Scores
 
-class First:
-    collectors = ()
-    def __init__(self, params): ...
+class First(Scorer):
     def __call__(self, job):
         falls = [{name: np.arange(b.units, 0, -1) for name, b in l.blocks.items()} for l in job.layout.layers]
         return Scores.of(job.layout, falls)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.config import pruned_config
@@ -380,12 +380,11 @@ def _mixed(case: Case) -> Plan:
 
 def generates(case: Case) -> None:
     """A pruned model generates the same tokens with a cache and without."""
-    model = case.pruned(_mixed(case))
+    model: Any = case.pruned(_mixed(case))  # `generate` is typed for a protocol that no model class fits
     prompt = case.tokens[:, :5]
     settings = dict(
         attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0
     )
-    assert isinstance(model, GenerationMixin)  # every model with a language head is
     plain = model.generate(prompt, use_cache=False, **settings)
     cached = model.generate(prompt, use_cache=True, **settings)
     require(plain.shape == (len(prompt), 13), f"generate() returned shape {tuple(plain.shape)} instead of (2, 13).")

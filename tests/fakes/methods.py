@@ -5,32 +5,42 @@ import random
 import numpy as np
 import torch
 
+from hgsp_core.allocate.contract import Allocator
 from hgsp_core.artifacts import Plan, Priors, Scores
+from hgsp_core.data.contract import Dataset
 from hgsp_core.engine.collectors import ResidualCosine, WeightAbs
 from hgsp_core.plugin.method import Params
-from hgsp_core.repair.contract import Repair
+from hgsp_core.repair.contract import Reconstructor, Repair
+from hgsp_core.score.contract import Normalizer, Prior, Scorer
 
 
-class Fake:
-    """The right implementation of no kind yet."""
+class Weighing(Scorer[Params]):
+    """Nothing yet but what it needs."""
 
     collectors = (WeightAbs(),)
-    needs_priors = False
+
+
+class Repairing(Reconstructor[Params]):
+    """Nothing yet but what it needs."""
+
     targets = ("own",)
 
-    def __init__(self, params: Params):
-        self.params = params
+
+class Silent(Dataset[Params]):
+    """No dataset, as it cannot be called."""
 
 
-class Magnitude(Fake):
+class Magnitude(Weighing):
     """A right scorer, with a parameter or without."""
 
     def __call__(self, job):
         return Scores.of(job.layout, job.statistics[WeightAbs()])
 
 
-class NoCollectors:
-    """A right scorer in all but that it does not tell that it needs no statistics."""
+class Plain:
+    """A right scorer in all but that it subclasses no contract."""
+
+    collectors = ()
 
     def __init__(self, params: Params):
         pass
@@ -39,7 +49,7 @@ class NoCollectors:
         return Scores.of(job.layout, [{k: np.ones(b.units) for k, b in x.blocks.items()} for x in job.layout.layers])
 
 
-class Undeclared(Fake):
+class Undeclared(Weighing):
     def __call__(self, job):
         return Scores.of(job.layout, [{k: v * 0 for k, v in x.items()} for x in job.statistics[ResidualCosine()]])
 
@@ -50,7 +60,7 @@ class NotFinite(Magnitude):
         return scores.with_score(np.where(np.arange(len(scores)) == 30, np.nan, scores.score))
 
 
-class WrongShape(Fake):
+class WrongShape(Weighing):
     def __call__(self, job):
         return Scores.of(job.layout, [{axis: [1.0] for axis in layer.blocks} for layer in job.layout.layers])
 
@@ -61,7 +71,7 @@ class Shuffled(Magnitude):
         return Scores(**{**vars(scores), "layer": scores.layer[::-1]})
 
 
-class Seedless(Fake):
+class Seedless(Weighing):
     collectors = ()
 
     def __call__(self, job):
@@ -74,7 +84,7 @@ class Seedless(Fake):
         )
 
 
-class Scribbler(Fake):
+class Scribbler(Weighing):
     def __call__(self, job):
         for layer in job.statistics[WeightAbs()]:
             for values in layer.values():
@@ -82,7 +92,7 @@ class Scribbler(Fake):
         return Scores.of(job.layout, job.statistics[WeightAbs()])
 
 
-class FlatPrior(Fake):
+class FlatPrior(Prior[Params]):
     collectors = ()
     value = 1.0
 
@@ -94,48 +104,48 @@ class NoPrior(FlatPrior):
     value = np.nan
 
 
-class ShortPrior(Fake):
+class ShortPrior(Prior[Params]):
     def __call__(self, job):
         return Priors(np.ones(1), {})
 
 
-class GuessedPrior(Fake):
+class GuessedPrior(Prior[Params]):
     collectors = ()
 
     def __call__(self, job):
         return Priors(np.array([random.random() for _ in job.layout.layers]), {})
 
 
-class Same(Fake):
+class Same(Normalizer[Params]):
     """A right normalizer."""
 
     def __call__(self, job):
         return job.scores
 
 
-class Reimportant(Fake):
+class Reimportant(Normalizer[Params]):
     def __call__(self, job):
         return Scores(**{**vars(job.scores), "importance": job.scores.importance * 2})
 
 
-class Logarithm(Fake):
+class Logarithm(Normalizer[Params]):
     def __call__(self, job):
         with np.errstate(all="ignore"):
             return job.scores.with_score(np.log(job.scores.score))
 
 
-class Reverse(Fake):
+class Reverse(Normalizer[Params]):
     def __call__(self, job):
         return job.scores.with_score(-job.scores.score)
 
 
-class InPlace(Fake):
+class InPlace(Normalizer[Params]):
     def __call__(self, job):
         job.scores.score[:] = job.scores.score / 2
         return job.scores
 
 
-class Half(Fake):
+class Half(Allocator[Params]):
     """A right allocator, without a ratio."""
 
     def kept(self, block, job):
@@ -179,24 +189,24 @@ class Dice(Half):
         return [int(torch.randint(block.units, ()))]
 
 
-class AsItWas(Fake):
+class AsItWas(Repairing):
     """A right reconstructor."""
 
     def __call__(self, job):
         return Repair(job.kept, job.weight, job.bias)
 
 
-class Narrow(Fake):
+class Narrow(Repairing):
     def __call__(self, job):
         return Repair(job.kept, job.weight[:, list(job.kept)], job.bias)
 
 
-class FewerUnits(Fake):
+class FewerUnits(Repairing):
     def __call__(self, job):
         return Repair(job.kept[1:], job.weight, job.bias)
 
 
-class AlwaysBias(Fake):
+class AlwaysBias(Repairing):
     def __call__(self, job):
         return Repair(job.kept, job.weight, torch.zeros(len(job.weight)))
 
@@ -215,21 +225,21 @@ class BlocksOnly(AsItWas):
         return torch.eye(len(job.fit.gram)) * (job.block.layer > 0)
 
 
-class Doubled(Fake):
+class Doubled(Repairing):
     def __call__(self, job):
         return Repair(job.kept, job.weight.mul_(2), job.bias)
 
 
-class NoText(Fake):
+class NoText(Dataset[Params]):
     def __call__(self, job):
         return []
 
 
-class Bytes(Fake):
+class Bytes(Dataset[Params]):
     def __call__(self, job):
         return [b"bytes"]
 
 
-class Lottery(Fake):
+class Lottery(Dataset[Params]):
     def __call__(self, job):
         yield f"number {random.random()}"
