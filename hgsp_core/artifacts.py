@@ -349,7 +349,7 @@ class Plan:
 
 def _within(a: BlockPlan, b: BlockPlan) -> bool:
     """Whether all that a keeps of a block stays in b, too."""
-    of_b = dict(zip(b.kept, b.heads, strict=True))
+    of_b = dict(zip(b.kept, b.heads, strict=False))
     return set(a.kept) <= set(b.kept) and all(
         a.heads and set(own) <= set(of_b[u])
         for u, own in zip(a.kept, a.heads or [()] * len(a.kept), strict=True)

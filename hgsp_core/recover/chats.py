@@ -174,7 +174,7 @@ class _Chat:
         for empty, ours, theirs in product((True, False), ("outer", "inner"), ("outer", "inner", "within")):
             yield [
                 _marked(message, mark, ours if message["role"] == "assistant" else theirs, empty)
-                for message, mark in zip(self.messages, self.marks, strict=True)
+                for message, mark in zip(self.messages, self.marks, strict=False)
             ]
 
     def _part(self, i: int, first: int, last: int) -> tuple[int, int] | None:
