@@ -238,7 +238,9 @@ def _agrees(case: Case, model: Path, perplexity: float | None, what: str, loss: 
             str(found["strange"])[:500],
         )
     for name, value in (("perplexity", perplexity), ("loss", loss)):
-        if value is not None and not (found[name] is not None and math.isclose(float(value), found[name], rel_tol=0.02)):
+        if value is not None and not (
+            found[name] is not None and math.isclose(float(value), found[name], rel_tol=0.02)
+        ):
             case.add("another model than transformers loads", f"{what} {name}", f"{value} instead of {found[name]}")
     return found["loss"]
 
