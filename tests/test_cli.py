@@ -53,6 +53,7 @@ def ran(folder):
         ["plugins"],
         ["plugins", "show", "hgsp"],
         ["recipe", "schema"],
+        ["recipe", "validate", "recipes/demo.yaml", "recipes/llama-3-8b/methods.yaml"],
         ["--version"],
         ["prune", "--help"],
         ["prune", "--base_model", str(MODEL), "--head_dim", "16", "--print-recipe"],
@@ -163,6 +164,30 @@ def test_validate_names_the_faults_of_every_file(tmp_path):
     assert (done.returncode, done.stdout) == (2, "good.yaml: valid\n")
     assert "bad.yaml: calibrate.data: unknown key." in done.stderr
     assert "worse.yaml: line 1" in done.stderr
+
+
+def test_validate_tells_a_sweep_by_its_keys_and_checks_each_of_its_runs(tmp_path):
+    base = yaml.safe_load(SMALL)
+    sweep = {"base": base, "grid": {"allocate.with.ratio": [0.1, 0.2]}, "output": "out"}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(sweep | {"grid": {"allocate.with.ratio": [0.1, 2]}}))
+    (tmp_path / "part.yaml").write_text(yaml.safe_dump({key: sweep[key] for key in ("grid", "output")}))
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(sweep | base))
+    files = [f"{name}.yaml" for name in ("sweep", "bad", "part", "both")]
+    done = hgsp("recipe", "validate", *files, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "sweep.yaml: valid, a sweep of 2 runs\n")
+    assert "Error: bad.yaml: run 'ratio-2': allocate.with.ratio: Input should be less than 1 (given: 2)." in done.stderr
+    assert "Error: part.yaml: base: this key is required." in done.stderr
+    assert "both.yaml: model: unknown key." in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+
+
+def test_validate_reads_a_recipe_or_a_sweep_that_is_piped_to_it(tmp_path):
+    sweep = {"base": yaml.safe_load(SMALL), "grid": {"calibrate.seed": [0, 1]}, "output": "out"}
+    for text, outcome in ((SMALL, "valid"), (yaml.safe_dump(sweep), "valid, a sweep of 2 runs")):
+        command = [sys.executable, "-m", "hgsp_core", "recipe", "validate", "/dev/stdin"]
+        done = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, f"/dev/stdin: {outcome}\n"), done.stderr
 
 
 def test_schema_lists_every_key_and_is_json_on_demand():
