@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from hgsp_core import __version__
 from hgsp_core.cli import app
 from hgsp_core.cli.explain import example, parameters
-from hgsp_core.plugin.registry import installed
+from hgsp_core.plugin.registry import Registry, catalogue, installed
 from hgsp_core.run.errors import OutputError
 from hgsp_core.run.recipe import Recipe, describe, parse_recipe
 
@@ -51,8 +51,11 @@ def ran(folder):
         ["--help"],
         ["run", "--help"],
         ["plugins"],
+        ["plugins", "list", "--json"],
         ["plugins", "show", "hgsp"],
+        ["plugins", "show", "hgsp", "--json"],
         ["recipe", "schema"],
+        ["recipe", "validate", "recipes/demo.yaml", "recipes/llama-3-8b/methods.yaml"],
         ["--version"],
         ["prune", "--help"],
         ["prune", "--base_model", str(MODEL), "--head_dim", "16", "--print-recipe"],
@@ -137,6 +140,54 @@ def test_the_example_lines_of_every_method_are_a_valid_recipe():
             parse_recipe(yaml.safe_dump({"model": {"path": "x"}, "output": "y", **lines}), str(entry))
 
 
+def _keys(value):
+    """Every key of the mappings in a value; what stands under some is another's to name."""
+    if isinstance(value, list):
+        return set().union(*map(_keys, value))
+    if not isinstance(value, dict):
+        return set()
+    return set(value).union(
+        *(_keys(item) for key, item in value.items() if key not in ("schema", "default", "provides"))
+    )
+
+
+def test_list_as_json_has_what_the_table_has_under_the_keys_of_the_documentation(tmp_path):
+    found = json.loads(hgsp("plugins", "list", "--json", cwd=tmp_path, plugins=["good", "fails_to_import"]).stdout)
+    assert list(found) == ["installed", "not_installed", "broken"]
+    there = {(e["kind"], e["name"], e["distribution"], e["summary"]) for e in found["installed"]}
+    assert there >= {(e.kind, e.name, e.distribution, e.method.summary) for e in installed().entries}
+    assert len(there) == len(found["installed"])
+    reason = "ModuleNotFoundError: No module named 'a_package_that_nobody_has'"
+    assert found["broken"] == [{"distribution": "hgsp-fails", "reason": reason}]
+    documented = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    assert all(f"`{key}`" in documented for key in _keys(found))
+
+
+def test_list_as_json_names_what_is_known_and_not_installed(monkeypatch):
+    core = [entry for entry in installed().entries if entry.distribution == "hgsp-core"]
+    monkeypatch.setattr("hgsp_core.plugin.registry.installed", lambda: Registry(core))
+    found = json.loads(CliRunner().invoke(app, ["plugins", "list", "--json"]).stdout)
+    assert found["not_installed"] == catalogue()
+    assert _keys(found["not_installed"]) == {"distribution", "summary", "status", "provides"}
+
+
+def test_show_as_json_has_a_method_and_an_architecture_under_the_keys_of_the_documentation():
+    documented = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    for entry in installed().entries:
+        done = CliRunner().invoke(app, ["plugins", "show", f"{entry.distribution}/{entry.name}", "--json"])
+        found = {item["kind"]: item for item in json.loads(done.stdout)["found"]}[entry.kind]
+        assert all(f"`{key}`" in documented for key in _keys(found))
+        assert (found["name"], found["summary"]) == (entry.name, entry.method.summary)
+        if entry.kind == "architecture":
+            assert [axis["name"] for axis in found["axes"]] == [axis.name for axis in entry.method.axes]
+            assert (found["parameters"], found["schema"], found["recipe"]) == ([], None, None)
+        else:
+            assert found["schema"] == json.loads(json.dumps(entry.method.params.model_json_schema()))
+            assert {p["key"].split(".")[0] for p in found["parameters"]} == set(found["schema"]["properties"])
+            assert yaml.safe_load(found["recipe"])
+            assert found["axes"] == []
+
+
 def test_where_two_plugins_have_a_name_show_tells_both_and_how_to_name_each(tmp_path):
     text = hgsp("plugins", "show", "taylor", cwd=tmp_path, plugins=["doubles_a_name"]).stdout
     assert "use: hgsp-core/taylor" in text
@@ -163,6 +214,30 @@ def test_validate_names_the_faults_of_every_file(tmp_path):
     assert (done.returncode, done.stdout) == (2, "good.yaml: valid\n")
     assert "bad.yaml: calibrate.data: unknown key." in done.stderr
     assert "worse.yaml: line 1" in done.stderr
+
+
+def test_validate_tells_a_sweep_by_its_keys_and_checks_each_of_its_runs(tmp_path):
+    base = yaml.safe_load(SMALL)
+    sweep = {"base": base, "grid": {"allocate.with.ratio": [0.1, 0.2]}, "output": "out"}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(sweep | {"grid": {"allocate.with.ratio": [0.1, 2]}}))
+    (tmp_path / "part.yaml").write_text(yaml.safe_dump({key: sweep[key] for key in ("grid", "output")}))
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(sweep | base))
+    files = [f"{name}.yaml" for name in ("sweep", "bad", "part", "both")]
+    done = hgsp("recipe", "validate", *files, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "sweep.yaml: valid, a sweep of 2 runs\n")
+    assert "Error: bad.yaml: run 'ratio-2': allocate.with.ratio: Input should be less than 1 (given: 2)." in done.stderr
+    assert "Error: part.yaml: base: this key is required." in done.stderr
+    assert "both.yaml: model: unknown key." in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+
+
+def test_validate_reads_a_recipe_or_a_sweep_that_is_piped_to_it(tmp_path):
+    sweep = {"base": yaml.safe_load(SMALL), "grid": {"calibrate.seed": [0, 1]}, "output": "out"}
+    for text, outcome in ((SMALL, "valid"), (yaml.safe_dump(sweep), "valid, a sweep of 2 runs")):
+        command = [sys.executable, "-m", "hgsp_core", "recipe", "validate", "/dev/stdin"]
+        done = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, f"/dev/stdin: {outcome}\n"), done.stderr
 
 
 def test_schema_lists_every_key_and_is_json_on_demand():

@@ -6,7 +6,7 @@ import pytest
 
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.method import HOOKS
-from hgsp_core.run.recipe import Recipe, describe, parse_recipe
+from hgsp_core.run.recipe import Recipe, describe
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -44,11 +44,3 @@ def test_every_method_is_documented(entry):
     if entry.kind != "architecture":
         for name, field in entry.method.params.model_fields.items():
             assert field.description, f"{entry.name}.{name} has no description"
-
-
-RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "sweeps")
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
-def test_every_recipe_in_the_repository_is_valid(path):
-    parse_recipe(path.read_text(encoding="utf-8"), str(path))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import textwrap
 import zipfile
 from pathlib import Path
@@ -51,6 +52,34 @@ def test_the_wheel_holds_the_catalogue_the_text_and_the_modeling_file(wheels):
     ):
         assert needed in names
     assert not [name for name in names if name.startswith(("tests", "models", "plugins"))]
+
+
+def build_core(kind, folder):
+    """Make what the build backend's hook `build_KIND` makes of hgsp-core."""
+    code = f"import hatchling.build as backend, sys; print(backend.build_{kind}(sys.argv[1]))"
+    return folder / python("-c", code, folder, cwd=ROOT).split()[-1]
+
+
+#: prints the catalogue's file and a name in it
+CATALOGUE = "from hgsp_core import plugins; print(plugins._catalogue_file(), plugins.catalogue()[0]['distribution'])"
+
+
+def test_a_wheel_of_the_sdist_reads_the_catalogue_that_it_brings(tmp_path):
+    sdist = build_core("sdist", tmp_path)
+    with tarfile.open(sdist) as archive:
+        names = archive.getnames()
+    assert [name for name in names if name.endswith("registry.yaml")] == [f"{names[0].split('/')[0]}/registry.yaml"]
+    pip_install(tmp_path / "site", sdist)  # pip builds a wheel of it
+    where, first = python("-c", CATALOGUE, path=tmp_path / "site", cwd=tmp_path).split()
+    assert (Path(where), first) == (tmp_path / "site" / "hgsp_core" / "registry.yaml", "hgsp-llama")
+
+
+def test_an_editable_install_reads_the_catalogue_at_the_root_of_the_checkout(bare, tmp_path):
+    pip_install(tmp_path / "site", build_core("editable", tmp_path))
+    code = f"import site; site.addsitedir(r'{tmp_path / 'site'}'); {CATALOGUE}"
+    where, first = python("-c", code, interpreter=bare, path=SITE, cwd=tmp_path).split()
+    assert (Path(where), first) == (ROOT / "registry.yaml", "hgsp-llama")
+    assert not list(ROOT.glob("hgsp_core/**/registry.yaml"))
 
 
 def test_installed_wheels_find_each_other(wheels, tmp_path):

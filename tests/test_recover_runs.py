@@ -157,9 +157,9 @@ FINETUNE = textwrap.dedent("""
     import json, sys
     from pathlib import Path
     from hgsp_core.finetune import finetune
-    from hgsp_core.monitor import LogMonitor
-    from hgsp_core.recipe import Use, parse_recipe
-    from hgsp_core.store import Store
+    from hgsp_core.run.monitor import LogMonitor
+    from hgsp_core.run.recipe import Use, parse_recipe
+    from hgsp_core.run.store import Store
 
     use = parse_recipe(Path("recipe.yaml").read_text(), "recipe.yaml").recover
     use = Use(use=use.use, **{"with": {**use.with_, "dropout": 0.1}})

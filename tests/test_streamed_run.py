@@ -64,10 +64,10 @@ def test_a_checkpoint_several_times_larger_than_the_memory_limit_is_pruned(tmp_p
         import psutil, torch
         from transformers import AutoModelForCausalLM
         from hgsp_core.checkpoint.load import load_model
-        from hgsp_core.monitor import LogMonitor
+        from hgsp_core.run.monitor import LogMonitor
         from hgsp_core.pipeline import run
-        from hgsp_core.recipe import load_recipe
-        from hgsp_core.store import Store
+        from hgsp_core.run.recipe import load_recipe
+        from hgsp_core.run.store import Store
 
         folder = Path(sys.argv[1])
         load_model(sys.argv[2])  # everything that is imported late is, before the limit is set

@@ -28,9 +28,10 @@ import torch.utils.flop_counter, transformers.models.llama.modeling_llama, accel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from architectures import CONFIGS, LLAMA
 from hgsp_core.checkpoint.read import tensor_shapes
-from hgsp_core.layout import read_layout
-from hgsp_core.sweep import Streamed, run_sweep
-from hgsp_core.sweep.collectors import ResidualCosine, TaylorAbs
+from hgsp_core.model.layout import read_layout
+from hgsp_core.engine.run import run_sweep
+from hgsp_core.engine.weights import Streamed
+from hgsp_core.engine.collectors import ResidualCosine, TaylorAbs
 
 how, directory, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
 config = LlamaConfig.from_pretrained(directory)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hgsp_core.errors import RecipeError
+from hgsp_core.errors import HgspError, RecipeError
 from hgsp_core.files.yaml_data import YamlError, parse_yaml
 from hgsp_core.run.recipe import parse_recipe
 
@@ -66,6 +66,13 @@ def test_aliases_merge_keys_and_a_byte_order_mark_are_understood():
     }
 
 
+def test_a_setting_changes_one_place_of_those_that_an_alias_repeats():
+    layers = "allocate: {use: uniform, with: {ratio: 0.2, attention: &a {layer_start: 1}, mlp: *a}}"
+    setting = ["allocate.with.attention.layer_start=2"]
+    recipe = parse_recipe(f"model: {{path: x}}\noutput: y\n{layers}", "recipe.yaml", setting)
+    assert [recipe.allocate.with_[block]["layer_start"] for block in ("attention", "mlp")] == [2, 1]
+
+
 def test_a_date_is_the_text_that_it_is_written_as():
     assert parse_yaml("output: 2024-05-01") == {"output": "2024-05-01"}
 
@@ -84,7 +91,7 @@ def test_a_date_is_the_text_that_it_is_written_as():
     ids=["value", "key", "method", "parameter", "--set", "--set without =", "--set that is no YAML"],
 )
 def test_a_message_repeats_a_line_of_a_long_value_at_most(text, overrides):
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(HgspError) as caught:
         parse_recipe(text, "recipe.yaml", overrides)
     assert all(len(line) < 1500 for line in str(caught.value).splitlines())
     assert "xxx" in str(caught.value)

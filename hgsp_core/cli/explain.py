@@ -1,8 +1,8 @@
-"""A method or an architecture in words, from what its plugin declares: nothing is imported for it."""
+"""A method or an architecture, for people and for programs, from what its plugin declares: nothing is imported for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ _TYPES = {"integer": "whole number", "number": "number", "string": "text", "bool
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 #: kinds of which a recipe chains several
 _LISTS = ("normalizer", "evaluator", "exporter")
-_REQUIRED = "required"
 
 
 @dataclass(frozen=True)
@@ -27,41 +26,74 @@ class Parameter:
 
     key: str
     values: str
+    required: bool
     default: Any
     description: str
 
 
-def explain(entry: Entry, alone: bool) -> Iterator[str]:
-    """Lines that tell what the entry is, what it takes and how a recipe names it.
+@dataclass(frozen=True)
+class Axis:
+    """What an architecture prunes: units, counted by a key of config.json, of these linears."""
+
+    name: str
+    units: str
+    linears: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that is told of a method or an architecture. Its fields are what `hgsp plugins show NAME --json` prints.
+
+    parameters, schema, recipe   of a method: the keys under `with`, their JSON schema, and lines for a recipe
+    axes                         of an architecture
+    """
+
+    kind: str
+    name: str
+    distribution: str
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+    schema: _Schema | None = None
+    recipe: str | None = None
+    axes: tuple[Axis, ...] = ()
+
+
+def describe(entry: Entry, alone: bool) -> Description:
+    """What there is to tell of an entry.
 
     Args:
+        entry: of the registry.
         alone: nobody else has a method of that name and kind, so the bare name will do.
     """
-    yield f"{entry.name}: {entry.kind} of {entry.distribution}"
-    yield f"  {entry.method.summary}"
-    if isinstance(entry.method, Architecture):
-        yield from _axes(entry.method)
-        return
-    found = list(parameters(entry.method.params.model_json_schema()))
+    method = entry.method
+    own = (entry.kind, entry.name, entry.distribution, method.summary)
+    if isinstance(method, Architecture):
+        axes = tuple(Axis(a.name, a.units, tuple(s.module for s in a.slices)) for a in method.axes)
+        return Description(*own, axes=axes)
+    schema = method.params.model_json_schema()
+    found = tuple(parameters(schema))
+    name = entry.name if alone else f"{entry.distribution}/{entry.name}"
+    return Description(*own, found, schema, example(entry.kind, name, found))
+
+
+def in_words(found: Description) -> Iterator[str]:
+    """Lines that tell what the entry is, what it takes and how a recipe names it."""
+    yield f"{found.name}: {found.kind} of {found.distribution}"
+    yield f"  {found.summary}"
     yield ""
-    yield "parameters" if found else "parameters: none"
-    for p in found:
-        default = p.default if p.default == _REQUIRED else f"default {_scalar(p.default)}"
-        yield f"  {p.key}: {p.values}; {default}"
+    if found.recipe is None:
+        yield f'for every model with "model_type": "{found.name}" in its config.json; prunes'
+        for axis in found.axes:
+            yield f"  {axis.name}: {axis.units} units of {', '.join(axis.linears)}"
+        return
+    yield "parameters" if found.parameters else "parameters: none"
+    for p in found.parameters:
+        yield f"  {p.key}: {p.values}; {'required' if p.required else f'default {_scalar(p.default)}'}"
         if p.description:
             yield f"      {p.description}"
     yield ""
     yield "in a recipe"
-    name = entry.name if alone else f"{entry.distribution}/{entry.name}"
-    yield from (f"  {line}" for line in example(entry.kind, name, found).splitlines())
-
-
-def _axes(architecture: Architecture) -> Iterator[str]:
-    yield ""
-    yield f'for every model with "model_type": "{architecture.model_type}" in its config.json; prunes'
-    for axis in architecture.axes:
-        linears = ", ".join(s.module for s in axis.slices)
-        yield f"  {axis.name}: {axis.units} units of {linears}"
+    yield from (f"  {line}" for line in found.recipe.splitlines())
 
 
 def parameters(schema: _Schema, prefix: str = "", root: _Schema | None = None) -> Iterator[Parameter]:
@@ -73,8 +105,8 @@ def parameters(schema: _Schema, prefix: str = "", root: _Schema | None = None) -
             yield from parameters(inner, f"{prefix}{key}.", root)
         else:
             required = key in schema.get("required", ())
-            default = _REQUIRED if required else given.get("default")
-            yield Parameter(prefix + key, _values(inner, root), default, given.get("description", ""))
+            values, description = _values(inner, root), given.get("description", "")
+            yield Parameter(prefix + key, values, required, given.get("default"), description)
 
 
 def _resolved(schema: _Schema, root: _Schema) -> _Schema:
@@ -104,12 +136,12 @@ def _scalar(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 
-def example(kind: str, name: str, found: list[Parameter]) -> str:
+def example(kind: str, name: str, found: Sequence[Parameter]) -> str:
     """Recipe lines that use the method, with the parameters that have a plain default written out."""
     with_ = {
-        p.key: "..." if p.default == _REQUIRED else p.default
+        p.key: "..." if p.required else p.default
         for p in found
-        if "." not in p.key and p.default is not None and not isinstance(p.default, Mapping)
+        if "." not in p.key and (p.required or (p.default is not None and not isinstance(p.default, Mapping)))
     }
     given = {"with": with_} if with_ else {}
     if kind == "dataset":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,31 +30,53 @@ def plugins(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_plugins() -> None:
+def list_plugins(as_json: Json = False) -> None:
     """List what the installed plugins provide, known plugins that are not installed, and broken ones with the reason.
 
-    Example: `hgsp plugins list`
+    Example: `hgsp plugins list`, or `hgsp plugins list --json`
 
     Reads the entry points of the group 'hgsp'. Writes nothing.
     """
-    from hgsp_core.cli.show import output
+    from hgsp_core.cli.show import output, print_json
+
+    found = _listing()
+    if as_json:
+        print_json(found)
+        return
+    console = output()
+    for kind, entries in groupby(found["installed"], key=itemgetter("kind")):
+        console.print(f"{kind}s", style="bold")
+        console.print(_table((e["name"], e["summary"], e["distribution"]) for e in entries))
+    if found["not_installed"]:
+        console.print("known, not installed", style="bold")
+        rows = ((k["distribution"], k["summary"], f"pip install {k['distribution']}") for k in found["not_installed"])
+        console.print(_table(rows))
+    if found["broken"]:
+        console.print("broken", style="bold red")
+        for plugin in found["broken"]:
+            console.print(f"  {plugin['distribution']}: {plugin['reason']}")
+    console.print("More about one of them: hgsp plugins show NAME")
+
+
+def _listing() -> dict[str, list[dict[str, Any]]]:
+    """What is installed, by kind and name; the catalogue's plugins that are not; and what is broken."""
+    from dataclasses import asdict
+
     from hgsp_core.plugin.method import HOOKS
     from hgsp_core.plugin.registry import catalogue, installed
 
-    found, console = installed(), output()
-    for kind in HOOKS:
-        if entries := sorted(found.of_kind(kind), key=lambda e: (e.name, e.distribution)):
-            console.print(f"{kind}s", style="bold")
-            console.print(_table((e.name, e.method.summary, e.distribution) for e in entries))
-    installed = {_normal(x.distribution) for x in [*found.entries, *found.broken]}
-    if known := [k for k in catalogue() if _normal(k["distribution"]) not in installed]:
-        console.print("known, not installed", style="bold")
-        console.print(_table((k["distribution"], k["summary"], f"pip install {k['distribution']}") for k in known))
-    if found.broken:
-        console.print("broken", style="bold red")
-        for plugin in found.broken:
-            console.print(f"  {plugin.distribution}: {plugin.reason}")
-    console.print("More about one of them: hgsp plugins show NAME")
+    found = installed()
+    kinds = list(HOOKS)
+    entries = sorted(found.entries, key=lambda e: (kinds.index(e.kind), e.name, e.distribution))
+    there = {_normal(name) for name in (*(e.distribution for e in entries), *(b.distribution for b in found.broken))}
+    return {
+        "installed": [
+            {"kind": e.kind, "name": e.name, "distribution": e.distribution, "summary": e.method.summary}
+            for e in entries
+        ],
+        "not_installed": [known for known in catalogue() if _normal(known["distribution"]) not in there],
+        "broken": [asdict(plugin) for plugin in found.broken],
+    }
 
 
 @app.command()
@@ -60,23 +84,28 @@ def show(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A method, an architecture or a distribution; or distribution/name.")
     ],
+    as_json: Json = False,
 ) -> None:
     """Tell what a method takes: its parameters with defaults, ranges and meaning, and the lines for a recipe.
 
-    Example: `hgsp plugins show uniform`, or `hgsp plugins show hgsp-core/uniform` where two plugins have one
+    Example: `hgsp plugins show uniform`, or `hgsp plugins show hgsp-core/uniform` where two plugins have one; `--json` for programs
 
     Reads what the plugin declares; does not load the method. Writes nothing.
     """
-    from hgsp_core.cli.explain import explain
-    from hgsp_core.cli.show import output
+    from dataclasses import asdict
+
+    from hgsp_core.cli.explain import describe, in_words
+    from hgsp_core.cli.show import output, print_json
     from hgsp_core.plugin.registry import installed
 
-    console = output()
-    for i, entry in enumerate(_named(name)):
-        if i:
-            console.print()
+    found = []
+    for entry in _named(name):
         alone = [e.name for e in installed().of_kind(entry.kind)].count(entry.name) == 1
-        console.print("\n".join(explain(entry, alone)))
+        found.append(describe(entry, alone))
+    if as_json:
+        print_json({"found": [asdict(description) for description in found]})
+        return
+    output().print("\n\n".join("\n".join(in_words(description)) for description in found))
 
 
 @app.command()

@@ -51,28 +51,42 @@ def init(
 @app.command()
 def validate(
     files: Annotated[
-        list[Path], typer.Argument(parser=expanded, metavar="FILE...", help="Recipes to check.", show_default=False)
+        list[Path],
+        typer.Argument(parser=expanded, metavar="FILE...", help="Recipes and sweeps to check.", show_default=False),
     ],
 ) -> None:
-    """Check recipes: every key, type, range, method and parameter. Exit code 2 if any has a fault.
+    """Check recipes and sweeps: every key, type, range, method and parameter. Exit code 2 if any has a fault.
 
-    Example: `hgsp recipe validate recipes/*.yaml`
+    Example: `hgsp recipe validate recipes/*/*.yaml`
 
-    Reads the recipes and what the installed plugins declare; no model and no data. Writes nothing.
+    A file with 'base', 'variants' or 'grid' is a sweep: the recipe of each of its runs is checked, as `hgsp sweep` does first.
+
+    Reads the files, a sweep's base and what the installed plugins declare; no model and no data. Writes nothing.
     """
     from hgsp_core.errors import HgspError
-    from hgsp_core.run.recipe import load_recipe
 
     faults = 0
     for file in files:
         try:
-            load_recipe(file)
-            typer.echo(f"{file}: valid")
+            typer.echo(f"{file}: {_checked(file)}")
         except HgspError as error:
             faults += 1
             typer.echo(f"Error: {error}", err=True)
     if faults:
         raise typer.Exit(2)
+
+
+def _checked(file: Path) -> str:
+    """What a file without a fault is. Raises HgspError with the faults of another one."""
+    from hgsp_core.run.recipe import parse_mapping, parse_recipe, read_text
+    from hgsp_core.sweeps.cells import grid_of, is_sweep
+
+    text = read_text(file, "recipe or sweep")
+    data = parse_mapping(text, str(file))
+    if data is not None and is_sweep(data):
+        return f"valid, a sweep of {len(grid_of(data, file).cells)} runs"
+    parse_recipe(text, str(file))
+    return "valid"
 
 
 @app.command()

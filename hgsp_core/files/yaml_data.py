@@ -73,25 +73,31 @@ def parse_yaml(text: str) -> Any:
         raise YamlError(problem if len(problem) < 200 else shown(problem), place) from None
     except RecursionError:
         raise YamlError("its values are nested too deeply") from None
-    _check(data, "", 0, [0])
-    return data
+    return _checked(data, "", 0, [0])
 
 
-def _check(value: Any, place: str, depth: int, seen: list[int]) -> None:
-    """Raises YamlError where the data is not plain, or is endless: what refers to itself is found by its depth."""
+def _checked(value: Any, place: str, depth: int, seen: list[int]) -> Any:
+    """The value; what aliases repeat is a value of its own at each place, so that a setting changes one of them.
+
+    Raises YamlError where the data is not plain, or is endless: what refers to itself is found by its depth.
+    """
     seen[0] += 1
     if depth > _DEEPEST or seen[0] > _MOST_VALUES:
         raise YamlError("it is nested too deeply, or aliases make it too large")
     if isinstance(value, dict):
+        copy = {}
         for key, item in value.items():
             if not isinstance(key, str):
                 raise YamlError(f"the key {shown(key)} is {_kind(key)}, not text; put it in quotes", place)
-            _check(key, place, depth, seen)
-            _check(item, f"{place}.{key}" if place else key, depth + 1, seen)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _check(item, f"{place}.{index}" if place else str(index), depth + 1, seen)
-    elif isinstance(value, str):
+            _checked(key, place, depth, seen)
+            copy[key] = _checked(item, f"{place}.{key}" if place else key, depth + 1, seen)
+        return copy
+    if isinstance(value, list):
+        return [
+            _checked(item, f"{place}.{index}" if place else str(index), depth + 1, seen)
+            for index, item in enumerate(value)
+        ]
+    if isinstance(value, str):
         if "\0" in value or not _is_text(value):
             raise YamlError("the text holds characters that no text has", place)
     elif isinstance(value, int):
@@ -99,6 +105,7 @@ def _check(value: Any, place: str, depth: int, seen: list[int]) -> None:
             raise YamlError("the number is too large", place)
     elif not (value is None or isinstance(value, float)):
         raise YamlError(f"{shown(value)} is {_kind(value)}, which means nothing here", place)
+    return value
 
 
 def _is_text(value: str) -> bool:

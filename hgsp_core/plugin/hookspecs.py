@@ -5,7 +5,7 @@ A plugin implements the ones it needs in one module and names that module in its
     [project.entry-points.hgsp]
     my-plugin = "my_plugin"
 
-Each hook takes nothing and returns frozen data (`hgsp_core.types`); registering does no work and imports no torch.
+Each hook takes nothing and returns frozen data; registering does no work and imports no torch.
 A method's class is imported only when a recipe uses it; it is built with its params and called with one job.
 """
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module, resources
+from importlib import import_module
 from importlib.metadata import Distribution, EntryPoint, distributions
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pluggy
@@ -210,5 +211,11 @@ def architecture(model_type: str) -> Architecture:
 @cache
 def catalogue() -> list[dict[str, Any]]:
     """Plugins known to this version, installed or not (`registry.yaml`)."""
-    text = resources.files("hgsp_core").joinpath("registry.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)["plugins"]
+    return yaml.safe_load(_catalogue_file().read_text(encoding="utf-8"))["plugins"]
+
+
+def _catalogue_file() -> Path:
+    """The wheel has it inside the package, a checkout (an editable install, too) at its root."""
+    package = Path(__file__).parents[1]
+    packaged = package / "registry.yaml"
+    return packaged if packaged.is_file() else package.parent / "registry.yaml"

@@ -58,6 +58,10 @@ class GridFile(_Part):
         return axes
 
 
+#: keys that no recipe has: a file with one of them is a sweep
+_OWN_KEYS = GridFile.model_fields.keys() - Recipe.model_fields.keys()
+
+
 @dataclass(frozen=True)
 class Choice:
     """One value of an axis: what it is called in a run's name, and the recipe keys that it sets."""
@@ -89,10 +93,20 @@ def load_grid(path: Path, output: Path | None = None) -> Grid:
     Raises:
         GridError, RecipeError, PluginError: the first fault, with the file, the run and the key.
     """
-    source = str(path)
-    data = parse_mapping(read_text(path, "sweep"), source)
+    data = parse_mapping(read_text(path, "sweep"), str(path))
     if data is None:
-        raise GridError.not_a_mapping(source)
+        raise GridError.not_a_mapping(str(path))
+    return grid_of(data, path, output)
+
+
+def is_sweep(data: Mapping[str, Any]) -> bool:
+    """Whether a file with these keys is a sweep, not a recipe."""
+    return not _OWN_KEYS.isdisjoint(data)
+
+
+def grid_of(data: Mapping[str, Any], path: Path, output: Path | None = None) -> Grid:
+    """The checked grid of a mapping of a sweep's keys, which `path` holds. Raises what `load_grid` does."""
+    source = str(path)
     try:
         file = GridFile.model_validate(data)
     except ValidationError as error:

@@ -89,19 +89,24 @@ def _validate(case: Case, random: Random, material: Material) -> None:
     if random.random() < 0.5:
         tree = drawn(random, material)
     else:
-        files = sorted(p for p in (ROOT / "recipes").rglob("*.yaml") if "sweeps" not in p.parts)
-        tree = yaml.safe_load(random.choice(files).read_text(encoding="utf-8"))
+        tree = _of_the_repository(random)
     _written(case, random, tree, "recipe.yaml")
     case.run("recipe", "validate", "recipe.yaml")
 
 
+def _of_the_repository(random: Random, *, sweep: bool = False) -> Any:
+    """A recipe or a sweep; with `sweep`, a sweep."""
+    files = sorted((ROOT / "recipes").rglob("*.yaml"))
+    trees = {file: yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
+    file = random.choice([file for file, tree in trees.items() if "base" in tree or not sweep])
+    if isinstance(base := trees[file].get("base"), str):
+        trees[file]["base"] = str((file.parent / base).resolve())
+    return trees[file]
+
+
 def _dry_sweep(case: Case, random: Random, material: Material) -> None:
     if random.random() < 0.5:
-        tree = yaml.safe_load(
-            random.choice(sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))).read_text(encoding="utf-8")
-        )
-        if tree["base"] == "../demo.yaml":
-            tree["base"] = str(ROOT / "recipes" / "demo.yaml")
+        tree = _of_the_repository(random, sweep=True)
     else:
         base = drawn(random, material)
         tree = {
