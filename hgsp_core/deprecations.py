@@ -184,7 +184,7 @@ class _MovedModules(MetaPathFinder, Loader):
 
 def find_moved_modules() -> None:
     """Let `import` find modules under their old names."""
-    sys.meta_path.append(_MovedModules())
+    sys.meta_path.insert(0, _MovedModules())  # a folder of 0.1 may be left, with what Python compiled
 
 
 C = TypeVar("C")

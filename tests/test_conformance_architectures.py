@@ -155,6 +155,11 @@ FAKES = {
         "blocks_add_to_the_residual_stream",
         "scales or normalises",
     ),
+    "what is written is scaled": (
+        *of_family("fake-halved"),
+        "blocks_return_what_their_writers_return",
+        "'mlp' returns something else than its 'mlp.down_proj' gives",
+    ),
     "logits are scaled": (
         *of_family("granite", logits_scaling=4.0),
         "sweep_equals_autograd",

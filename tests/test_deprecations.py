@@ -1,14 +1,19 @@
 """Old names of flags and recipe keys: they work, they warn, and they leave with the version that they announce."""
 
+import json
 import re
+from importlib import import_module
 
 import pytest
+import yaml
+from command import MODEL, hgsp
 from packaging.version import Version
 
 from hgsp_core import __version__
-from hgsp_core.deprecations import RENAMED, Renamed, current_flags, current_keys
+from hgsp_core.deprecations import MOVED, RENAMED, Renamed, adopted, current_flags, current_keys
 from hgsp_core.errors import FlagError, RecipeError
 from hgsp_core.run.recipe import parse_recipe
+from hgsp_core.score.contract import Scorer
 
 FLAGS = [entry for entry in RENAMED if entry.is_flag]
 KNOWN = {entry.new for entry in RENAMED} | {"--importance_method", "--pruning_ratio"}
@@ -94,3 +99,42 @@ def test_both_names_of_a_recipe_key_with_different_values_are_refused():
     }
     with pytest.raises(RecipeError, match=r"r.yaml: calibrate.nsamples: 'calibrate.samples' is given too"):
         current_keys({"calibrate": {"nsamples": 8, "samples": 9}}, "r.yaml", pytest.fail, KEYS)
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_a_module_of_0_1_gives_the_names_of_its_successors_with_a_warning(old):
+    module = import_module(old)
+    place = MOVED[old][0]
+    name = next(name for name, value in vars(import_module(place)).items() if getattr(value, "__module__", "") == place)
+    with pytest.warns(DeprecationWarning, match=f"{old}.{name} is now in {place}"):
+        assert getattr(module, name) is getattr(import_module(place), name)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = module.nothing
+
+
+def test_a_plugin_of_0_1_prunes_and_measures(tmp_path):
+    recipe = {
+        "model": {"path": str(MODEL)},
+        "score": {"use": "old"},
+        "allocate": {"use": "uniform", "with": {"ratio": 0.2}},
+        "reconstruct": {"use": "none"},
+        "evaluate": [{"use": "counted"}],
+        "export": [],
+        "output": "out",
+    }
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(recipe))
+    ours = {**recipe, "score": {"use": "magnitude"}, "evaluate": [], "output": "ours"}
+    (tmp_path / "ours.yaml").write_text(yaml.safe_dump(ours))
+    for name in ("old", "ours"):
+        done = hgsp("run", f"{name}.yaml", "--quiet", cwd=tmp_path, plugins=["of_0_1"])
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "plan.json").read_text() == (tmp_path / "ours" / "plan.json").read_text()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["before"]["tensors"] == report["after"]["tensors"] > 0
+
+
+def test_a_class_that_fits_no_contract_is_refused_by_name():
+    with pytest.warns(DeprecationWarning, match="must subclass hgsp_core.Scorer"):
+        found = adopted(int, Scorer)
+    assert "__call__" in found.__abstractmethods__
+    assert adopted(lambda params: None, Scorer) is None

@@ -1,12 +1,15 @@
 """What a user can name is documented."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 
+import hgsp_core
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.method import HOOKS
 from hgsp_core.run.recipe import Recipe, describe
+from hgsp_core.testing.method import CONTRACTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -26,6 +29,20 @@ def test_every_hook_is_documented_with_a_working_example(hook):
     compile("\n".join(line.removeprefix("        ") for line in example.splitlines()), hook, "exec")
     assert "@hookimpl" in example
     assert f"def {hook}()" in example
+
+
+@pytest.mark.parametrize("kind", CONTRACTS)
+def test_every_contract_is_documented_with_what_it_takes_and_gives(kind):
+    contract = CONTRACTS[kind]
+    row = next(line for line in text("plugins.md").splitlines() if line.startswith(f"| `{HOOKS[kind]}` |"))
+    called = inspect.signature(contract.__call__)
+    assert f"`{contract.__name__}`" in row
+    assert f"`{called.parameters['job'].annotation}`" in row
+    if called.return_annotation in hgsp_core.__all__:
+        assert f"→ `{called.return_annotation}`" in row
+    for name in (contract.__name__, called.parameters["job"].annotation):
+        assert name in hgsp_core.__all__
+    assert all(vars(contract)[name].__doc__ for name, value in vars(contract).items() if inspect.isfunction(value))
 
 
 @pytest.mark.parametrize(

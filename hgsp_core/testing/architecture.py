@@ -287,6 +287,31 @@ def blocks_add_to_the_residual_stream(case: Case) -> None:
         )
 
 
+def blocks_return_what_their_writers_return(case: Case) -> None:
+    """What a block adds to the stream is what its writer gives: a repair fits the writer to it."""
+    given: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            given[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    for index, layer in enumerate(case.layers()):
+        for axis in case.architecture.axes:
+            (writer,) = (s.module for s in axis.slices if s.dim == 1)
+            with ExitStack() as hooks:
+                for name in (axis.block, writer):
+                    hooks.enter_context(layer.get_submodule(name).register_forward_hook(keep(name)))
+                logits_of(case.model, case.tokens)
+            difference = (given[axis.block] - given[writer]).abs().max().item()
+            require(
+                difference <= TOLERANCE * max(1.0, given[axis.block].abs().max().item()),
+                f"axis '{axis.name}', layer {index}: '{axis.block}' returns something else than its '{writer}' gives (by "
+                f"{difference:.2g}): a norm or a scale stands between them, which a repair would fit the weights to.",
+            )
+
+
 def keep_all_is_the_identity(case: Case) -> None:
     """A plan that keeps everything leaves every tensor and every logit as it was."""
     plan, before = Plan.keep_all(case.layout), case.model.state_dict()
@@ -442,7 +467,13 @@ _DATA = (
     axes_are_cut_on_both_sides,
 )
 _RUN = (*_DATA, blocks_add_to_the_residual_stream)
-_CUT = (*_RUN, sweep_equals_autograd, keep_all_is_the_identity, config_keys_shrink)
+_CUT = (
+    *_RUN,
+    blocks_return_what_their_writers_return,
+    sweep_equals_autograd,
+    keep_all_is_the_identity,
+    config_keys_shrink,
+)
 _ALL = (*_CUT, pruned_equals_masked, uniformly_pruned_equals_masked, query_heads_can_go, blocks_and_layers_can_go)
 
 CHECKS: Table = {
@@ -454,7 +485,8 @@ CHECKS: Table = {
     every_parameter_is_accounted_for: (sizes_divide, biases_follow_the_rows),
     axes_are_cut_on_both_sides: (modules_exist,),
     blocks_add_to_the_residual_stream: (modules_exist,),
-    sweep_equals_autograd: _RUN,
+    blocks_return_what_their_writers_return: _RUN,
+    sweep_equals_autograd: (*_RUN, blocks_return_what_their_writers_return),
     keep_all_is_the_identity: _DATA,
     config_keys_shrink: _DATA,
     pruned_equals_masked: _CUT,

@@ -5,14 +5,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfi
 from transformers.models.llama.modeling_llama import (
     LlamaDecoderLayer,
     LlamaForCausalLM,
+    LlamaMLP,
     LlamaModel,
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
 )
 
-OnlyHereDecoderLayer = WidthDecoderLayer = GroupedDecoderLayer = LlamaDecoderLayer
-OnlyHereRMSNorm = WidthRMSNorm = GroupedRMSNorm = ForgetfulRMSNorm = LlamaRMSNorm
-OnlyHereRotaryEmbedding = WidthRotaryEmbedding = GroupedRotaryEmbedding = LlamaRotaryEmbedding
+HalvedDecoderLayer = OnlyHereDecoderLayer = WidthDecoderLayer = GroupedDecoderLayer = LlamaDecoderLayer
+HalvedRMSNorm = OnlyHereRMSNorm = WidthRMSNorm = GroupedRMSNorm = ForgetfulRMSNorm = LlamaRMSNorm
+HalvedRotaryEmbedding = OnlyHereRotaryEmbedding = WidthRotaryEmbedding = GroupedRotaryEmbedding = LlamaRotaryEmbedding
 ForgetfulRotaryEmbedding = LlamaRotaryEmbedding
 
 
@@ -95,7 +96,36 @@ class ForgetfulForCausalLM(LlamaForCausalLM):
         self.model = ForgetfulModel(config)
 
 
+class HalvedConfig(LlamaConfig):
+    model_type = "fake-halved"
+
+
+class HalvedMLP(LlamaMLP):
+    """Adds half of what its down_proj gives."""
+
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+class HalvedModel(LlamaModel):
+    config_class = HalvedConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.layers:
+            layer.mlp = HalvedMLP(config)
+
+
+class HalvedForCausalLM(LlamaForCausalLM):
+    config_class = HalvedConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = HalvedModel(config)
+
+
 for config, base, lm in (
+    (HalvedConfig, HalvedModel, HalvedForCausalLM),
     (OnlyHereConfig, OnlyHereModel, OnlyHereForCausalLM),
     (WidthConfig, WidthModel, WidthForCausalLM),
     (GroupedConfig, GroupedModel, GroupedForCausalLM),

@@ -1,12 +1,9 @@
 """A third party's exporter: the sizes, without weights. It knows nothing of records and checks."""
 
-from hgsp_core import Method, hookimpl
+from hgsp_core import Exporter, Method, hookimpl
 
 
-class PlanOnly:
-    def __init__(self, params):
-        pass
-
+class PlanOnly(Exporter):
     def __call__(self, job):
         path = job.destination / "sizes.txt"
         path.write_text(

@@ -3,19 +3,14 @@
 import numpy as np
 from pydantic import Field
 
-from hgsp_core import Method, Params, Scores, hookimpl
+from hgsp_core import Method, Params, Scorer, Scores, hookimpl
 
 
 class FirstParams(Params):
     power: float = Field(1.0, gt=0, le=4, description="how steeply importance falls, 0..4")
 
 
-class First:
-    collectors = ()
-
-    def __init__(self, params):
-        self.params = params
-
+class First(Scorer[FirstParams]):
     def __call__(self, job):
         print("a plugin that prints")  # must not reach stdout, which belongs to the result
         fall = [
