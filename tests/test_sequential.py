@@ -164,7 +164,7 @@ def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
         None,
         (0, 1),
         positions((0, 1), 1),
-        SliceLayout("m.o", 1, (3, 4), 1, False),
+        SliceLayout("m", "o", 1, (3, 4), 1, False),
         w,
         None,
         moments(seen, seen @ -w.T),
@@ -312,7 +312,7 @@ def test_the_fewer_the_tokens_the_larger_the_ridge(tokens, expected):
         return Moments(count, x.sum(0), x.T @ x, {"dense": y.T @ x}, {"dense": float(y.square().sum())})
 
     kept = tuple(range(11))
-    writer = SliceLayout("m.o", 1, (8, 12), 1, False)
+    writer = SliceLayout("m", "o", 1, (8, 12), 1, False)
     job = BlockJob(None, kept, positions(kept, 1), writer, old, None, moments(tokens), moments(2000))
 
     def repaired(ridge):

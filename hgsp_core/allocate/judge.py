@@ -162,7 +162,7 @@ class Judge:
             for batch, x in zip(fit, streams, strict=True):
                 passage = run(batch.calls[int(layout.index)], x)
                 for name, gram in grams.items():
-                    seen = passage.inputs[name.removeprefix(f"{layout.module}.")].flatten(0, -2).float()
+                    seen = passage.inputs[layout.local(name)].flatten(0, -2).float()
                     gram.addmm_(seen.T, seen)
                 after.append(passage.after)
         add_up(grams.values())
