@@ -29,9 +29,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         if not isinstance(node, yaml.MappingNode):
-            raise ConstructorError(
-                problem=f"expected a mapping node, but found {node.id}", problem_mark=node.start_mark
-            )
+            return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # which refuses it
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
