@@ -7,7 +7,7 @@ from hgsp_core import Params, Plan
 from hgsp_core.engine.weights import Resident
 from hgsp_core.repair.bias import Bias
 from hgsp_core.repair.contract import BlockJob, Moments
-from hgsp_core.repair.sequential import repair
+from hgsp_core.repair.sequential import repair_blocks
 from hgsp_core.testing import jobs
 from hgsp_core.testing.model import sample_layout, sample_model
 
@@ -56,7 +56,7 @@ def test_in_a_sweep_the_bias_gains_the_mean_of_what_goes():
         model(torch.from_numpy(TOKENS[:-1]), use_cache=False)  # the last sample is held out
     hook.remove()
     changed = {}
-    final = repair(Resident(model, layout), plan, Bias(Params()), TOKENS, 3, changed.update)
+    final = repair_blocks(Resident(model, layout), plan, Bias(Params()), TOKENS, 3, changed.update)
     width = block.writer.width
     weight, bias = (model.get_parameter(name).detach().double() for name in (block.writer.weight, block.writer.bias))
     expected = bias + weight[:, :width] @ seen[0].flatten(0, 1).mean(0)[:width]

@@ -126,7 +126,7 @@ def _vocabulary_file(tmp_path, tokenizer):
 def test_token_ids_are_the_tokenizers_own(tmp_path, kind):
     tokenizer = sentencepiece(metaspace=True) if kind == "metaspace" else KINDS[kind]()
     path, words = _vocabulary_file(tmp_path, tokenizer)
-    asked = texts(tokenizer, words)
+    asked = texts(words)
     answer = run_llama_cpp(path, np.zeros((1, 2), int), asked)
     assert {text: ids for text, ids in zip(asked, answer.ids, strict=True)} == {
         text: tokenizer(text)["input_ids"] for text in asked

@@ -19,7 +19,7 @@ from hgsp_core.engine.errors import SweepError
 from hgsp_core.engine.weights import Resident, Streamed
 from hgsp_core.repair.least_squares import LeastSquares
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
-from hgsp_core.repair.sequential import repair
+from hgsp_core.repair.sequential import repair_blocks
 from hgsp_core.surgery import lines, mask_tensors
 from hgsp_core.testing import jobs
 from hgsp_core.testing.model import sample_layout, sample_model
@@ -135,7 +135,7 @@ def test_a_repaired_plan_is_judged_on_one_half_as_the_repair_fitted_to_the_other
     found = judge.repaired(PLANS[name], half, method, changed)
     again, model = InMemory(), sample_model()
     halves = TOKENS[:5], TOKENS[5:10]
-    final = repair(Resident(model, LAYOUT), PLANS[name], method, halves[1 - half], 2, again.keep)
+    final = repair_blocks(Resident(model, LAYOUT), PLANS[name], method, halves[1 - half], 2, again.keep)
     state = dict(mask_tensors({**model.state_dict(), **again}.items(), LAYOUT, final))
     ids = torch.from_numpy(halves[half])
     with torch.no_grad():

@@ -20,7 +20,7 @@ from hgsp_core.errors import HgspError, NumericError
 from hgsp_core.pipeline import decide, forecast, run
 from hgsp_core.repair.least_squares import LeastSquares
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
-from hgsp_core.repair.sequential import repair
+from hgsp_core.repair.sequential import repair_blocks
 from hgsp_core.run.directory import run_directory
 from hgsp_core.run.monitor import LogMonitor
 from hgsp_core.run.recipe import parse_recipe
@@ -90,7 +90,9 @@ def test_a_head_of_its_own_is_repaired_in_the_checkpoint(untied, folder, store, 
     exported = load_file(folder / weights / "model" / "model.safetensors")
     decision, repaired = decide(recipe(folder / "no", *settings), LogMonitor(), store), {}
     source = Resident(load_model(untied, torch.float32, "cpu")[0], decision.source.layout)
-    repair(source, decision.plan, LeastSquares(LeastSquaresParams()), decision.calibration.tokens, 4, repaired.update)
+    repair_blocks(
+        source, decision.plan, LeastSquares(LeastSquaresParams()), decision.calibration.tokens, 4, repaired.update
+    )
     head = repaired["lm_head.weight"]
     torch.testing.assert_close(exported["lm_head.weight"], head)
     assert not torch.equal(head, exported["model.embed_tokens.weight"])

@@ -8,11 +8,11 @@ from architectures import CONFIGS, layout_of, tiny_model
 from hgsp_core.artifacts import Plan
 from hgsp_core.engine.weights import Resident
 from hgsp_core.model.layout import SliceLayout
-from hgsp_core.repair.contract import BlockJob, Moments, ReadJob
+from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor, Repair
 from hgsp_core.repair.elimination import eliminate, inverse_hessian
 from hgsp_core.repair.least_squares import RIDGES, LeastSquares, fit, squared_error
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
-from hgsp_core.repair.sequential import repair
+from hgsp_core.repair.sequential import repair_blocks
 from hgsp_core.surgery import mask_tensors, positions
 
 SAMPLES, SEQ_LEN = 16, 12
@@ -56,9 +56,8 @@ def masked(model, layout, plan, changed=None):
 @pytest.mark.parametrize("target", ["own", "dense"])
 def test_the_repair_of_each_block_is_the_ridge_solution_on_stacked_data(case, target):
     model, layout, plan, tokens = case
-    guard_free = type("NoGuard", (), {"targets": (target,), "__call__": lambda self, job: _always(job, target)})()
     changed = {}
-    repair(Resident(model, layout), plan, guard_free, tokens, 5, changed.update)
+    repair_blocks(Resident(model, layout), plan, _Always(target), tokens, 5, changed.update)
     ids = torch.from_numpy(tokens[:-2])  # the last eighth is held out
     dense = run_blocks(model, layout, model.state_dict(), ids)
     for block in layout.blocks():
@@ -91,13 +90,17 @@ def test_the_repair_of_each_block_is_the_ridge_solution_on_stacked_data(case, ta
         torch.testing.assert_close(changed[block.writer.weight][:, columns].double(), expected, atol=2e-4, rtol=2e-3)
 
 
-def _always(job, target):
-    from hgsp_core.repair.contract import Repair
+class _Always(Reconstructor):
+    """Applies the fit, better or not."""
 
-    columns = positions(job.kept, job.writer.width)
-    weight = torch.zeros_like(job.weight)
-    weight[:, columns] = fit(columns, job.weight, job.bias, job.fit, target, 0.02).float()
-    return Repair(job.kept, weight, job.bias)
+    def __init__(self, target):
+        self.targets = (target,)
+
+    def __call__(self, job):
+        columns = positions(job.kept, job.writer.width)
+        weight = torch.zeros_like(job.weight)
+        weight[:, columns] = fit(columns, job.weight, job.bias, job.fit, self.targets[0], 0.02).float()
+        return Repair(job.kept, weight, job.bias)
 
 
 def _blocks_before(layout, block):
@@ -139,7 +142,7 @@ def test_the_repaired_model_is_nearer_to_the_dense_one(kind):
     plan = Plan.of(layout, kept, 0)
     tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (64, SEQ_LEN))
     repaired = {}
-    final = repair(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 8, repaired.update)
+    final = repair_blocks(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 8, repaired.update)
     ids = torch.from_numpy(np.random.default_rng(2).integers(0, model.config.vocab_size, (32, SEQ_LEN)))
     with torch.no_grad():
         dense = model(ids, use_cache=False).logits
@@ -164,7 +167,7 @@ def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
         None,
         (0, 1),
         positions((0, 1), 1),
-        SliceLayout("m.o", 1, (3, 4), 1, False),
+        SliceLayout("m", "o", 1, (3, 4), 1, False),
         w,
         None,
         moments(seen, seen @ -w.T),
@@ -214,7 +217,7 @@ def test_units_are_chosen_anew_where_that_does_better_and_as_many_stay_as_planne
     chosen = {}
     for reselect in (False, True):
         reconstructor = LeastSquares(LeastSquaresParams(reselect=reselect, readers=False))
-        chosen[reselect] = repair(Resident(model, layout), plan, reconstructor, tokens, 8, lambda tensors: None)
+        chosen[reselect] = repair_blocks(Resident(model, layout), plan, reconstructor, tokens, 8, lambda tensors: None)
     assert chosen[False].layers == plan.layers
     for block in layout.blocks():
         assert len(chosen[True].block(block).kept) == len(plan.block(block).kept)
@@ -232,7 +235,9 @@ def test_the_map_of_the_readers_is_the_ridge_solution_on_stacked_data(case):
             return super().read(job)
 
     repaired = {}
-    final = repair(Resident(model, layout), plan, Watching(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update)
+    final = repair_blocks(
+        Resident(model, layout), plan, Watching(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update
+    )
     name = "model.layers.2.self_attn.q_proj"
     seen = {}
     handle = model.get_submodule(name).register_forward_pre_hook(
@@ -264,7 +269,7 @@ def test_the_map_of_the_readers_is_the_ridge_solution_on_stacked_data(case):
 def test_the_head_reads_what_it_read_in_the_dense_model_where_it_is_a_tensor_of_its_own(case):
     model, layout, plan, tokens = case
     repaired = {}
-    final = repair(
+    final = repair_blocks(
         Resident(model, layout), plan, LeastSquares(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update
     )
     head = repaired.pop("lm_head.weight")
@@ -287,7 +292,7 @@ def test_a_head_that_is_the_embedding_stays_as_it_is():
     plan = Plan.of(layout, {(b.layer, b.axis.name): range(0, b.units, 2) for b in layout.blocks()}, 0)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (SAMPLES, SEQ_LEN))
     repaired = {}
-    repair(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 8, repaired.update)
+    repair_blocks(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 8, repaired.update)
     assert repaired
     assert all(name.startswith("model.layers.") for name in repaired)
 
@@ -312,7 +317,7 @@ def test_the_fewer_the_tokens_the_larger_the_ridge(tokens, expected):
         return Moments(count, x.sum(0), x.T @ x, {"dense": y.T @ x}, {"dense": float(y.square().sum())})
 
     kept = tuple(range(11))
-    writer = SliceLayout("m.o", 1, (8, 12), 1, False)
+    writer = SliceLayout("m", "o", 1, (8, 12), 1, False)
     job = BlockJob(None, kept, positions(kept, 1), writer, old, None, moments(tokens), moments(2000))
 
     def repaired(ridge):
@@ -337,7 +342,9 @@ def test_each_block_runs_whole_once_for_the_dense_stream_and_once_for_the_pruned
 
     handles = [model.get_submodule(name).register_forward_hook(counted(name)) for name in runs]
     try:
-        repair(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 1, lambda changed: None)
+        repair_blocks(
+            Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 1, lambda changed: None
+        )
     finally:
         for handle in handles:
             handle.remove()

@@ -15,10 +15,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hgsp_core.allocate.contract import LEAST_HALF
 from hgsp_core.artifacts import BlockPlan, Plan
@@ -30,7 +31,9 @@ from hgsp_core.engine.loss import divergence, predicted
 from hgsp_core.engine.memory import SHARE, free_bytes
 from hgsp_core.engine.parallel import add_up, of_all
 from hgsp_core.engine.replaced import own_weights, run_layer
+from hgsp_core.engine.weights import Weights
 from hgsp_core.model.layout import BlockLayout, LayerLayout
+from hgsp_core.repair.contract import Reconstructor
 from hgsp_core.repair.ridge import ridge_fit
 from hgsp_core.repair.sequential import repair_blocks
 from hgsp_core.surgery import lines, mask_tensors
@@ -51,7 +54,7 @@ class Judge:
 
     def __init__(
         self,
-        source,
+        source: Weights,
         tokens: np.ndarray,
         held_out: int,
         batch_size: int,
@@ -59,7 +62,7 @@ class Judge:
         """Run the dense model once, over all windows.
 
         Args:
-            source: Resident or Streamed weights of the dense model.
+            source: of the dense model.
             tokens: [samples, seq_len] int64; the last `held_out` judge, the others feed the Gram matrices.
 
         Raises:
@@ -111,12 +114,14 @@ class Judge:
                 ]
             return float(self._divergence(self._trail[-1], streams, log_p=self._log_p).mean())
 
-    def repaired(self, plan: Plan, half: int, reconstructor, changed) -> np.ndarray:
+    def repaired(
+        self, plan: Plan, half: int, reconstructor: Reconstructor[Any], changed: InMemory | OnDisk
+    ) -> np.ndarray:
         """[windows]: KL of the plan as the reconstructor leaves it, on one half (0 or 1) of the windows not held out.
 
         Args:
             reconstructor: what it fits, it fits to the other half.
-            changed: `keep(tensors)` and `get(name, otherwise)` hold what the repair changes (`checkpoint/on_disk.py`).
+            changed: is to hold what the repair changes.
 
         Raises:
             SweepError: too few samples.
@@ -137,7 +142,7 @@ class Judge:
                 self._dense_of[half] = self._through(batches, streams, lambda own: own)
             head = self.source.layout.head
             return self._divergence(
-                self._dense_of[half], self._through(batches, streams, pruned), head and changed.get(head)
+                self._dense_of[half], self._through(batches, streams, pruned), changed.get(head) if head else None
             )
 
     def _through(
@@ -151,7 +156,7 @@ class Judge:
             streams = [run_layer(layer, module, b.calls[index], mine, x) for b, x in zip(batches, streams, strict=True)]
         return streams
 
-    def _measure(self, layout: LayerLayout, module, fit: Batches, streams: list[Tensor]) -> list[Tensor]:
+    def _measure(self, layout: LayerLayout, module: nn.Module, fit: Batches, streams: list[Tensor]) -> list[Tensor]:
         """Add up the Gram matrices of one layer's writers; returns what leaves the layer."""
         grams = {
             block.writer.module: torch.zeros(block.writer.shape[1], block.writer.shape[1], device=self.source.device)
@@ -162,7 +167,7 @@ class Judge:
             for batch, x in zip(fit, streams, strict=True):
                 passage = run(batch.calls[int(layout.index)], x)
                 for name, gram in grams.items():
-                    seen = passage.inputs[name.removeprefix(f"{layout.module}.")].flatten(0, -2).float()
+                    seen = passage.inputs[layout.local(name)].flatten(0, -2).float()
                     gram.addmm_(seen.T, seen)
                 after.append(passage.after)
         add_up(grams.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,12 +39,20 @@ class Calibration:
 LayerStatistics = Mapping[str, np.ndarray]
 
 
+class Keyed(Protocol):
+    """A collector, of which only the name is of interest here."""
+
+    @property
+    def key(self) -> str:
+        """What its measurements are kept under."""
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Measurements of the sweep: collector key -> one mapping per layer."""
 
     values: Mapping[str, Sequence[LayerStatistics]]
 
-    def __getitem__(self, collector: Any) -> Sequence[LayerStatistics]:
+    def __getitem__(self, collector: Keyed | str) -> Sequence[LayerStatistics]:
         """The layers' measurements of a collector (or of its key)."""
-        return self.values[getattr(collector, "key", collector)]
+        return self.values[collector if isinstance(collector, str) else collector.key]

@@ -65,7 +65,7 @@ class PlanError(HgspError):
         )
 
     @classmethod
-    def score_shape(cls, layer: int, axis: str, units: int, shape: tuple) -> PlanError:
+    def score_shape(cls, layer: int, axis: str, units: int, shape: tuple[int, ...]) -> PlanError:
         return cls(
             f"The scorer returned an array of shape {shape} for layer {layer}, {axis}; it needs one number for each of {units} units. "
             "This is a fault of the scorer's plugin."

@@ -44,7 +44,8 @@ def _layered_config(layout: Layout, plan: Plan) -> dict[str, Any]:
 
     per_layer, layer_types = {}, []
     for new, old in enumerate(kept_layers):
-        sizes, skip = {}, []
+        sizes: dict[str, int | list[str]] = {}
+        skip: list[str] = []
         for name, block in layout.layers[old].blocks.items():
             if not plan.block(block).kept:
                 skip.append(name)

@@ -236,20 +236,20 @@ class CheckpointError(HgspError):
         )
 
     @classmethod
-    def no_model_type(cls, path) -> CheckpointError:
+    def no_model_type(cls, path: Path) -> CheckpointError:
         return cls(
             f"'{path}' has no 'model_type', so the model's family is not known. Download or save the model again."
         )
 
     @classmethod
-    def pruned_already(cls, path) -> CheckpointError:
+    def pruned_already(cls, path: Path) -> CheckpointError:
         return cls(
             f"'{path}' is of a model that is pruned already, with layers of different sizes. Prune the original model by a "
             "larger ratio instead, or start from a model with equal layers (allocate: {use: uniform, with: {uniform: true}})."
         )
 
     @classmethod
-    def quantised(cls, path, stored: str, known: Sequence[str]) -> CheckpointError:
+    def quantised(cls, path: Path, stored: str, known: Sequence[str]) -> CheckpointError:
         return cls(f"'{path}' stores {stored}, which cannot be pruned. Use the model in one of: {', '.join(known)}.")
 
     @classmethod

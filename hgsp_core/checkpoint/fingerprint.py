@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hgsp_core.checkpoint.read import read_config, tensor_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CHUNK = 1 << 24  # bytes
 _COLUMNS = 24
@@ -29,24 +32,26 @@ def fingerprint(directory: Path | str) -> str:
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        _feed(digest, path)
+        for chunk in _chunks(path):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes."""
     digest = hashlib.sha256()
-    _feed(digest, path)
+    for chunk in _chunks(path):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
-def _feed(digest: Any, path: Path) -> None:
+def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+            yield chunk
 
 
-def logits_sample(tokens: np.ndarray, logits: Any) -> dict[str, Any]:
+def logits_sample(tokens: np.ndarray, logits: Tensor) -> dict[str, Any]:
     """A few kilobytes of what a model answers: logits [windows, tokens, vocabulary] for tokens spread over the vocabulary."""
     values = logits.detach().float().cpu().numpy()
     columns = np.unique(np.linspace(0, values.shape[-1] - 1, _COLUMNS).astype(int))

@@ -43,8 +43,10 @@ def load_model(
             (transformers itself would fill those with random numbers and only warn).
     """
     config, stored, own = read_config(directory), tensor_shapes(directory), load_config(directory)
+    model: PreTrainedModel
+    info: dict[str, Any]
     with _told_by_transformers(directory):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]  # a pair, with output_loading_info
             directory,
             config=own,
             dtype="auto" if dtype is None else dtype,
@@ -64,7 +66,7 @@ def load_model(
     for head, embed in dict(tied or {}).items():
         if head in parameters and embed in parameters:
             raise CheckpointError.other_head(directory, head, embed)
-    return model.to(device).eval(), config
+    return model.to(device).eval(), config  # type: ignore[arg-type]  # its decorator hides `self`
 
 
 def load_config(directory: Path | str) -> PreTrainedConfig:

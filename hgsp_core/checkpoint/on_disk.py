@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import overload
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -30,6 +31,12 @@ class OnDisk:
             needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
             raise given_up(self._folder, error, needed) from error
         self._files |= dict.fromkeys(tensors, file)
+
+    @overload
+    def get(self, name: str) -> Tensor | None: ...
+
+    @overload
+    def get(self, name: str, otherwise: Tensor) -> Tensor: ...
 
     def get(self, name: str, otherwise: Tensor | None = None) -> Tensor | None:
         """The tensor of that name, or `otherwise` where none was kept."""

@@ -260,9 +260,9 @@ def _sharded(directory: Path) -> dict[str, Place]:
         if twice := sorted(shard.keys() & found.keys()):
             raise CheckpointError.in_two_shards(twice[0], found[twice[0]].file, directory / name)
         found |= shard
-    for name, shard in weight_map.items():
-        if name not in found or found[name].file.name != shard:
-            raise CheckpointError.not_in_shard(name, directory / shard, INDEX)
+    for name, file in weight_map.items():
+        if name not in found or found[name].file.name != file:
+            raise CheckpointError.not_in_shard(name, directory / file, INDEX)
     return found
 
 

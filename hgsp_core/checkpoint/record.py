@@ -54,4 +54,4 @@ def read_record(folder: Path) -> Mapping[str, Any] | None:
 def recorded_family(folder: Path) -> str | None:
     """The model_type of the original, where the folder tells."""
     record = read_record(folder)
-    return record and record["family"]
+    return record["family"] if record else None

@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from hgsp_core.checkpoint import MODEL_TYPE
+
+if TYPE_CHECKING:
+    from hgsp_core.checkpoint.modeling_hgsp import HgspConfig
 
 _TABLE = "transformers.models.auto.configuration_auto"
 
@@ -43,15 +50,15 @@ class _StandIn:
 
     model_type = MODEL_TYPE
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> HgspConfig:  # type: ignore[misc]  # that is its purpose
         return _real_config()(*args, **kwargs)
 
     @classmethod
-    def from_dict(cls, *args, **kwargs):
+    def from_dict(cls, *args: Any, **kwargs: Any) -> HgspConfig | tuple[HgspConfig, dict[str, Any]]:
         return _real_config().from_dict(*args, **kwargs)
 
 
-def _real_config():
+def _real_config() -> type[HgspConfig]:
     register()
     from hgsp_core.checkpoint.modeling_hgsp import HgspConfig
 
@@ -67,12 +74,12 @@ def _register_stand_in() -> None:
 class _TableFinder(MetaPathFinder):
     """Finds transformers' table of configs like the others do, and registers the stand-in once it has run."""
 
-    def find_spec(self, name, path, target=None):
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != _TABLE:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
-        if spec is not None:
+        if spec is not None and spec.loader is not None:
             spec.loader = _TableLoader(spec.loader)
         return spec
 
@@ -81,10 +88,12 @@ class _TableLoader(Loader):
     def __init__(self, loader: Loader):
         self.loader = loader
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        module.__loader__ = module.__spec__.loader = self.loader
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
         _register_stand_in()

@@ -21,7 +21,7 @@ import torch
 from hgsp_core.model.layout import Layout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class Relative(NamedTuple):
@@ -95,12 +95,13 @@ def _rehoused(layout: Layout, config: Mapping[str, Any]) -> dict[str, Any] | Non
     old, new = CONFIG_MAPPING[config["model_type"]], CONFIG_MAPPING[relative.model_type]
     old_keys, new_keys, common = ({field.name for field in fields(c)} for c in (old, new, PreTrainedConfig))
     original = original_config(layout)
+    stock: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[new]  # type: ignore[assignment]  # declared as a tuple
     rehoused = {
         **{key: getattr(original, key) for key in sorted(old_keys & new_keys - common)},
         **{key: value for key, value in config.items() if key not in old_keys - new_keys},
         **relative.values,
         "model_type": relative.model_type,
-        "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING[new].__name__],
+        "architectures": [stock.__name__],
     }
     return rehoused if _accepted(rehoused) else None
 

@@ -53,7 +53,7 @@ class Shards:
             raise CheckpointError.other_shape(place.file, name, place.shape, target.shape)
         dtype = self.dtype(name)
         stored = target if target.dtype == dtype else torch.empty(place.shape, dtype=dtype)
-        raw = memoryview(stored.view(-1).view(torch.uint8).numpy())
+        raw = stored.view(-1).view(torch.uint8).numpy().data
         with open(place.file, "rb", buffering=0) as file:
             done = 0
             while done < len(raw):  # one system call reads 2 GiB at the most

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any, Protocol
 
-from pydantic import Field, create_model
+from pydantic import Field
 
 from hgsp_core.data.contract import Dataset, DatasetJob
 from hgsp_core.data.errors import DataError
@@ -15,6 +16,14 @@ from hgsp_core.plugin.method import Params
 
 #: suffix -> builder of the `datasets` library
 BUILDERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+class Records(Protocol):
+    """Rows as `datasets` gives them, and the names of their columns where they are known."""
+
+    column_names: list[str] | None
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]: ...
 
 
 class FileParams(Params):
@@ -31,26 +40,32 @@ class HubParams(Params):
     revision: str | None = Field(None, description="branch, tag or commit")
 
 
-def _preset(name: str, **defaults: str) -> type[HubParams]:
-    """HubParams with other defaults and the same descriptions."""
-    fields = HubParams.model_fields
-    changed = {
-        key: (fields[key].annotation, Field(value, description=fields[key].description))
-        for key, value in defaults.items()
-    }
-    return create_model(name, __base__=HubParams, **changed)
+def _preset(key: str, value: str) -> Any:  # as pydantic's Field
+    """A field of HubParams with another default and the same description."""
+    return Field(value, description=HubParams.model_fields[key].description)
 
 
-Wikitext2Params = _preset("Wikitext2Params", path="Salesforce/wikitext", config="wikitext-2-raw-v1")
-C4Params = _preset("C4Params", path="allenai/c4", config="en", evaluation_split="validation")
-PTBParams = _preset("PTBParams", path="FALcon6/ptb_text_only", column="sentence")
+class Wikitext2Params(HubParams):
+    path: str = _preset("path", "Salesforce/wikitext")
+    config: str | None = _preset("config", "wikitext-2-raw-v1")
+
+
+class C4Params(HubParams):
+    path: str = _preset("path", "allenai/c4")
+    config: str | None = _preset("config", "en")
+    evaluation_split: str = _preset("evaluation_split", "validation")
+
+
+class PTBParams(HubParams):
+    path: str = _preset("path", "FALcon6/ptb_text_only")
+    column: str = _preset("column", "sentence")
 
 
 class Pydoc(Dataset[Params]):
     """Python's own documentation: the text that the demo model was trained on; `evaluation` documents were held out."""
 
     def __call__(self, job: DatasetJob) -> Iterator[str]:
-        file = resources.files("hgsp_core").joinpath("texts", "pydoc", f"{job.split}.txt")
+        file = resources.files("hgsp_core") / "texts" / "pydoc" / f"{job.split}.txt"
         yield file.read_text(encoding="utf-8")
 
 
@@ -62,16 +77,12 @@ class File(Dataset[FileParams]):
         if path.suffix == ".txt":
             yield _read(path, job.characters)
         else:
-            yield from _column(self.rows(job), self.params.column, str(path))
+            yield from _column(_records(path), self.params.column, str(path))
 
-    def rows(self, job: DatasetJob):
+    def rows(self, job: DatasetJob) -> Records | None:
         """The records with all their columns, or None for plain text."""
         path = self._found()
-        if path.suffix == ".txt":
-            return None
-        if path.stat().st_size == 0:
-            raise DataError.empty(str(path))
-        return _load(BUILDERS[path.suffix], data_files=str(path.resolve()), split="train", name=str(path))
+        return None if path.suffix == ".txt" else _records(path)
 
     def _found(self) -> Path:
         path = expanded(self.params.path)
@@ -89,7 +100,7 @@ class Hub(Dataset[HubParams]):
     def __call__(self, job: DatasetJob) -> Iterator[str]:
         yield from _column(self.rows(job), self.params.column, self.params.path)
 
-    def rows(self, job: DatasetJob):
+    def rows(self, job: DatasetJob) -> Records:
         """The records with all their columns."""
         p = self.params
         split = p.calibration_split if job.split == "calibration" else p.evaluation_split
@@ -106,7 +117,13 @@ def _read(path: Path, characters: int | None) -> str:
         raise DataError.unreadable(str(path), error) from None
 
 
-def _load(*args, name: str, **kwargs):
+def _records(path: Path) -> Records:
+    if path.stat().st_size == 0:
+        raise DataError.empty(str(path))
+    return _load(BUILDERS[path.suffix], data_files=str(path.resolve()), split="train", name=str(path))
+
+
+def _load(*args: str | None, name: str, **kwargs: str | bool | None) -> Records:
     import datasets
 
     datasets.disable_progress_bars()
@@ -119,7 +136,7 @@ def _load(*args, name: str, **kwargs):
         raise (DataError.unreadable if "data_files" in kwargs else DataError.hub)(name, cause) from None
 
 
-def _column(rows, column: str, name: str) -> Iterator[str]:
+def _column(rows: Records, column: str, name: str) -> Iterator[str]:
     if rows.column_names is not None and column not in rows.column_names:
         raise DataError.no_column(name, column, rows.column_names)
     for number, row in enumerate(rows):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from pydantic import ValidationError
+
 from hgsp_core.errors import HgspError, did_you_mean
 
 
@@ -11,7 +13,7 @@ class DataError(HgspError):
     """A dataset that is not there, cannot be read, or is too short."""
 
     @classmethod
-    def params(cls, place: str, name: str, error, known: Sequence[str]) -> DataError:
+    def params(cls, place: str, name: str, error: ValidationError, known: Sequence[str]) -> DataError:
         fault = error.errors()[0]
         key = ".".join(str(p) for p in fault["loc"])
         if fault["type"] == "extra_forbidden":
@@ -53,7 +55,7 @@ class DataError(HgspError):
         return cls(f"'{path}' is not a text file that can be read: its name must end in {', '.join(known)}.")
 
     @classmethod
-    def unreadable(cls, path: str, error: Exception) -> DataError:
+    def unreadable(cls, path: str, error: BaseException) -> DataError:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return cls(f"'{path}' cannot be read: {reason}")
 
@@ -62,7 +64,7 @@ class DataError(HgspError):
         return cls(f"'{name}' has no column '{column}' (with: {{column: NAME}}).{did_you_mean(column, there)}")
 
     @classmethod
-    def hub(cls, name: str, error: Exception) -> DataError:
+    def hub(cls, name: str, error: BaseException) -> DataError:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return cls(
             f"The dataset '{name}' could not be loaded from the hub: {reason}\n"

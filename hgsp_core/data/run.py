@@ -7,7 +7,7 @@ rest is done here, once, so that every method and every evaluation sees the same
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -20,6 +20,9 @@ from hgsp_core.files.paths import expanded
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.errors import PluginError
 from hgsp_core.run.recipe import CalibratePart
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SEPARATOR = "\n\n"
 #: characters read per token wanted: calibration windows are drawn from the first part of a text this many times too large
@@ -39,7 +42,7 @@ def open_dataset(name: str, params: Mapping[str, Any], place: str) -> Dataset[An
         DataError: no such name, file or id; unknown or wrong parameters.
     """
     try:
-        entry, extra = registry.installed().find("dataset", name), {}
+        entry, extra = registry.installed().find("dataset", name), dict[str, str]()
     except PluginError as error:
         path = expanded(name)
         if path.suffix in _FILES or path.exists():
@@ -85,7 +88,7 @@ def read_text(dataset: Dataset[Any], split: str, characters: int | None, name: s
     return SEPARATOR.join(parts)
 
 
-def windows(text: str, tokenizer: Any, seq_len: int, stride: int | None = None) -> np.ndarray:
+def windows(text: str, tokenizer: PreTrainedTokenizerBase, seq_len: int, stride: int | None = None) -> np.ndarray:
     """Windows that begin `stride` tokens apart (None: `seq_len`, so without overlap), [windows, seq_len] int64.
 
     The tokens that do not fill the last one are dropped.
@@ -101,14 +104,16 @@ def calibration_text(dataset: Dataset[Any], part: CalibratePart) -> str:
     return read_text(dataset, "calibration", part.samples * part.seq_len * CHARACTERS_PER_TOKEN, part.dataset)
 
 
-def require_rows(ids: np.ndarray, rows: int | None, tokenizer: Any, name: str) -> None:
+def require_rows(ids: np.ndarray, rows: int | None, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Raises DataError, which names the token, where an id has no row in an embedding of `rows` rows (None: not known)."""
     if rows is not None and ids.size and ids.max() >= rows:
         index = int(ids[ids >= rows].flat[0])
-        raise DataError.no_row(name, tokenizer.decode([index]), index, rows)
+        token = tokenizer.decode([index])
+        assert isinstance(token, str)  # of one list of ids
+        raise DataError.no_row(name, token, index, rows)
 
 
-def draw(text: str, tokenizer: Any, part: CalibratePart, rows: int | None = None) -> Calibration:
+def draw(text: str, tokenizer: PreTrainedTokenizerBase, part: CalibratePart, rows: int | None = None) -> Calibration:
     """`part.samples` different windows of the text, chosen by `part.seed`, in the order of the text.
 
     Args:

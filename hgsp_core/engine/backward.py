@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from hgsp_core.engine.batches import Batches
+from hgsp_core.engine.batches import Batch, Batches
 from hgsp_core.engine.collectors import Collector, Sums
 from hgsp_core.engine.findings import Findings, is_finite
 from hgsp_core.engine.layer import Layer, differentiable
@@ -21,11 +22,14 @@ from hgsp_core.engine.parallel import add_up
 from hgsp_core.engine.trail import Trail
 from hgsp_core.errors import NumericError
 
+if TYPE_CHECKING:
+    from hgsp_core.engine.weights import Weights
+
 #: gradients by logits lie in [-1, 1]; in fp16 most of them would be below its smallest number
 FP16_HEAD_SCALE = 2.0**8
 
 
-def loss_slopes(source, batches: Batches, streams: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+def loss_slopes(source: Weights, batches: Batches, streams: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
     """The gradient of the *summed* loss by each stream after the last layer, times the first number.
 
     Raises:
@@ -38,17 +42,17 @@ def loss_slopes(source, batches: Batches, streams: Sequence[Tensor]) -> tuple[fl
             *(loss_gradient(norm, head, x, batch.ids, scale) for batch, x in zip(batches, streams, strict=True)),
             strict=False,
         )
-        loss = sum(losses)
+        loss = sum(losses, torch.zeros(()))
         if not is_finite(loss):
             for name, module in ((architecture.norm, norm), (architecture.head, head)):
-                if not is_finite(module.weight):
+                if not is_finite(module.get_parameter("weight")):
                     raise NumericError.weight(f"{name}.weight")
             raise NumericError.loss(float(loss), str(source.dtype).removeprefix("torch."))
     return scale, list(slopes)
 
 
 def backward(
-    source,
+    source: Weights,
     batches: Batches,
     trail: Trail,
     scale: float,
@@ -99,10 +103,10 @@ def backward(
 class _GradientBatch:
     """The gradient of one batch of samples, as it comes together from micro-batches."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int) -> None:
         self.size, self.samples, self._predicted, self._sums = size, 0, 0, Sums()
 
-    def add(self, batch, gradients: Mapping[str, Tensor]) -> None:
+    def add(self, batch: Batch, gradients: Mapping[str, Tensor]) -> None:
         self.samples += batch.ids.shape[0]
         self._predicted += batch.predicted
         for name, gradient in gradients.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from hgsp_core.engine.errors import SweepError
 from hgsp_core.engine.findings import is_finite
 from hgsp_core.engine.parallel import share
 from hgsp_core.errors import NumericError
+
+if TYPE_CHECKING:
+    from hgsp_core.engine.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ NO_BATCHES = Batches((), 0, 0)
 
 
 def embed(
-    source, tokens: np.ndarray, batch_size: int, gradient_batches: Iterable[int] = ()
+    source: Weights, tokens: np.ndarray, batch_size: int, gradient_batches: Iterable[int] = ()
 ) -> tuple[Batches, list[Tensor]]:
     """Cut tokens [samples, seq_len] into micro-batches and look up their embeddings.
 

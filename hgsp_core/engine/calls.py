@@ -6,13 +6,16 @@ each micro-batch with recorders in place of the layers, so no architecture needs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+#: of a layer or a block: the tensor itself, or a tuple that begins with it
+Output = Tensor | tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Call:
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
 
-    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
+    def __call__(self, layer: Callable[..., Output], x: Tensor) -> Tensor:
         """The residual stream after the layer, [batch, seq_len, hidden]."""
         output = layer(x, *self.arguments, **self.keywords)
         return output[0] if isinstance(output, tuple) else output
@@ -44,8 +47,8 @@ def record_calls(model: nn.Module, layers: Sequence[nn.Module], ids: Tensor) -> 
     streams: list[Tensor] = []
     calls: list[Call] = []
 
-    def recorder(*arguments, **keywords):
-        x = keywords.pop("hidden_states") if "hidden_states" in keywords else arguments[0]
+    def recorder(*arguments: Any, **keywords: Any) -> Tensor:
+        x: Tensor = keywords.pop("hidden_states") if "hidden_states" in keywords else arguments[0]
         streams.append(x)
         calls.append(Call(arguments[1:], keywords))
         if len(calls) == len(layers):
@@ -58,7 +61,8 @@ def record_calls(model: nn.Module, layers: Sequence[nn.Module], ids: Tensor) -> 
 
 
 @contextmanager
-def forwards_replaced(modules: Sequence[nn.Module], forward) -> Iterator[None]:
+def forwards_replaced(modules: Sequence[nn.Module], forward: Callable[..., Output]) -> Iterator[None]:
+    """Within the context `forward` stands for the modules' own."""
     own = [vars(module).get("forward") for module in modules]
     for module in modules:
         module.forward = forward

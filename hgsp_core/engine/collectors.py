@@ -112,7 +112,7 @@ class WeightAbs(Collector):
     depth = Depth.WEIGHTS
     version = 2
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         return layer.per_unit(lambda name: layer.weights[name].float().abs())
 
 
@@ -123,7 +123,7 @@ class WeightSquare(Collector):
     depth = Depth.WEIGHTS
     version = 2
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         return layer.per_unit(lambda name: layer.weights[name].float().square())
 
 
@@ -134,7 +134,7 @@ class TaylorAbs(Collector):
     depth = Depth.BACKWARD
     version = 2
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         return layer.per_unit(lambda name: (layer.weights[name] * layer.gradients[name]).abs_())
 
 
@@ -147,7 +147,7 @@ class GradientScale(Collector):
 
     depth = Depth.BACKWARD
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         rows = [g.reshape(-1, g.shape[-1]) for g in layer.gradients.values()]
 
         def norms(order: float) -> Tensor:
@@ -173,15 +173,15 @@ class TaylorCurvature(Collector):
     version = 2
 
     @property
-    def gradient_batch(self):
+    def gradient_batch(self) -> int:
         return self.batch
 
-    def observe_gradient(self, layer, sums):
+    def observe_gradient(self, layer: Layer, sums: Sums) -> None:
         for name, gradient in layer.gradients.items():
             sums.add(name, gradient.square())
         sums.add("batches", torch.ones(()))
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         return layer.per_unit(lambda name: layer.weights[name].float().square() * sums[name] / (2 * sums["batches"]))
 
 
@@ -191,13 +191,13 @@ class ResidualCosine(Collector):
 
     depth = Depth.FORWARD
 
-    def observe(self, layer, passage, sums):
+    def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:
         streams, norms = passage.streams, passage.stream_norms
         for name, first, last in [("layer", 0, -1), *((axis, i, i + 1) for i, axis in enumerate(passage.added))]:
             dots = torch.linalg.vecdot(streams[first].float(), streams[last].float())
             sums.add(name, (dots / (norms[first] * norms[last]).clamp_min_(1e-8)).sum(dtype=torch.float64))
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         return {name: 1 - sums.numpy(name) / layer.tokens for name in sums}
 
 
@@ -207,13 +207,19 @@ class OutputNorm(Collector):
 
     depth = Depth.FORWARD
 
-    def observe(self, layer, passage, sums):
+    def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:
         sums.add("layer", passage.stream_norms[-1].sum(dtype=torch.float64))
         for name, output in passage.added.items():
             sums.add(name, torch.linalg.vector_norm(output, dim=-1, dtype=torch.float32).sum(dtype=torch.float64))
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         return {name: sums.numpy(name) / layer.tokens for name in sums}
+
+
+def add_input_squares(passage: Passage, sums: Sums) -> None:
+    """Names of the linears that read an input, in one text -> its Σ x²."""
+    for linears, squares in passage.input_squares:
+        sums.add(" ".join(linears), squares)
 
 
 @dataclass(frozen=True)
@@ -222,11 +228,10 @@ class InputNorm(Collector):
 
     depth = Depth.FORWARD
 
-    def observe(self, layer, passage, sums):
-        for linears, squares in passage.input_squares:
-            sums.add(" ".join(linears), squares)
+    def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:
+        add_input_squares(passage, sums)
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         return {linear: np.sqrt(sums.numpy(name)) for name in sums for linear in name.split()}
 
 
@@ -237,10 +242,10 @@ class WandaAbs(Collector):
     depth = Depth.FORWARD
     version = 3
 
-    def observe(self, layer, passage, sums):
-        InputNorm.observe(self, layer, passage, sums)
+    def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:
+        add_input_squares(passage, sums)
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         prefix = layer.layout.module
         norms = {f"{prefix}.{linear}.weight": sums[name].sqrt().float() for name in sums for linear in name.split()}
         rows = {s.weight for block in layer.layout.blocks.values() for s in block.slices if s.dim == 0}
@@ -258,13 +263,13 @@ class InputMoments(Collector):
 
     depth = Depth.FORWARD
 
-    def observe(self, layer, passage, sums):
+    def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:
         for linears, x in passage.distinct_inputs():
             sums.add(" ".join(linears) + " mean", x.sum(0, dtype=torch.float32))
         for linears, squares in passage.input_squares:
             sums.add(" ".join(linears) + " square", squares)
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         found = {}
         for name in sums:
             *linears, moment = name.split()
@@ -287,14 +292,14 @@ class Gram(Collector):
 
     depth = Depth.FORWARD
 
-    def observe(self, layer, passage, sums):
+    def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:
         wanted = self.linears or [
             s.module for block in layer.layout.blocks.values() for s in block.axis.slices if s.dim == 1
         ]
         for linear in wanted:
             sums.add_gram(linear, passage.inputs[linear].flatten(0, -2))
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         return {linear: sums.numpy(linear) for linear in sums}
 
 
@@ -316,9 +321,9 @@ class OutputError(Collector):
     depth = Depth.FORWARD
     version = 2
 
-    def observe(self, layer, passage, sums):
+    def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:
         for block in layer.layout.blocks.values():
-            linear = block.writer.module.removeprefix(f"{layer.layout.module}.")
+            linear = block.writer.local
             x = passage.inputs[linear].flatten(0, -2)
             if self.ridge is None:
                 sums.add_gram_blocks(linear, x, block.writer.width)
@@ -326,11 +331,11 @@ class OutputError(Collector):
             else:
                 sums.add_gram(linear, x)
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         found = {}
         for axis, block in layer.layout.blocks.items():
             writer = block.writer
-            linear = writer.module.removeprefix(f"{layer.layout.module}.")
+            linear = writer.local
             gram = sums[linear].double()
             if self.ridge is None:
                 total = sums[f"{linear} sum"].view(block.units, -1)
@@ -378,6 +383,6 @@ class RemovalLoss(Collector):
 
     depth = Depth.REMOVAL
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         """From the summed losses of "layer", of each axis, and of "", the whole model; `layer.tokens` are predicted."""
         return {name: (sums.numpy(name) - sums.numpy("")) / layer.tokens for name in sums if name}

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from hgsp_core.engine.batches import Batches
-from hgsp_core.engine.calls import Call
+from hgsp_core.engine.calls import Output
 from hgsp_core.engine.collectors import Collector, Sums
 from hgsp_core.engine.findings import Findings, check_weights
-from hgsp_core.engine.layer import Layer, Passage, differentiable
+from hgsp_core.engine.layer import Beginning, Layer, Passage, differentiable
 from hgsp_core.engine.trail import Trail
 from hgsp_core.errors import NumericError
 from hgsp_core.model.layout import LayerLayout
 
+if TYPE_CHECKING:
+    from hgsp_core.engine.weights import Weights
+
+#: how the layer is called with what enters it (a Call, mostly) -> what leaves it
+Run = Callable[[nn.Module, Tensor], Tensor]
+#: an axis or a linear -> what was seen of it
+Noted = dict[str, Tensor]
+
 
 def forward(
-    source,
+    source: Weights,
     batches: Batches,
     streams: Sequence[Tensor],
     collectors: Sequence[Collector],
@@ -69,38 +78,55 @@ def forward(
 
 
 @contextmanager
-def watched(layout: LayerLayout, module: nn.Module, until: str = "") -> Iterator[Callable[[Call, Tensor], Passage]]:
-    """A function that runs the layer on a micro-batch [batch, seq_len, hidden] and returns what passed through it.
+def watched(layout: LayerLayout, module: nn.Module) -> Iterator[Callable[[Run, Tensor], Passage]]:
+    """A function that runs the layer on a micro-batch [batch, seq_len, hidden] and returns what passed through it."""
+    with _noted(layout, module) as noted:
 
-    until: a linear, by its name relative to the layer, at which the run ends: its input is the last thing seen, and the
-    passage's `after` is None.
-    """
-    added: dict[str, Tensor] = {}
-    inputs: dict[str, Tensor] = {}
+        def run(call: Run, x: Tensor) -> Passage:
+            after = call(module, x)
+            return Passage(x, after, *noted())
 
-    def keep_added(axis: str):
-        def hook(block, arguments, output):
+        yield run
+
+
+@contextmanager
+def watched_until(layout: LayerLayout, module: nn.Module, linear: str) -> Iterator[Callable[[Run, Tensor], Beginning]]:
+    """The same for runs that end at a linear, given by its name relative to the layer: its input is the last thing seen."""
+    with _noted(layout, module, linear) as noted:
+
+        def run(call: Run, x: Tensor) -> Beginning:
+            with suppress(_Reached):
+                call(module, x)
+            return Beginning(x, *noted())
+
+        yield run
+
+
+@contextmanager
+def _noted(layout: LayerLayout, module: nn.Module, until: str = "") -> Iterator[Callable[[], tuple[Noted, Noted]]]:
+    """A function that hands over what the layer's blocks added and its linears read since it was last called."""
+    added: Noted = {}
+    inputs: Noted = {}
+
+    def keep_added(axis: str) -> Callable[[nn.Module, Sequence[Tensor], Output], None]:
+        def hook(block: nn.Module, arguments: Sequence[Tensor], output: Output) -> None:
             added[axis] = (output[0] if isinstance(output, tuple) else output).detach()
 
         return hook
 
-    def keep_input(linear: str):
-        def hook(module, arguments):
+    def keep_input(linear: str) -> Callable[[nn.Module, Sequence[Tensor]], None]:
+        def hook(module: nn.Module, arguments: Sequence[Tensor]) -> None:
             inputs[linear] = arguments[0].detach()
             if linear == until:
                 raise _Reached
 
         return hook
 
-    def run(call: Call, x: Tensor) -> Passage:
-        try:
-            after = call(module, x)
-        except _Reached:
-            after = None
-        passage = Passage(x, after, dict(added), dict(inputs))
+    def hand_over() -> tuple[Noted, Noted]:
+        found = dict(added), dict(inputs)
         added.clear()
         inputs.clear()
-        return passage
+        return found
 
     with ExitStack() as hooks:
         for axis, block in layout.blocks.items():
@@ -108,14 +134,14 @@ def watched(layout: LayerLayout, module: nn.Module, until: str = "") -> Iterator
             for s in block.axis.slices:
                 linear = module.get_submodule(s.module)
                 hooks.enter_context(linear.register_forward_pre_hook(keep_input(s.module)))
-        yield run
+        yield hand_over
 
 
 class _Reached(Exception):
     """The run has come to where it was to end."""
 
 
-def _unwatched(module: nn.Module) -> Callable[[Call, Tensor], Passage]:
+def _unwatched(module: nn.Module) -> Callable[[Run, Tensor], Passage]:
     return lambda call, x: Passage(x, call(module, x), {}, {})
 
 

@@ -64,9 +64,10 @@ class Layer:
         for axis, block in self.layout.blocks.items():
             tensors = [(name, s) for name, s in unit_tensors(block) if biases or name == s.weight]
             sums = [(s, head_sums(measure(name), s)) for name, s in tensors]
-            found[axis] = sum(part.sum(1) for _, part in sums).cpu().numpy()
+            nothing = torch.zeros(())
+            found[axis] = sum((part.sum(1) for _, part in sums), nothing).cpu().numpy()
             if block.heads > 1:
-                found[f"{axis}.heads"] = sum(part for s, part in sums if s.heads > 1).cpu().numpy()
+                found[f"{axis}.heads"] = sum((part for s, part in sums if s.heads > 1), nothing).cpu().numpy()
         return found
 
 
@@ -74,7 +75,7 @@ class Layer:
 class Passage:
     """One micro-batch passing through a layer. Activations are in the model's dtype, [batch, seq_len, features].
 
-    before, after  the residual stream that enters and leaves the layer; `after` is None where the run ended inside it
+    before, after  the residual stream that enters and leaves the layer
     added          axis -> what the axis's block adds to the stream, in the order in which the blocks ran
     inputs         linear, by its name relative to the layer -> its input; linears that share an input share the tensor
     """
@@ -118,13 +119,22 @@ class Passage:
         return [(linears, x.float().square().sum(0)) for linears, x in self.distinct_inputs()]
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """One micro-batch on its way to a linear inside a layer, the last thing seen; the fields are those of a Passage."""
+
+    before: Tensor
+    added: Mapping[str, Tensor]
+    inputs: Mapping[str, Tensor]
+
+
 @contextmanager
-def differentiable(layout: LayerLayout, module: nn.Module) -> Iterator[dict[str, Tensor]]:
+def differentiable(layout: LayerLayout, module: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     """Full name -> parameter, for the tensors of the layer's units; within the context only these ask for gradients."""
     before = {parameter: parameter.requires_grad for parameter in module.parameters()}
     module.requires_grad_(False)
     names = [name for block in layout.blocks.values() for name, _ in unit_tensors(block)]
-    parameters = {name: module.get_parameter(name.removeprefix(f"{layout.module}.")) for name in names}
+    parameters = {name: module.get_parameter(layout.local(name)) for name in names}
     try:
         for parameter in parameters.values():
             parameter.requires_grad_(True)

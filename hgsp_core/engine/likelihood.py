@@ -24,12 +24,14 @@ from hgsp_core.errors import NumericError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hgsp_core.engine.weights import Weights
+
 #: the most that one forward pass of `model_loss` spends on logits, if one window allows
 LOGITS_BYTES = 2**29
 
 
 def total_loss(
-    source,
+    source: Weights,
     tokens: np.ndarray,
     batch_size: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -89,7 +91,7 @@ def model_loss(
     return total.item()
 
 
-def logits(source, tokens: np.ndarray) -> Tensor:
+def logits(source: Weights, tokens: np.ndarray) -> Tensor:
     """[windows, seq_len, vocabulary] of a few windows, in every process that asks."""
     everybodys = np.concatenate([tokens] * processes())  # each takes its share of these: all of the tokens
     _, (stream,) = _through(source, everybodys, len(tokens))
@@ -98,16 +100,16 @@ def logits(source, tokens: np.ndarray) -> Tensor:
         return head(norm(stream))
 
 
-def _through(source, tokens: np.ndarray, batch_size: int) -> tuple[Batches, list[Tensor]]:
+def _through(source: Weights, tokens: np.ndarray, batch_size: int) -> tuple[Batches, list[Tensor]]:
     batches, streams = embed(source, tokens, batch_size)
     nothing = Findings([], len(source.layout.layers))
     return batches, forward(source, batches, streams, [], nothing, None, lambda: None)
 
 
-def _windows_at_a_time(source, tokens: np.ndarray, batch_size: int) -> int:
+def _windows_at_a_time(source: Weights, tokens: np.ndarray, batch_size: int) -> int:
     """A resident model takes a batch at a time, streamed weights as many windows as fit a part of memory."""
     if source.stays:
         return batch_size
-    hidden = source.shards.shape(f"{source.layout.architecture.embed}.weight")[1]
+    hidden = source.layout.outside[f"{source.layout.architecture.embed}.weight"][1]
     window = tokens.shape[1] * hidden * source.dtype.itemsize * 4  # the stream, and what a layer makes of it
     return max(batch_size, int(SHARE * free_bytes(source.device) / window))

@@ -36,7 +36,7 @@ def loss_sum(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor, cont
 
 def loss_gradient(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Σ -log p as `loss_sum`, and `scale` times its gradient by the stream [batch, seq_len, hidden]."""
-    total, gradients = 0, []
+    total, gradients = torch.zeros((), dtype=torch.float64, device=ids.device), list[Tensor]()
     for x, targets in _chunks(head, stream[:, :-1].flatten(0, 1), ids[:, 1:].flatten()):
         x = x.detach().requires_grad_()
         with torch.enable_grad():
@@ -90,5 +90,5 @@ def _chunk_loss(norm: nn.Module, head: nn.Module, x: Tensor, targets: Tensor) ->
 
 def _chunks(head: nn.Module, x: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """x [positions, hidden] and the tokens they predict [positions], in parts."""
-    length = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
+    length = max(1, CHUNK_BYTES // (4 * head.get_parameter("weight").shape[0]))
     return zip(x.split(length), targets.split(length), strict=True)

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -23,6 +24,9 @@ from hgsp_core.engine.errors import SweepError
 from hgsp_core.engine.layer import differentiable
 from hgsp_core.engine.parallel import processes_here
 from hgsp_core.engine.trail import Boundaries, DiskBoundaries, Graphs, Trail
+
+if TYPE_CHECKING:
+    from hgsp_core.engine.weights import Weights
 
 #: of what is free, the part that the trail may take; the rest is for one layer's gradients and for others
 SHARE = 0.7
@@ -35,7 +39,9 @@ _SAYS = {
 }
 
 
-def choose_trail(source, batches: Batches, streams: Sequence[Tensor], memory: str, say: Callable[[str], None]) -> Trail:
+def choose_trail(
+    source: Weights, batches: Batches, streams: Sequence[Tensor], memory: str, say: Callable[[str], None]
+) -> Trail:
     """The trail that `memory` names, or for "auto" the fastest one that fits; says which, with sizes.
 
     Raises:
@@ -64,8 +70,8 @@ def choose_trail(source, batches: Batches, streams: Sequence[Tensor], memory: st
 def free_bytes(device: torch.device) -> int:
     """What this process may still allocate: of its GPU, or its share of the host, within process and group limits."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        unused, _ = torch.cuda.mem_get_info(device)
+        return unused + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = [psutil.virtual_memory().available // processes_here()]
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
@@ -85,11 +91,11 @@ def _build(name: str, device: torch.device) -> Trail:
     return Boundaries(device if name == "device" else _CPU)
 
 
-def _stream_bytes(source, streams: Sequence[Tensor]) -> int:
+def _stream_bytes(source: Weights, streams: Sequence[Tensor]) -> int:
     return len(source.layout.layers) * sum(stream.nbytes for stream in streams)
 
 
-def _graph_bytes(source, batches: Batches, streams: Sequence[Tensor]) -> int:
+def _graph_bytes(source: Weights, batches: Batches, streams: Sequence[Tensor]) -> int:
     """Bytes that autograd saves for all layers and batches, measured on the first layer and batch."""
     saved: dict[int, int] = {}
 

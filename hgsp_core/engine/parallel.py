@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import lcm
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from hgsp_core.engine.errors import SweepError
 from hgsp_core.process.launched import launched
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -79,7 +81,7 @@ def of_all(own: Tensor) -> Tensor:
     return found
 
 
-def of_first(own: Any) -> Any:
+def of_first(own: T) -> T:
     """What the first process has, whatever the others have: None, arrays or numbers."""
     if processes() == 1:
         return own

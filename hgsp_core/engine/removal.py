@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from hgsp_core.engine.batches import Batch, Batches
+from hgsp_core.engine.calls import Output
 from hgsp_core.engine.collectors import RemovalLoss, Sums
 from hgsp_core.engine.findings import Findings
 from hgsp_core.engine.forward import watched
@@ -20,12 +22,15 @@ from hgsp_core.engine.layer import Layer
 from hgsp_core.engine.loss import loss_sum
 from hgsp_core.engine.memory import SHARE, free_bytes
 
+if TYPE_CHECKING:
+    from hgsp_core.engine.weights import Weights
+
 #: the model that lacks nothing; "3 mlp" lacks the MLP of layer 3, "3 layer" the whole layer
 WHOLE = ""
 
 
 def removal_losses(
-    source,
+    source: Weights,
     batches: Batches,
     streams: Sequence[Tensor],
     collector: RemovalLoss,
@@ -48,12 +53,14 @@ def removal_losses(
         findings.add(collector, Layer(layout, {}, batches.predicted), sums)
 
 
-def visits(source, streams: Sequence[Tensor]) -> int:
+def visits(source: Weights, streams: Sequence[Tensor]) -> int:
     """How many times a layer will be visited."""
     return len(source.layout.layers) * -(-len(streams) // _batches_at_once(source, streams))
 
 
-def _walk(source, batches: Sequence[Batch], streams: Sequence[Tensor], losses: Sums, step) -> None:
+def _walk(
+    source: Weights, batches: Sequence[Batch], streams: Sequence[Tensor], losses: Sums, step: Callable[[], None]
+) -> None:
     """Add the summed loss of every variant of the model over some micro-batches."""
     architecture = source.layout.architecture
     variants = [{WHOLE: stream} for stream in streams]  # per micro-batch: what the model lacks -> its stream
@@ -79,7 +86,7 @@ def _walk(source, batches: Sequence[Batch], streams: Sequence[Tensor], losses: S
                     losses.add(lack, loss_sum(norm, head, stream, batch.ids))
 
 
-def _batches_at_once(source, streams: Sequence[Tensor]) -> int:
+def _batches_at_once(source: Weights, streams: Sequence[Tensor]) -> int:
     """As many micro-batches as memory holds all variants of, at least one; streamed weights are read once for them."""
     if source.stays:
         return 1
@@ -91,7 +98,7 @@ def _batches_at_once(source, streams: Sequence[Tensor]) -> int:
 def _silent(block: nn.Module) -> Iterator[None]:
     """Within the context the block adds zero to the residual stream."""
 
-    def zero(module, arguments, output):
+    def zero(module: nn.Module, arguments: Sequence[Tensor], output: Output) -> Output:
         if isinstance(output, tuple):
             return torch.zeros_like(output[0]), *output[1:]
         return torch.zeros_like(output)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hgsp_core.engine.calls import Call
+from hgsp_core.engine.calls import Call, Output
 from hgsp_core.model.layout import LayerLayout
 
 
@@ -22,9 +23,9 @@ def run_layer(layout: LayerLayout, module: nn.Module, call: Call, weights: Mappi
     Args:
         weights: full tensor name -> tensor, of all of the layer's parameters.
     """
-    local = {name.removeprefix(f"{layout.module}."): tensor for name, tensor in weights.items()}
+    local = {layout.local(name): tensor for name, tensor in weights.items()}
 
-    def layer(*arguments, **keywords):
+    def layer(*arguments: Any, **keywords: Any) -> Output:
         return functional_call(module, local, arguments, keywords)
 
     return call(layer, x)

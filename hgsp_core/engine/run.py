@@ -12,27 +12,28 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hgsp_core.artifacts import Statistics
 from hgsp_core.engine.backward import backward, loss_slopes
 from hgsp_core.engine.batches import NO_BATCHES, embed
-from hgsp_core.engine.collectors import Collector, Depth, Sums
+from hgsp_core.engine.collectors import Collector, Depth, RemovalLoss, Sums
 from hgsp_core.engine.errors import SweepError
 from hgsp_core.engine.findings import Findings
 from hgsp_core.engine.forward import forward
 from hgsp_core.engine.layer import Layer, Passage
 from hgsp_core.engine.memory import choose_trail, free_bytes
 from hgsp_core.engine.removal import removal_losses, visits
-from hgsp_core.engine.weights import Masked, Resident, Streamed
+from hgsp_core.engine.weights import Masked, Resident, Streamed, Weights
 from hgsp_core.model.layout import Layout
 
-__all__ = ["Collector", "Depth", "Layer", "Masked", "Passage", "Resident", "Streamed", "Sums", "run_sweep"]
+__all__ = ["Collector", "Depth", "Layer", "Masked", "Passage", "Resident", "Streamed", "Sums", "Weights", "run_sweep"]
 
 log = logging.getLogger("hgsp")
 
 
 def run_sweep(
-    source: Resident | Streamed,
+    source: Weights,
     layout: Layout,
     tokens: np.ndarray | None,
     collectors: Iterable[Collector],
@@ -57,12 +58,13 @@ def run_sweep(
     collectors = list({collector.key: collector for collector in collectors}.values())
     shallow = [c for c in collectors if c.depth <= Depth.FORWARD]
     deep = [c for c in collectors if c.depth == Depth.BACKWARD]
-    removals = [c for c in collectors if c.depth == Depth.REMOVAL]
+    removals = [c for c in collectors if isinstance(c, RemovalLoss)]
+    tokens = np.empty((0, 0), np.int64) if tokens is None else tokens
     findings = Findings(collectors, len(layout.layers))
 
     with _memory_errors(source):
         entering = {c: embed(source, tokens[: c.samples], batch_size) for c in removals}
-        batches, streams = NO_BATCHES, []
+        batches, streams = NO_BATCHES, list[Tensor]()
         if deep or any(c.needs_tokens for c in shallow):
             sizes = [c.gradient_batch for c in deep if c.gradient_batch]
             batches, streams = embed(source, tokens, batch_size, sizes)
@@ -72,12 +74,12 @@ def run_sweep(
         total = passes * len(layout.layers) + sum(visits(source, streams) for _, streams in entering.values())
         done = iter(range(1, total + 1))
 
-        def step():
+        def step() -> None:
             progress(next(done), total)
 
         if shallow or deep:
             streams = forward(source, batches, streams, shallow, findings, trail, step)
-        if deep:
+        if trail is not None:
             scale, slopes = loss_slopes(source, batches, streams)
             del streams
             backward(source, batches, trail, scale, slopes, deep, findings, step)
@@ -87,7 +89,7 @@ def run_sweep(
 
 
 @contextmanager
-def _memory_errors(source: Resident | Streamed) -> Iterator[None]:
+def _memory_errors(source: Weights) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:

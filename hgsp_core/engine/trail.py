@@ -29,13 +29,13 @@ class Graphs:
 
     keeps_graphs = True
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def put(self, layer, batch, x, y):
+    def put(self, layer: int, batch: int, x: Tensor, y: Tensor) -> None:
         self._kept[layer, batch] = x, y
 
-    def take(self, layer, batch, run):
+    def take(self, layer: int, batch: int, run: Run) -> tuple[Tensor, Tensor]:
         return self._kept.pop((layer, batch))
 
 
@@ -48,10 +48,10 @@ class Boundaries:
         self._device = device
         self._kept: dict[tuple[int, int], tuple[Tensor, torch.device]] = {}
 
-    def put(self, layer, batch, x, y):
+    def put(self, layer: int, batch: int, x: Tensor, y: Tensor) -> None:
         self._kept[layer, batch] = x.detach().to(self._device), x.device
 
-    def take(self, layer, batch, run):
+    def take(self, layer: int, batch: int, run: Run) -> tuple[Tensor, Tensor]:
         stream, home = self._kept.pop((layer, batch))
         return _rerun(stream.to(home), layer, run)
 
@@ -66,18 +66,18 @@ class DiskBoundaries:
         self._end = 0
         self._kept: dict[tuple[int, int], tuple[int, torch.Size, torch.dtype, torch.device]] = {}
 
-    def put(self, layer, batch, x, y):
-        raw = memoryview(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    def put(self, layer: int, batch: int, x: Tensor, y: Tensor) -> None:
+        raw = x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
         self._kept[layer, batch] = self._end, x.shape, x.dtype, x.device
         while raw:
             written = os.pwrite(self._file.fileno(), raw, self._end)
             self._end += written
             raw = raw[written:]
 
-    def take(self, layer, batch, run):
+    def take(self, layer: int, batch: int, run: Run) -> tuple[Tensor, Tensor]:
         offset, shape, dtype, home = self._kept.pop((layer, batch))
         stream = torch.empty(shape, dtype=dtype)
-        raw = memoryview(stream.view(-1).view(torch.uint8).numpy())
+        raw = stream.view(-1).view(torch.uint8).numpy().data
         while raw:
             read = os.preadv(self._file.fileno(), [raw], offset)
             offset += read

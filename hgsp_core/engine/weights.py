@@ -1,16 +1,19 @@
-"""Where a sweep's weights come from. A source hands out decoder layers one at a time, in any order asked for."""
+"""Where a sweep's weights come from: whole in memory, streamed from a checkpoint, or those of another source masked."""
 
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from math import prod
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.load import require_agreement, skeleton
@@ -22,30 +25,50 @@ from hgsp_core.surgery import mask_tensors
 _M_MMAP_THRESHOLD, _MMAP_THRESHOLD = -3, 2**20
 
 
-class Resident:
+class Weights(ABC):
+    """A source of weights, which hands out decoder layers one at a time, in any order asked for.
+
+    model   its modules; those that the source has not handed out may be on the meta device
+    device  of the weights that it hands out;  dtype  their number type
+    stays   whether every layer's weights stay where they are, so that graphs over them may be kept
+    """
+
+    stays: ClassVar[bool]
+    model: PreTrainedModel
+    layout: Layout
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
+        """(index, module) in the given order; a module's weights are there until the next one is asked for."""
+
+    @abstractmethod
+    def outside(self, *names: str) -> AbstractContextManager[list[nn.Module]]:
+        """Modules that no layer owns (embedding, final norm, head), with their weights within the context."""
+
+
+class Resident(Weights):
     """A transformers model that is loaded whole. It is put in evaluation mode; nothing else of it changes."""
 
-    #: every layer's weights stay where they are, so graphs over them may be kept
     stays = True
 
-    def __init__(self, model: nn.Module, layout: Layout):
+    def __init__(self, model: PreTrainedModel, layout: Layout):
         self.model = model.eval()
         self.layout = layout
-        weight = model.get_submodule(layout.architecture.embed).weight
+        weight = model.get_parameter(f"{layout.architecture.embed}.weight")
         self.device, self.dtype = weight.device, weight.dtype
 
     def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
-        """(index, module) in the given order; a module's weights are there until the next one is asked for."""
         for index in order:
             yield index, self.model.get_submodule(self.layout.layers[index].module)
 
     @contextmanager
     def outside(self, *names: str) -> Iterator[list[nn.Module]]:
-        """Modules that no layer owns (embedding, final norm, head), with their weights within the context."""
         yield [self.model.get_submodule(name) for name in names]
 
 
-class Streamed:
+class Streamed(Weights):
     """A checkpoint directory of which one layer is in memory, and the next one being read.
 
     The model is a skeleton on the meta device. Layers take turns in two buffers that are allocated once.
@@ -76,11 +99,10 @@ class Streamed:
         self._buffers = [torch.empty(size, dtype=dtype, pin_memory=pinned) for _ in range(2)]
 
     def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
-        """(index, module) in the given order; a module's weights are there until the next one is asked for."""
         order = list(order)
         with ThreadPoolExecutor(1) as reader:
 
-            def read(turn: int):
+            def read(turn: int) -> Future[dict[str, Tensor]]:
                 return reader.submit(self._read, self._names[order[turn]], self._buffers[turn % 2])
 
             coming = read(0)
@@ -95,7 +117,6 @@ class Streamed:
 
     @contextmanager
     def outside(self, *names: str) -> Iterator[list[nn.Module]]:
-        """Modules that no layer owns (embedding, final norm, head), with their weights within the context."""
         with ExitStack() as stack:
             modules = [self.model.get_submodule(name) for name in names]
             for name, module in zip(names, modules, strict=True):
@@ -135,7 +156,7 @@ def _give_back_freed_memory() -> None:
         ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
-def _skeleton(directory: Path | str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def _skeleton(directory: Path | str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The model of a checkpoint with all parameters on the meta device and its buffers (rotary tables) real.
 
     transformers itself makes the buffers of a loaded model so: built on meta, filled by the model's `_init_weights`.
@@ -160,24 +181,24 @@ def _filled(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> Itera
         module.load_state_dict({name: p.to("meta") for name, p in module.named_parameters()}, assign=True)
 
 
-class Masked:
+class Masked(Weights):
     """Another source's weights with the units that a plan removes set to zero: the pruned model at its old size."""
 
     stays = False  # the masked weights of a layer are made anew each time it is visited
 
-    def __init__(self, source: Resident | Streamed, plan: Plan):
+    def __init__(self, source: Weights, plan: Plan):
         self._source, self._plan = source, plan
+        self.model, self.layout, self.device, self.dtype = source.model, source.layout, source.device, source.dtype
 
-    def __getattr__(self, name: str):
-        return getattr(self._source, name)
+    def outside(self, *names: str) -> AbstractContextManager[list[nn.Module]]:
+        return self._source.outside(*names)
 
     def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
-        """As the other source's."""
         for index, module in self._source.layers(order):
-            prefix = f"{self.layout.layers[index].module}."
+            layer = self.layout.layers[index]
             own = dict(module.named_parameters())
-            named = ((prefix + name, parameter.detach()) for name, parameter in own.items())
-            masked = {n.removeprefix(prefix): t for n, t in mask_tensors(named, self.layout, self._plan)}
+            named = ((f"{layer.module}.{name}", parameter.detach()) for name, parameter in own.items())
+            masked = {layer.local(name): t for name, t in mask_tensors(named, self.layout, self._plan)}
             module.load_state_dict(masked, assign=True)
             try:
                 yield index, module

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def summary(path: Path) -> tuple[int, int, str]:
     return len(reader.tensors), context, _COARSENESS[max(kinds, key=list(_COARSENESS).index)]
 
 
-def _fresh(*arguments: object) -> subprocess.CompletedProcess:
+def _fresh(*arguments: object) -> subprocess.CompletedProcess[str]:
     return run_fresh("-m", "hgsp_core.gguf.check", *arguments, HF_HUB_OFFLINE="1")
 
 
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> None:
     print(compared)
 
 
-def _ask(question: Mapping, outputs: str) -> None:
+def _ask(question: Mapping[str, Any], outputs: str) -> None:
     from llama_cpp import Llama
 
     tokens, float32 = question["tokens"], 0

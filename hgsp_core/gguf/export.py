@@ -36,7 +36,7 @@ def export_gguf(job: ExportJob, folder: Path, number_type: str) -> Path:
     if not llama_cpp_is_there():
         job.note(f"{done}; llama.cpp was not asked, as llama-cpp-python is not installed.")
         return path
-    asked = texts(tokenizer, words)
+    asked = texts(words)
     answer = run_llama_cpp(path, job.tokens[:, : held.context], asked)
     reference = job.logits[:, : held.context].float().cpu().numpy()
     most = max(TOLERANCE[PRECISION[number_type]], TOLERANCE[str(job.logits.dtype).removeprefix("torch.")])

@@ -7,7 +7,7 @@ one of the forms below. What is written then agrees token by token, except where
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from hgsp_core.gguf.errors import GgufError
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 #: kinds of tokens (gguf.TokenType)
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -26,7 +26,7 @@ SPLIT_QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 #: (how text is split, whether a whole word in the vocabulary skips the merges) -> tokenizer.ggml.pre
-_PRE = {
+_PRE: Mapping[tuple[tuple[str, ...] | str | None, bool], str] = {
     (("ByteLevel",), False): "gpt-2",
     (("Digits", "ByteLevel"), False): "smollm",
     (SPLIT_LLAMA3, True): "llama-bpe",
@@ -77,22 +77,23 @@ class Vocabulary:
             writer.add_chat_template(self.template)
 
 
-def vocabulary(tokenizer: PreTrainedTokenizerFast, rows: int) -> Vocabulary:
+def vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
     """The tokenizer for llama.cpp.
 
     Args:
-        tokenizer: with a `tokenizers` backend.
         rows: of the model's embedding; tokens are filled up to as many.
 
     Raises:
-        GgufError: a rule of the tokenizer that llama.cpp does not have; its token ids would differ.
+        GgufError: a tokenizer that the library `tokenizers` does not run, or one with a rule that llama.cpp does not have;
+            its token ids would differ.
     """
     import json
 
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
+    from transformers import PreTrainedTokenizerFast
+
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise GgufError.tokenizer(f"it is a {type(tokenizer).__name__}, which has no tokenizer.json")
-    rules = json.loads(backend.to_str())
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
     model, added = rules["model"], {token["id"]: token for token in rules["added_tokens"]}
     _refuse_stripping(added.values())
     if model["type"] == "BPE" and not model.get("byte_fallback"):
@@ -120,7 +121,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerFast, rows: int) -> Vocabulary:
 
 
 def _byte_level(rules: Mapping[str, Any]) -> dict[str, Any]:
-    model, notes = rules["model"], ()
+    model, notes = rules["model"], tuple[str, ...]()
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise GgufError.tokenizer(f"its '{key}' is {model[key]!r}")
@@ -212,14 +213,16 @@ def _names(rule: Mapping[str, Any] | None) -> str:
     return " + ".join(_names(part) for part in parts) or rule["type"]
 
 
-def _refuse_stripping(added: Any) -> None:
+def _refuse_stripping(added: Iterable[Mapping[str, Any]]) -> None:
     for token in added:
         for key in ("lstrip", "rstrip", "single_word"):
             if token[key]:
                 raise GgufError.tokenizer(f"its token {token['content']!r} is matched with '{key}'")
 
 
-def _tokens(model: Mapping[str, Any], added: Mapping[int, Any], rows: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _tokens(
+    model: Mapping[str, Any], added: Mapping[int, Mapping[str, Any]], rows: int
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Text and kind of every token id below `rows`."""
     texts = {token: text for text, token in model["vocab"].items()} | {i: t["content"] for i, t in added.items()}
     if max(texts) >= rows:
@@ -264,7 +267,7 @@ def _template(template: str | Mapping[str, str] | None) -> str | tuple[Mapping[s
     return template
 
 
-def texts(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> Sequence[str]:
+def texts(vocabulary: Vocabulary) -> Sequence[str]:
     """Texts that show a difference between two tokenizers, where there is one; without those that `notes` excepts."""
     special = [
         text for text, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True) if kind in (CONTROL, USER_DEFINED)

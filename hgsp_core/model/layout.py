@@ -6,7 +6,7 @@ object serves a loaded model, a safetensors header and a dry run. Every count of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -20,17 +20,24 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class SliceLayout:
-    """One linear of a block. `module` is its full name, `shape` [out, in], `width` the rows (columns) of one unit.
+    """One linear of a block. `shape` is [out, in], `width` the rows (columns) of one unit.
 
+    `layer`: full name of the layer; `local`: the linear's name, relative to it.
     `heads`: query heads of a unit that share these rows evenly (q_proj, o_proj); 1 where they belong to it as a whole.
     """
 
-    module: str
+    layer: str
+    local: str
     dim: int
     shape: Shape
     width: int
     has_bias: bool
     heads: int = 1
+
+    @property
+    def module(self) -> str:
+        """Its full name."""
+        return f"{self.layer}.{self.local}"
 
     @property
     def weight(self) -> str:
@@ -125,7 +132,7 @@ class BlockLayout:
             own = heads if s.heads > 1 else 1
             width = s.width // s.heads * own
             shape = (*s.shape[: s.dim], units * width, *s.shape[s.dim + 1 :])
-            return replace(s, module=renamed(s.module), shape=shape, width=width, heads=own)
+            return replace(s, layer=module, shape=shape, width=width, heads=own)
 
         slices = tuple(smaller(s) for s in self.slices)
         fixed = tuple((renamed(name), shape) for name, shape in self.fixed)
@@ -136,9 +143,9 @@ class BlockLayout:
         """The slice whose columns are the units: the linear that writes to the residual stream."""
         return next(s for s in self.slices if s.dim == 1)
 
-    def slice_of(self, module: str) -> SliceLayout:
-        """The slice whose name, relative to the layer, is `module`."""
-        return next(s for s in self.slices if s.module.endswith(f".{module}"))
+    def slice_of(self, local: str) -> SliceLayout:
+        """The slice whose name, relative to the layer, is `local`."""
+        return next(s for s in self.slices if s.local == local)
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,10 @@ class LayerLayout:
     index: int
     module: str
     blocks: Mapping[str, BlockLayout]
+
+    def local(self, name: str) -> str:
+        """A module's or tensor's full name, relative to the layer."""
+        return name.removeprefix(f"{self.module}.")
 
     @property
     def cost(self) -> int:
@@ -239,7 +250,13 @@ def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: M
     return Layout(architecture, dict(config), layers, outside)
 
 
-def _read_layer(architecture, config, index, left, take) -> LayerLayout:
+def _read_layer(
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    index: int,
+    left: dict[str, Shape],
+    take: Callable[[str], Shape],
+) -> LayerLayout:
     prefix = f"{architecture.layers}.{index}"
     own = config.get("per_layer_config", {}).get(str(index), {})  # of a pruned checkpoint: where this layer differs
     config = {**config, **own}
@@ -260,7 +277,7 @@ def _read_layer(architecture, config, index, left, take) -> LayerLayout:
                 raise LayoutError.bias(f"{module}.bias", bias, shape)
             width = shape[s.dim] // units
             sharing = heads if s.module not in axis.cache and width % heads == 0 else 1
-            slices.append(SliceLayout(module, s.dim, shape, width, bias is not None, sharing))
+            slices.append(SliceLayout(prefix, s.module, s.dim, shape, width, bias is not None, sharing))
         fixed = []
         for module in axis.fixed:
             fixed.append((f"{prefix}.{module}.weight", take(f"{prefix}.{module}.weight")))
@@ -270,7 +287,7 @@ def _read_layer(architecture, config, index, left, take) -> LayerLayout:
     return LayerLayout(index, prefix, blocks)
 
 
-def _matrix(name: str, shape: Sequence[int]) -> Sequence[int]:
+def _matrix(name: str, shape: Shape) -> Shape:
     if len(shape) != 2:
         raise LayoutError.not_a_matrix(name, shape)
     return shape

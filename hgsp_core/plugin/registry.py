@@ -88,7 +88,8 @@ class Registry:
         raise PluginError.unknown(kind, name, hint, [(b.distribution, b.reason) for b in self.broken])
 
     def _installed(self, distribution: str) -> bool:
-        return any(_same(x.distribution, distribution) for x in [*self.entries, *self.broken])
+        there = [entry.distribution for entry in self.entries] + [broken.distribution for broken in self.broken]
+        return any(_same(name, distribution) for name in there)
 
 
 def _same(a: str, b: str) -> bool:

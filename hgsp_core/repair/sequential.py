@@ -15,8 +15,8 @@ the input that is looked at, and what its finished blocks give is kept: attentio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -27,16 +27,17 @@ from torch import Tensor, nn
 
 from hgsp_core.artifacts import BlockPlan, Plan
 from hgsp_core.engine.batches import Batch, embed
-from hgsp_core.engine.calls import forwards_replaced
+from hgsp_core.engine.calls import Output, forwards_replaced
 from hgsp_core.engine.errors import SweepError
 from hgsp_core.engine.findings import is_finite
-from hgsp_core.engine.forward import watched
-from hgsp_core.engine.layer import Passage
+from hgsp_core.engine.forward import Run, watched, watched_until
+from hgsp_core.engine.layer import Beginning, Passage
 from hgsp_core.engine.parallel import add_up
 from hgsp_core.engine.replaced import own_weights, run_layer
+from hgsp_core.engine.weights import Weights
 from hgsp_core.errors import NumericError
 from hgsp_core.model.layout import BlockLayout, LayerLayout, SliceLayout
-from hgsp_core.repair.contract import BlockJob, Moments, ReadJob
+from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor
 from hgsp_core.surgery import lines, mask_tensors
 
 OWN, DENSE, RESIDUAL = "own", "dense", "residual"
@@ -45,30 +46,33 @@ HELD_OUT = 1 / 8
 #: rows of the head that are in memory as fp64 at a time
 ROWS = 4096
 
-Weights = Mapping[str, Tensor]
+#: full name -> tensor
+Tensors = Mapping[str, Tensor]
 
 
 def repair_blocks(
-    source,
+    source: Weights,
     plan: Plan,
-    reconstructor,
+    reconstructor: Reconstructor[Any],
     tokens: np.ndarray,
     batch_size: int,
-    keep: Callable[[Weights], None],
+    keep: Callable[[Tensors], None],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Let the reconstructor decide every block that loses units, first to last. Returns the final plan, with its notes.
 
     Args:
-        source: Resident or Streamed weights of the dense model.
-        reconstructor: BlockJob -> Repair; its `targets` say what is measured, `reads` whether `read` is asked, too.
+        source: of the dense model.
+        reconstructor: its `targets` say what is measured, `reads` whether `read` is asked, too.
         tokens: [samples, seq_len] int64; the last eighth is held out.
         keep: called with the tensors that changed, by full name, at their old size, on the host: once a layer, and for the head.
     """
     if len(tokens) < 2:
         raise SweepError.nothing_to_hold_out(len(tokens))
     held_out = max(1, round(len(tokens) * HELD_OUT))
-    batches, dense, split = [], [], []
+    batches: list[Batch] = []
+    dense: list[Tensor] = []
+    split: list[int] = []
     for part in (tokens[:-held_out], tokens[-held_out:]):
         cut, streams = embed(source, part, batch_size)
         batches += list(cut)
@@ -76,7 +80,7 @@ def repair_blocks(
         split.append(len(batches))
     pruned = list(dense)
     reads = reconstructor.reads
-    needs_dense = reads or {DENSE, RESIDUAL} & set(reconstructor.targets)
+    needs_dense = reads or not {DENSE, RESIDUAL}.isdisjoint(reconstructor.targets)
     as_dense = True  # whether the two streams are still the same
     notes: list[str] = []
     layers = source.layout.layers
@@ -86,7 +90,7 @@ def repair_blocks(
             own = own_weights(layer, module)
             lower = _Layer(layer, module, batches, split, index)
             passages = [lower.dense(own, b, x) for b, x in enumerate(dense)] if needs_dense else []
-            weights = dict(own)
+            weights: dict[str, Tensor] = dict(own)
             changed: dict[str, Tensor] = {}
             for axis, block in layer.blocks.items():
                 planned = plan.block(block)
@@ -98,6 +102,7 @@ def repair_blocks(
                     plan = plan.with_kept(index, axis, result.kept)
                     changed[block.writer.weight] = result.weight.to(own[block.writer.weight].dtype)
                     if block.writer.has_bias:
+                        assert result.bias is not None  # the job had one
                         changed[block.writer.bias] = result.bias.to(own[block.writer.bias].dtype)
                     notes += [f"layer {index}, {axis}: {result.note}"] if result.note else []
                 weights |= changed
@@ -111,14 +116,18 @@ def repair_blocks(
                 keep({name: tensor.cpu() for name, tensor in changed.items()})
             progress(index + 1, len(layers))
         if reads and not as_dense and source.layout.head:
-            if changed := _read_head(source, reconstructor, pruned, dense, split):
-                keep(changed)
+            if head := _read_head(source, reconstructor, pruned, dense, split):
+                keep(head)
     return replace(plan, notes=(*plan.notes, *notes))
 
 
 def _read_head(
-    source, reconstructor, pruned: Sequence[Tensor], dense: Sequence[Tensor], split: Sequence[int]
-) -> Weights:
+    source: Weights,
+    reconstructor: Reconstructor[Any],
+    pruned: Sequence[Tensor],
+    dense: Sequence[Tensor],
+    split: Sequence[int],
+) -> Tensors:
     """Full name -> the head's weight, if it changes: it reads what leaves the final norm.
 
     Raises:
@@ -126,9 +135,10 @@ def _read_head(
     """
     architecture = source.layout.architecture
     with source.outside(architecture.norm, architecture.head) as (norm, head):
-        if not is_finite(norm.weight):
+        if not is_finite(norm.get_parameter("weight")):
             raise NumericError.weight(f"{architecture.norm}.weight")
-        hidden = head.weight.shape[1]
+        weight = head.get_parameter("weight")
+        hidden = weight.shape[1]
 
         def observe(sums: _Sums, b: int) -> None:
             sums.add(_flat(norm(pruned[b])), {DENSE: _flat(norm(dense[b]))})
@@ -139,10 +149,10 @@ def _read_head(
         back = reconstructor.read(ReadJob(None, fit, held_out))
         if back is None:
             return {}
-        changed = torch.empty_like(head.weight, device="cpu")
-        for there, rows in zip(changed.split(ROWS), head.weight.split(ROWS), strict=True):
+        changed = torch.empty_like(weight, device="cpu")
+        for there, rows in zip(changed.split(ROWS), weight.split(ROWS), strict=True):
             there.copy_(rows.double() @ back.double())
-        return {source.layout.head: changed}
+        return {f"{architecture.head}.weight": changed}
 
 
 class _Layer:
@@ -155,37 +165,57 @@ class _Layer:
         self, layout: LayerLayout, module: nn.Module, batches: Sequence[Batch], split: Sequence[int], index: int
     ):
         self.layout, self.module, self.batches, self.split, self.index = layout, module, batches, split, index
-        self._given: dict[nn.Module, dict[int, Any]] = {}  # finished block -> micro-batch -> what it gives
+        self._given: dict[nn.Module, dict[int, Output]] = {}  # finished block -> micro-batch -> what it gives
 
     def finished(self, block: BlockLayout) -> None:
         """From now on neither the block's weights nor what it reads change: on each micro-batch it runs once more."""
         self._given[self.module.get_submodule(block.axis.block)] = {}
 
-    def run(self, weights: Weights, batch: int, x: Tensor, until: str = "") -> Passage:
+    def run(self, weights: Tensors, batch: int, x: Tensor) -> Passage:
         """Micro-batch x [batch, seq_len, hidden] through the layer with `weights` (by full name) in place of its own."""
+        with watched(self.layout, self.module) as run, self._finished_known(batch):
+            return run(self._call(weights, batch), x)
+
+    def run_until(self, linear: SliceLayout, weights: Tensors, batch: int, x: Tensor) -> Beginning:
+        """The same, only as far as to the input of a linear."""
+        with watched_until(self.layout, self.module, linear.local) as run, self._finished_known(batch):
+            return run(self._call(weights, batch), x)
+
+    def _call(self, weights: Tensors, batch: int) -> Run:
         call = self.batches[batch].calls[self.index]
-        with watched(self.layout, self.module, until) as run, ExitStack() as stack:
+        return lambda module, x: run_layer(self.layout, module, call, weights, x)
+
+    @contextmanager
+    def _finished_known(self, batch: int) -> Iterator[None]:
+        with ExitStack() as stack:
             for block, given in self._given.items():
                 stack.enter_context(forwards_replaced([block], once(block.forward, given, batch)))
-            return run(lambda module, x: run_layer(self.layout, module, call, weights, x), x)
+            yield
 
-    def dense(self, own: Weights, batch: int, x: Tensor) -> Passage:
+    def dense(self, own: Tensors, batch: int, x: Tensor) -> Passage:
         """The dense model's passage, of its inputs only those of readers: a writer's are wide."""
         passage = self.run(own, batch, x)
-        readers = {self._local(s) for block in self.layout.blocks.values() for s in block.slices if s.dim == 0}
+        readers = {s.local for block in self.layout.blocks.values() for s in block.slices if s.dim == 0}
         return replace(passage, inputs={name: x for name, x in passage.inputs.items() if name in readers})
 
-    def read(self, block: BlockLayout, reconstructor, weights: Weights, pruned, dense: Sequence[Passage]) -> Weights:
+    def read(
+        self,
+        block: BlockLayout,
+        reconstructor: Reconstructor[Any],
+        weights: Tensors,
+        pruned: Sequence[Tensor],
+        dense: Sequence[Passage],
+    ) -> Tensors:
         """Full name -> the readers' weights that change."""
         readers = [s for s in block.slices if s.dim == 0]
-        first = self._local(readers[0])
+        first = readers[0]
         inputs = dense[0].inputs
-        readers = [s for s in readers if inputs[self._local(s)].data_ptr() == inputs[first].data_ptr()]  # read the same
-        hidden = readers[0].shape[1]
+        readers = [s for s in readers if inputs[s.local].data_ptr() == inputs[first.local].data_ptr()]  # read the same
+        hidden = first.shape[1]
 
         def observe(sums: _Sums, b: int) -> None:
-            x = self.run(weights, b, pruned[b], until=first).inputs[first]
-            sums.add(_flat(x), {DENSE: _flat(dense[b].inputs[first])})
+            x = self.run_until(first, weights, b, pruned[b]).inputs[first.local]
+            sums.add(_flat(x), {DENSE: _flat(dense[b].inputs[first.local])})
 
         fit, held_out = (
             sums.moments() for sums in _observed(hidden, {DENSE: hidden}, self.split, pruned[0].device, observe)
@@ -199,8 +229,8 @@ class _Layer:
         self,
         block: BlockLayout,
         plan: BlockPlan,
-        weights: Weights,
-        pruned,
+        weights: Tensors,
+        pruned: Sequence[Tensor],
         dense: Sequence[Passage],
         targets: Sequence[str],
     ) -> BlockJob:
@@ -210,9 +240,9 @@ class _Layer:
         out, width = weight.shape
 
         def observe(sums: _Sums, b: int) -> None:
-            passage = self.run(weights, b, pruned[b], until=self._local(writer))
+            passage = self.run_until(writer, weights, b, pruned[b])
             ys = {t: _target(t, axis, passage, dense[b]) for t in sums.cross}
-            sums.add(_flat(passage.inputs[self._local(writer)]), ys)
+            sums.add(_flat(passage.inputs[writer.local]), ys)
 
         measured = {t: out for t in targets if t != OWN}
         parts = [sums.moments() for sums in _observed(width, measured, self.split, pruned[0].device, observe)]
@@ -220,17 +250,14 @@ class _Layer:
             parts = [_with_own(moments, weight, bias) for moments in parts]
         return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, *parts)
 
-    def _local(self, linear: SliceLayout) -> str:
-        return linear.module.removeprefix(f"{self.layout.module}.")
 
-
-def once(forward: Callable[..., Any], given: dict[int, Any], batch: int) -> Callable[..., Any]:
+def once(forward: Callable[..., Output], given: dict[int, Output], batch: int) -> Callable[..., Output]:
     """`forward`, which runs only if what it gives for the micro-batch is not known.
 
     Of a tuple the first is kept, the output: attention's weights, where it gives any, are large and nobody reads them.
     """
 
-    def known(*arguments, **keywords):
+    def known(*arguments: Any, **keywords: Any) -> Output:
         if batch not in given:
             output = forward(*arguments, **keywords)
             given[batch] = (output[0], *[None] * (len(output) - 1)) if isinstance(output, tuple) else output
@@ -239,8 +266,8 @@ def once(forward: Callable[..., Any], given: dict[int, Any], batch: int) -> Call
     return known
 
 
-def _target(target: str, axis: str, passage: Passage, dense: Passage) -> Tensor:
-    """y [tokens, hidden] of a dense or residual target; `passage` ended inside the axis's block."""
+def _target(target: str, axis: str, passage: Beginning, dense: Passage) -> Tensor:
+    """y [tokens, hidden] of a dense or residual target; `passage` ends inside the axis's block."""
     if target == DENSE:
         return _flat(dense.added[axis])
     before = passage.before
@@ -265,7 +292,7 @@ class _Sums:
         self.cross = {target: torch.zeros(out, width, device=device) for target, out in outs.items()}
         self.power = dict.fromkeys(outs, 0.0)
 
-    def add(self, x: Tensor, targets: Weights) -> None:
+    def add(self, x: Tensor, targets: Tensors) -> None:
         """x [tokens, in]; target -> y [tokens, out]."""
         self.tokens += len(x)
         self.total += x.sum(0)

@@ -71,7 +71,9 @@ class _RunLog(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        raise OutputError.cannot_make(self.baseFilename, error) if isinstance(error, OSError) else error
+        if isinstance(error, OSError):
+            raise OutputError.cannot_make(self.baseFilename, error)
+        raise  # logging calls this while it handles the error
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hgsp_core.errors import HgspError
 
 
@@ -31,7 +33,7 @@ class StoreError(HgspError):
     """A store of artifacts that cannot be written."""
 
     @classmethod
-    def cannot_write(cls, root, error: OSError) -> StoreError:
+    def cannot_write(cls, root: Path, error: OSError) -> StoreError:
         return cls(
             f"Artifacts cannot be kept in '{root}': {error.strerror or error}. Choose another place with --cache DIR or HGSP_CACHE."
         )

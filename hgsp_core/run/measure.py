@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,12 @@ from hgsp_core.run.recipe import Recipe
 from hgsp_core.run.source import BYTES, Source
 from hgsp_core.run.store import Store
 
+if TYPE_CHECKING:
+    import torch
+
+    from hgsp_core.engine.collectors import Collector, GradientScale
+    from hgsp_core.engine.weights import Weights
+
 #: name of what was found in the store -> seconds that it took to make
 Reused = dict[str, float]
 
@@ -28,7 +34,7 @@ def measure(
     recipe: Recipe,
     source: Source,
     calibration: Calibration | None,
-    collectors: Sequence[Any],
+    collectors: Sequence[Collector],
     monitor: Monitor,
     store: Store,
     reused: Reused,
@@ -38,10 +44,13 @@ def measure(
 
     With a plan, of the model that it leaves: its units that go are masked, which is the same as cut.
     """
-    inputs = {c.key: statistics_inputs(source, calibration and calibration.sha256, c, plan) for c in collectors}
-    values = {key: _unpack(kept) for key in inputs if (kept := store.get("statistics", inputs[key]))}
+    tokens_sha256 = calibration.sha256 if calibration else None
+    inputs = {c.key: statistics_inputs(source, tokens_sha256, c, plan) for c in collectors}
+    values: dict[str, Sequence[LayerStatistics]] = {
+        key: _unpack(kept) for key in inputs if (kept := store.get("statistics", inputs[key]))
+    }
     if found := {c.key: store.seconds("statistics", inputs[c.key]) for c in collectors if c.key in values}:
-        longest = max(found, key=found.get)  # a run of its own measures all of them in one sweep
+        longest = max(found, key=found.__getitem__)  # a run of its own measures all of them in one sweep
         for c in collectors:
             if c.key in found:
                 name = f"statistics {type(c).__name__}"
@@ -66,7 +75,7 @@ def measure(
     return Statistics(values)
 
 
-def statistics_inputs(source: Source, tokens: str | None, collector: Any, plan: Plan | None) -> dict[str, Any]:
+def statistics_inputs(source: Source, tokens: str | None, collector: Collector, plan: Plan | None) -> dict[str, Any]:
     """What a collector's statistics are made from: their key in the store. `tokens`: sha256 of the calibration."""
     return {
         "model": source.fingerprint,
@@ -78,7 +87,7 @@ def statistics_inputs(source: Source, tokens: str | None, collector: Any, plan: 
     }
 
 
-def gradient_scale(collectors: Iterable[Any]) -> Any | None:
+def gradient_scale(collectors: Iterable[Collector]) -> GradientScale | None:
     """The collector of the gradients' scale, where another one takes gradients: for next to nothing more."""
     if not (collectors := list(collectors)):
         return None
@@ -87,7 +96,7 @@ def gradient_scale(collectors: Iterable[Any]) -> Any | None:
     return GradientScale() if any(c.depth == Depth.BACKWARD for c in collectors) else None
 
 
-def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor) -> Any:
+def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor) -> Weights:
     """A checkpoint's weights as a sweep takes them: loaded whole, or streamed where that would not fit."""
     import torch
 
@@ -111,7 +120,7 @@ def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, mo
     return Resident(model, layout)
 
 
-def placed(dtype: str, device: str) -> tuple[Any, str]:
+def placed(dtype: str, device: str) -> tuple[torch.dtype, str]:
     """(torch dtype, device name); `auto` is the GPU where there is one."""
     import torch
 

@@ -207,7 +207,7 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
     return recipe_of(data, source)
 
 
-def parse_mapping(text: str, source: str) -> dict | None:
+def parse_mapping(text: str, source: str) -> dict[str, Any] | None:
     """The YAML mapping in `text`, or None where it is something else. Raises RecipeError with the place of a fault."""
     try:
         data = parse_yaml(text)
@@ -230,7 +230,8 @@ def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
 
 def _refuse_credentials(data: Mapping[str, Any], source: str) -> None:
     """Raises RecipeError where a text would log somebody in: the recipe is written into the run's files."""
-    waiting, seen = [("", data)], set()  # a part that YAML's aliases repeat, or that holds itself, is looked at once
+    waiting: list[tuple[str, object]] = [("", data)]
+    seen: set[int] = set()  # a part that YAML's aliases repeat, or that holds itself, is looked at once
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, str) and holds_credentials(value):
@@ -256,14 +257,14 @@ def check_methods(recipe: Recipe, source: str) -> None:
     """Every method exists and takes its parameters, and so does the dataset; nothing is imported for it."""
     part = recipe.calibrate
     with suppress(PluginError):  # a file or hub id, which is looked for where it is opened
-        dataset = registry.installed().find("dataset", part.dataset).method.params
+        dataset = registry.installed().find("dataset", part.dataset).declared.params
         _check_params(dataset, part.with_, source, "calibrate.with.")
     for place, kind, use in uses(recipe):
         try:
             entry = registry.installed().find(kind, use.use)
         except PluginError as error:
             raise PluginError(f"{source}: {place}.use: {error}") from None
-        _check_params(entry.method.params, use.with_, source, f"{place}.with.")
+        _check_params(entry.declared.params, use.with_, source, f"{place}.with.")
 
 
 def _check_params(params: type[BaseModel], given: Mapping[str, Any], source: str, place: str) -> None:
@@ -288,19 +289,19 @@ def resolved(recipe: Recipe) -> Recipe:
 
 def resolved_use(kind: str, use: Use) -> Use:
     """One method with every default of its parameters."""
-    params = registry.installed().find(kind, use.use).method.params(**use.with_)
+    params = registry.installed().find(kind, use.use).declared.params(**use.with_)
     return Use.model_validate({"use": use.use, "with": params.model_dump(mode="json")})
 
 
 def data_params(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """A registered dataset's parameters with their defaults; of a file or hub id, those that were given."""
     try:
-        return registry.installed().find("dataset", name).method.params(**given).model_dump(mode="json")
+        return registry.installed().find("dataset", name).declared.params(**given).model_dump(mode="json")
     except PluginError:
         return dict(given)
 
 
-def _override(data: dict, text: str) -> None:
+def _override(data: dict[str, Any], text: str) -> None:
     """Apply one `--set a.b.0.c=value`; the value is read as YAML."""
     path, equals, value = text.partition("=")
     keys = path.split(".")
@@ -317,30 +318,31 @@ def _short(text: str) -> str:
     return text if len(text) < 100 else f"{text[:99]}…"
 
 
-def assign(data: dict, keys: Sequence[str], value: Any, place: str) -> None:
+def assign(data: dict[str, Any], keys: Sequence[str], value: Any, place: str) -> None:
     """Set `data[keys[0]][keys[1]]...`; parts that are missing on the way are made, items of lists must be there.
 
     Raises RecipeError, which begins with `place`, where the way leads through a single value or past the end of a list.
     """
     node: Any = data
     for i, key in enumerate(keys):
-        last = i == len(keys) - 1
-        if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
-                raise RecipeError(
-                    f"{place}: '{'.'.join(keys[:i])}' is a list of {len(node)}; '{key}' is no index of it."
-                )
-            key = int(key)
-        elif not isinstance(node, dict):
-            raise RecipeError(f"{place}: '{'.'.join(keys[:i])}' is a single value, it has no '{key}'.")
-        if last:
-            node[key] = value
-        elif isinstance(node, list):
-            node = node[key]
+        entry = _entry_of(node, key, f"{place}: '{'.'.join(keys[:i])}'")
+        if i == len(keys) - 1:
+            node[entry] = value
+        elif isinstance(node, dict) and node.get(entry) is None:
+            node[entry] = node = {}
         else:
-            if node.get(key) is None:
-                node[key] = {}
-            node = node[key]
+            node = node[entry]
+
+
+def _entry_of(node: object, key: str, place: str) -> int | str:
+    """The index of a list or the key of a mapping that `key` means. Raises RecipeError, which begins with `place`."""
+    if isinstance(node, list):
+        if not key.isdigit() or int(key) >= len(node):
+            raise RecipeError(f"{place} is a list of {len(node)}; '{key}' is no index of it.")
+        return int(key)
+    if not isinstance(node, dict):
+        raise RecipeError(f"{place} is a single value, it has no '{key}'.")
+    return key
 
 
 def explain(error: ValidationError, source: str, model: type[BaseModel], prefix: str = "") -> str:

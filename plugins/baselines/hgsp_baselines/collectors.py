@@ -15,7 +15,7 @@ class WriterColumns(Collector):
         found = {}
         for block in layer.layout.blocks.values():
             w = layer.weights[block.writer.weight].float()  # [out, in]
-            linear = block.writer.module.removeprefix(f"{layer.layout.module}.")
+            linear = block.writer.local
             found[f"{linear}.abs"] = w.abs().sum(0).double().cpu().numpy()
             found[f"{linear}.square"] = w.square().sum(0).double().cpu().numpy()
         return found

@@ -32,7 +32,7 @@ class Flap(Scorer[Params]):
         for layer in job.layout.layers:
             importance.append({})
             for axis, block in layer.blocks.items():
-                linear = block.writer.module.removeprefix(f"{layer.module}.")
+                linear = block.writer.local
                 m = moments[layer.index][f"{linear}.variance"] * columns[layer.index][f"{linear}.square"]
                 shape = (block.units, block.writer.width)
                 importance[-1][axis] = m.reshape(shape).sum(1)

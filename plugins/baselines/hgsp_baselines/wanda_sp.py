@@ -20,7 +20,7 @@ class WandaSp(Scorer[Params]):
         for layer in job.layout.layers:
             found = {}
             for axis, block in layer.blocks.items():
-                linear = block.writer.module.removeprefix(f"{layer.module}.")
+                linear = block.writer.local
                 by_column = columns[layer.index][f"{linear}.abs"] * norms[layer.index][linear]  # [units * width]
                 heads = by_column.reshape(block.units, block.writer.heads, -1).sum(2)
                 found[axis] = heads.sum(1)

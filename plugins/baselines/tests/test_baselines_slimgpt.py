@@ -24,7 +24,7 @@ OUT = 7
 
 def block_job(x, w, units, kept, attention):
     """A job on inputs x [tokens, in] and a writer w [out, in]; the kept units that the plan names are arbitrary."""
-    writer = SliceLayout("writer", 1, w.shape, w.shape[1] // units, False)
+    writer = SliceLayout("layer", "writer", 1, w.shape, w.shape[1] // units, False)
     axis = Axis("block", "units", "block", (), cache=("k",) if attention else ())
     block = BlockLayout(0, axis, "block", units, (writer,), ())
     x = torch.from_numpy(x).float()
