@@ -58,8 +58,8 @@ def show(found: Mapping[str, Any], run: Path) -> None:
         console.print("No findings: no layer lost so much that other settings are called for.")
         console.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, side in (("", "left"), ("this run", "right"), ("healthy", "right")):
-        table.add_column(name, justify=side, no_wrap=True)
+    for i, name in enumerate(("", "this run", "healthy")):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for check in found["checks"]:
         table.add_row(check["check"], check_value(check), "yes" if check["ok"] else "no")
     console.print(table)

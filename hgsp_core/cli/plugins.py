@@ -10,7 +10,7 @@ from hgsp_core.cli import new_plugin
 from hgsp_core.cli.options import Json
 
 if TYPE_CHECKING:
-    from hgsp_core.plugin.registry import Entry
+    from hgsp_core.plugin.registry import Broken, Entry
 
 app = typer.Typer(
     name="plugins",
@@ -44,8 +44,9 @@ def list_plugins() -> None:
         if entries := sorted(found.of_kind(kind), key=lambda e: (e.name, e.distribution)):
             console.print(f"{kind}s", style="bold")
             console.print(_table((e.name, e.method.summary, e.distribution) for e in entries))
-    installed = {_normal(x.distribution) for x in [*found.entries, *found.broken]}
-    if known := [k for k in catalogue() if _normal(k["distribution"]) not in installed]:
+    plugins: list[Entry | Broken] = [*found.entries, *found.broken]
+    there = {_normal(plugin.distribution) for plugin in plugins}
+    if known := [k for k in catalogue() if _normal(k["distribution"]) not in there]:
         console.print("known, not installed", style="bold")
         console.print(_table((k["distribution"], k["summary"], f"pip install {k['distribution']}") for k in known))
     if found.broken:

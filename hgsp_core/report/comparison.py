@@ -72,7 +72,7 @@ class RunTable:
         if key not in keys:
             raise CompareError.no_column(key, [column.key for column in self.columns if not column.detail])
 
-        def place(line: Line) -> tuple:
+        def place(line: Line) -> tuple[bool, Any]:
             value = line.values.get(keys[key])
             return value is None, value if value is not None else 0
 
@@ -124,9 +124,9 @@ def best_table(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str,
         f"ppl {next(iter(comparison.datasets), '')}",
         "× dense",
     )
-    rows = []
-    for budget, run in comparison.best():
-        perplexity, dense = comparison.perplexity(run), comparison.perplexity(run, "before")
+    rows: list[tuple[str, ...]] = []
+    for budget, run, perplexity in comparison.best():
+        dense = comparison.perplexity(run, "before")
         factor = _factor(perplexity / dense) if dense else ""
         cells = count(run.report["after"]["parameters"]), metric_value(perplexity), factor
         rows.append((run.model, budget, run.name, run.method, *cells))
@@ -233,7 +233,7 @@ def _values(run: Run, comparison: Comparison) -> dict[str, Any]:
         "model": run.model,
         "method": run.method,
         "settings": ", ".join(f"{key}={value}" for key, value in comparison.settings[run.name].items()) or None,
-        "calibration": comparison.calibrations.get(run.calibration),
+        "calibration": comparison.calibrations.get(run.calibration) if run.calibration else None,
         "own_calibration": run.name in comparison.own_calibration or None,
         "tokens_sha256": run.calibration,
         "ratio_asked": run.asked,

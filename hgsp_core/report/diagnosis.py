@@ -347,8 +347,9 @@ def candidates(recipe: Recipe, mean_ratio: float, extreme: int) -> Iterator[list
     yield [_CAPPED]
     yield [f"normalize={_flow(_MINMAX)}", _CAPPED]
     share = recipe.allocate.with_.get("ratio")
-    for part in (0.75, 0.5, 0.25) if isinstance(share, int | float) else ():
-        yield [f"allocate.with.ratio={share * part:.3g}"]
+    if isinstance(share, int | float):
+        for part in (0.75, 0.5, 0.25):
+            yield [f"allocate.with.ratio={share * part:.3g}"]
 
 
 def finding(fault: Fault, recipe: Recipe, repair: Repair | None) -> dict[str, Any]:

@@ -213,16 +213,17 @@ class Comparison:
         short = short_names(varying)
         return {name: {short[key]: keys[key] for key in varying if key in keys} for name, keys in flat.items()}
 
-    def best(self) -> Iterator[tuple[str, Run]]:
-        """(budget, the run of least perplexity) for each model and budget, among the runs that met it."""
+    def best(self) -> Iterator[tuple[str, Run, float]]:
+        """(budget, the run of least perplexity, that perplexity) for each model and budget, among the runs that met it."""
         for runs in self.models.values():
-            budgets: dict[tuple[float, str], list[Run]] = {}
+            budgets: dict[tuple[float, str], list[tuple[Run, float]]] = {}
             for run in runs:
-                if run.met and self.perplexity(run) is not None:
+                perplexity = self.perplexity(run)
+                if run.met and perplexity is not None:
                     asked = round(run.achieved, 2) if run.asked is None else run.asked
-                    budgets.setdefault((asked, run.ratio_of), []).append(run)
+                    budgets.setdefault((asked, run.ratio_of), []).append((run, perplexity))
             for (asked, of), candidates in sorted(budgets.items()):
-                yield f"{asked:.4g} of {of}", min(candidates, key=self.perplexity)
+                yield f"{asked:.4g} of {of}", *min(candidates, key=lambda candidate: candidate[1])
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -285,7 +286,8 @@ class Comparison:
     def _trained(self) -> Iterator[str]:
         trained = [run for run in self.runs if run.recovered]
         if trained and len(trained) < len(self.runs):
-            yield f"{_names(trained)}: trained after the cut ({', '.join(sorted({r.recovered for r in trained}))}), the others were not."
+            by = sorted({run.recovered for run in trained if run.recovered})
+            yield f"{_names(trained)}: trained after the cut ({', '.join(by)}), the others were not."
 
     def _short(self) -> Iterator[str]:
         for run in self.runs:
@@ -298,7 +300,7 @@ def comparison(runs: Iterable[Run]) -> Comparison:
     unordered = Comparison(tuple(runs))
     models = list(unordered.models)
 
-    def place(run: Run) -> tuple:
+    def place(run: Run) -> tuple[int, str, float, float]:
         perplexity = unordered.perplexity(run)
         asked = run.achieved if run.asked is None else run.asked
         return (
