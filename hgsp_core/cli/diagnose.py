@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hgsp_core.cli.options import Json
 from hgsp_core.files.paths import expanded
+
+if TYPE_CHECKING:
+    from hgsp_core.report.contract import Diagnosis
 
 
 def diagnose(
@@ -34,7 +36,7 @@ def diagnose(
         show(found, run)
 
 
-def show(found: Mapping[str, Any], run: Path) -> None:
+def show(found: Diagnosis, run: Path) -> None:
     """The findings, worst first, and the checks."""
     from rich.table import Table
 

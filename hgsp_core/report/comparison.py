@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hgsp_core.report import markdown as md
+from hgsp_core.report.contract import Side
 from hgsp_core.report.errors import CompareError
 from hgsp_core.report.runs import Comparison, Run, describe_calibration
 from hgsp_core.report.tables import PROTOCOL, count, metric_value, per_second, size
@@ -227,7 +228,7 @@ def _measured(measures: list[str]) -> Iterator[Column]:
 
 
 def _values(run: Run, comparison: Comparison) -> dict[str, Any]:
-    before, after = (_measures(run, side, comparison) for side in ("before", "after"))
+    before, after = _measures(run, "before", comparison), _measures(run, "after", comparison)
     return {
         "run": run.name,
         "model": run.model,
@@ -262,7 +263,7 @@ def _has_factor(measure: str) -> bool:
     return measure.partition(", ")[0] in ("perplexity", *_SPEED)
 
 
-def _measures(run: Run, side: str, comparison: Comparison) -> dict[str, float]:
+def _measures(run: Run, side: Side, comparison: Comparison) -> dict[str, float]:
     """Measurements as `metric, name` -> number, the perplexity that runs are judged by first."""
     found: dict[str, float] = {}
     for metric, value in run.report[side].items():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hgsp_core.report.contract import Side
 from hgsp_core.report.picture import COLOURS, shown
 from hgsp_core.report.runs import Comparison, Run
 from hgsp_core.report.tables import count
@@ -29,7 +30,7 @@ def costs_of(comparison: Comparison) -> list[Cost]:
         (batch for run in comparison.runs for batch in run.report["after"].get("decode_seconds_per_token", ())), ""
     )
 
-    def decode(side: str) -> Callable[[Run], float | None]:
+    def decode(side: Side) -> Callable[[Run], float | None]:
         return lambda run: run.report[side].get("decode_seconds_per_token", {}).get(batch)
 
     costs = [

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from hgsp_core.files.forms import Form, PlanFile, Report
+from hgsp_core.files import forms
 from hgsp_core.files.text import read_object
+from hgsp_core.report.contract import Report, Side
 from hgsp_core.report.errors import CompareError
 
 #: a run that removed less than this share of what was asked for did not meet its budget
@@ -33,10 +34,13 @@ _SHOWN_ELSEWHERE = ("version", "output", "device", "memory", "model.path", "mode
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. `report` and `plan` are its report.json and plan.json."""
+    """A finished run. `report` and `plan` are its report.json and plan.json.
+
+    One of another version may lack what a comparison can do without: that is asked for with `get`.
+    """
 
     name: str
-    report: Mapping[str, Any]
+    report: Report
     plan: Mapping[str, Any]
 
     @property
@@ -95,7 +99,8 @@ class Run:
     @property
     def calibration(self) -> str | None:
         """sha256 of the calibration tokens, or None where nothing needed any."""
-        return (self.report["calibration"] or {}).get("tokens_sha256")
+        calibration = self.report["calibration"]
+        return calibration["tokens_sha256"] if calibration else None
 
     @property
     def recovered(self) -> str | None:
@@ -127,7 +132,11 @@ def load_run(directory: Path, name: str) -> Run:
         if directory.with_name(f".{directory.name}.partial").is_dir():
             raise CompareError.unfinished(directory)
         raise CompareError.no_directory(directory, [d.name for d in directory.parent.glob("*") if d.is_dir()])
-    run = Run(name, _read(directory / "report.json", Report), _read(directory / "plan.json", PlanFile))
+    run = Run(
+        name,
+        cast(Report, _read(directory / "report.json", forms.Report)),
+        _read(directory / "plan.json", forms.PlanFile),
+    )
     for part in (
         "dense",
         "model",
@@ -145,7 +154,7 @@ def load_run(directory: Path, name: str) -> Run:
     return run
 
 
-def _read(path: Path, form: type[Form]) -> dict[str, Any]:
+def _read(path: Path, form: type[forms.Form]) -> dict[str, Any]:
     try:
         content = read_object(path, form)
     except FileNotFoundError:
@@ -182,7 +191,7 @@ class Comparison:
         found = Counter(name for run in self.runs for name in run.report["after"].get("perplexity", {}))
         return [name for name, _ in found.most_common()]
 
-    def perplexity(self, run: Run, side: str = "after") -> float | None:
+    def perplexity(self, run: Run, side: Side = "after") -> float | None:
         """On the text that runs are judged by."""
         return run.report[side].get("perplexity", {}).get(self.datasets[0]) if self.datasets else None
 
@@ -315,6 +324,7 @@ def comparison(runs: Iterable[Run]) -> Comparison:
 
 def describe_calibration(run: Run) -> str:
     c = run.report["calibration"]
+    assert c is not None  # only such runs have letters
     return f"{c['dataset']}, {c['samples']} x {c['seq_len']} tokens, seed {c['seed']}, {c['tokens_sha256'][:8]}"
 
 
