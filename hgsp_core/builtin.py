@@ -23,7 +23,7 @@ from hgsp_core.score.taylor_2nd import Taylor2ndParams
 
 
 @hookimpl
-def hgsp_scorers():
+def hgsp_scorers() -> list[Method]:
     return [
         Method("taylor", "hgsp_core.score.taylor:Taylor", Params, "sum of |W * gradient| over the unit's weights"),
         Method(
@@ -52,7 +52,7 @@ def hgsp_scorers():
 
 
 @hookimpl
-def hgsp_priors():
+def hgsp_priors() -> list[Method]:
     return [
         Method(
             "similarity",
@@ -69,7 +69,7 @@ def hgsp_priors():
 
 
 @hookimpl
-def hgsp_normalizers():
+def hgsp_normalizers() -> list[Method]:
     return [
         Method("none", "hgsp_core.score.normalizers:Keep", Params, "scores as they are"),
         Method("log", "hgsp_core.score.normalizers:Log", LevelParams, "ln(score - min + 1) per block or layer"),
@@ -85,7 +85,7 @@ def hgsp_normalizers():
 
 
 @hookimpl
-def hgsp_allocators():
+def hgsp_allocators() -> list[Method]:
     return [
         Method(
             "hgsp",
@@ -110,7 +110,7 @@ def hgsp_allocators():
 
 
 @hookimpl
-def hgsp_reconstructors():
+def hgsp_reconstructors() -> list[Method]:
     return [
         Method("none", "hgsp_core.repair.no_repair:NoRepair", Params, "what stays is left as it was"),
         Method(
@@ -126,7 +126,7 @@ def hgsp_reconstructors():
 
 
 @hookimpl
-def hgsp_recoverers():
+def hgsp_recoverers() -> list[Method]:
     return [
         Method(
             "lora",
@@ -139,7 +139,7 @@ def hgsp_recoverers():
 
 
 @hookimpl
-def hgsp_evaluators():
+def hgsp_evaluators() -> list[Method]:
     return [
         Method(
             "perplexity", "hgsp_core.evaluate.perplexity:Perplexity", PerplexityParams, "exp of the mean loss on a text"
@@ -160,7 +160,7 @@ def hgsp_evaluators():
 
 
 @hookimpl
-def hgsp_exporters():
+def hgsp_exporters() -> list[Method]:
     return [
         Method(
             "huggingface",
@@ -178,7 +178,7 @@ def hgsp_exporters():
 
 
 @hookimpl
-def hgsp_datasets():
+def hgsp_datasets() -> list[Method]:
     return [
         Method("pydoc", "hgsp_core.data.datasets:Pydoc", Params, "Python's documentation, embedded"),
         Method("wikitext2", "hgsp_core.data.datasets:Hub", Wikitext2Params, "WikiText-2 (raw), from the hub"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,8 @@ from hgsp_core.cli import new_plugin
 from hgsp_core.cli.options import Json
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from hgsp_core.plugin.registry import Broken, Entry
 
 app = typer.Typer(
@@ -143,7 +146,7 @@ def _normal(distribution: str) -> str:
     return distribution.lower().replace("_", "-")
 
 
-def _table(rows):
+def _table(rows: Iterable[tuple[str, str, str]]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 2), show_header=False)
