@@ -153,7 +153,7 @@ MOVED = {
     "hgsp_core.recipe": ("hgsp_core.run.recipe",),
     "hgsp_core.store": ("hgsp_core.run.store",),
     "hgsp_core.monitor": ("hgsp_core.run.monitor",),
-    "hgsp_core.evaluation": ("hgsp_core.evaluate.run",),
+    "hgsp_core.evaluation": ("hgsp_core.evaluate.run", "hgsp_core.evaluate.checkpoint"),
     "hgsp_core.paths": ("hgsp_core.files.paths",),
     "hgsp_core.forms": ("hgsp_core.files.forms",),
     "hgsp_core.sweep": ("hgsp_core.engine.run", "hgsp_core.engine.weights"),

@@ -9,7 +9,7 @@ torch is imported where a stage needs it: a recipe that cannot work is refused b
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from hgsp_core.files.json_files import write_json
 from hgsp_core.recover.contract import Recoverer
 from hgsp_core.recover.run import recover, recovery_work
 from hgsp_core.repair.run import repair
+from hgsp_core.report.contract import Pruned, Report
 from hgsp_core.report.cost import costs
 from hgsp_core.report.diagnosis import diagnose
 from hgsp_core.report.facts import RunFacts
@@ -57,7 +58,7 @@ class Forecast:
     after: dict[str, int]
 
 
-def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
+def run(recipe: Recipe, monitor: Monitor, store: Store) -> Report:
     """Prune by recipe and write the run directory. Returns the report, which is also its report.json.
 
     Started several times by `torchrun` or `accelerate launch`, the processes share the calibration set; only the first writes.
@@ -101,16 +102,16 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
                 recoverer, recipe, source, decision.calibration, checkpoint, work, monitor, first
             )
         # a related family may have zero biases besides
-        pruned = checkpoint_layout(checkpoint, dense.architecture.model_type)
+        layout = checkpoint_layout(checkpoint, dense.architecture.model_type)
         original = partial(open_job, source.directory, dense, source.dtype, recipe, monitor)
-        smaller = partial(open_job, checkpoint, pruned, source.dtype, recipe, monitor)
+        smaller = partial(open_job, checkpoint, layout, source.dtype, recipe, monitor)
         after |= evaluate_one(evaluators, smaller, "Evaluate pruned", monitor)
         both = evaluate_pair(evaluators, original, smaller, monitor)
         before, after = before | both[0], after | both[1]
         wait_for_all()
-        report: dict[str, Any] = {
+        pruned: Pruned = {
             "recipe": resolved(recipe).model_dump(mode="json"),
-            "calibration": decision.calibration and decision.calibration.describe(),
+            "calibration": decision.calibration.describe() if decision.calibration else None,
             "before": before,
             "after": after | {"bytes": weight_bytes(checkpoint)},
             "recovery": recovery,
@@ -120,11 +121,12 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> dict[str, Any]:
         exports: list[str] = []
         if first and exporters:
             with monitor.stage("Export") as progress:
-                weights = open_weights(checkpoint, pruned, source.dtype, recipe, LogMonitor())
+                weights = open_weights(checkpoint, layout, source.dtype, recipe, LogMonitor())
                 exports = export(
-                    exporters, checkpoint, directory, plan, weights, progress, notes.append, report, source.directory
+                    exporters, checkpoint, directory, plan, weights, progress, notes.append, pruned, source.directory
                 )
-        report |= {
+        report: Report = {
+            **pruned,
             "notes": [*plan.notes, *notes],
             "exports": exports,
             "timings": dict(monitor.timings),
@@ -173,7 +175,7 @@ def log_settings(recipe: Recipe) -> None:
         log.info("recipe: %s", line)
 
 
-def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report: Mapping[str, Any]) -> None:
+def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report: Report) -> None:
     """The files of a run apart from the model itself."""
     source, plan = decision.source, decision.plan
     (directory / "recipe.yaml").write_text(resolved(recipe).to_yaml(), encoding="utf-8")

@@ -162,7 +162,7 @@ def test_what_else_cannot_be_compared_is_named(folder, tmp_path, change, warning
 
 
 def test_the_best_of_each_budget_met_it(folder, compared, tmp_path):
-    best = dict(compared.best())
+    best = {budget: run for budget, run, _ in compared.best()}
     assert set(best) == {"0.2 of layers", "0.3 of layers"}
     assert best["0.3 of layers"].name == "even-30"
     perplexities = {name: report(folder, name)["after"]["perplexity"]["pydoc"] for name in ("even", "own", "weights")}
@@ -173,7 +173,8 @@ def test_the_best_of_each_budget_met_it(folder, compared, tmp_path):
         given["recipe"]["allocate"]["with"]["ratio"] = 0.3
 
     cheating = changed(folder, tmp_path, "cheating", cheat)
-    assert dict(comparison(load_runs([folder / "even-30", cheating])).best())["0.3 of layers"].name == "even-30"
+    best = {budget: run.name for budget, run, _ in comparison(load_runs([folder / "even-30", cheating])).best()}
+    assert best["0.3 of layers"] == "even-30"
 
 
 def test_sorting_is_by_any_column_below_the_dense_row(folder):

@@ -10,9 +10,9 @@ from evaluations import prune_demo_model
 
 from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.load import load_model
+from hgsp_core.evaluate.checkpoint import evaluate_checkpoint
 from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.evaluate.harness import LmEval
-from hgsp_core.evaluate.run import evaluate_checkpoint
 from hgsp_core.pipeline import run
 from hgsp_core.report.tables import headline
 from hgsp_core.run.errors import OutputError

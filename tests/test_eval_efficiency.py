@@ -9,10 +9,10 @@ from evaluations import prune_demo_model
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.load import load_model
+from hgsp_core.evaluate.checkpoint import evaluate_checkpoint
 from hgsp_core.evaluate.contract import EvaluateJob
 from hgsp_core.evaluate.efficiency import Efficiency, one_round, working_bytes
 from hgsp_core.evaluate.efficiency_params import EfficiencyParams
-from hgsp_core.evaluate.run import evaluate_checkpoint
 from hgsp_core.report.cost import costs
 from hgsp_core.report.tables import evaluation
 from hgsp_core.run.monitor import LogMonitor

@@ -12,9 +12,10 @@ from command import MODEL, hgsp
 from evaluations import prune_demo_model
 
 from hgsp_core.checkpoint.load import load_model, load_tokenizer
+from hgsp_core.evaluate.checkpoint import evaluate_checkpoint
 from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.evaluate.harness import LmEval, LmEvalParams
-from hgsp_core.evaluate.run import evaluate_checkpoint, open_evaluators
+from hgsp_core.evaluate.run import open_evaluators
 from hgsp_core.run.monitor import LogMonitor
 from hgsp_core.run.recipe import Use
 

@@ -13,8 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from hgsp_core.checkpoint.load import load_model, load_tokenizer
 from hgsp_core.data.errors import DataError
+from hgsp_core.evaluate.checkpoint import evaluate_checkpoint
 from hgsp_core.evaluate.errors import EvaluationError
-from hgsp_core.evaluate.run import evaluate_checkpoint, open_evaluators
+from hgsp_core.evaluate.run import open_evaluators
 from hgsp_core.plugin import registry
 from hgsp_core.run.monitor import LogMonitor
 from hgsp_core.run.recipe import Use

@@ -5,9 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
+
+
+class Calibrated(TypedDict):
+    """What the report says of a calibration."""
+
+    dataset: str
+    samples: int
+    seq_len: int
+    seed: int
+    tokens_sha256: str
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Calibration:
         """Hash of the token ids, whatever the platform."""
         return hashlib.sha256(np.ascontiguousarray(self.tokens, dtype="<i8").tobytes()).hexdigest()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Calibrated:
         """What the report says of it."""
         samples, seq_len = self.tokens.shape
         return {

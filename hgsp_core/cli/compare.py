@@ -12,6 +12,7 @@ from hgsp_core.files.paths import expanded
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from hgsp_core.report.comparison import RunTable
     from hgsp_core.report.runs import Comparison
@@ -126,7 +127,7 @@ def show(found: Comparison, table: RunTable) -> None:
     print_lines(console, "Warning", found.warnings)
 
 
-def rich_table(table: RunTable):
+def rich_table(table: RunTable) -> Table:
     from rich.table import Table
 
     columns, cells = table.shown()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hgsp_core.cli.show import plain_console
@@ -21,7 +21,7 @@ PATIENCE = 2.0
 class _Bars(Progress):
     """Bars of the stages that try the user's patience."""
 
-    def get_renderables(self):
+    def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table([task for task in self.tasks if (task.elapsed or 0) > PATIENCE])
 
 

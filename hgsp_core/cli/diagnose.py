@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hgsp_core.cli.options import Json
 from hgsp_core.files.paths import expanded
+
+if TYPE_CHECKING:
+    from hgsp_core.report.contract import Diagnosis
 
 
 def diagnose(
@@ -34,7 +36,7 @@ def diagnose(
         show(found, run)
 
 
-def show(found: Mapping[str, Any], run: Path) -> None:
+def show(found: Diagnosis, run: Path) -> None:
     """The findings, worst first, and the checks."""
     from rich.table import Table
 
@@ -58,8 +60,8 @@ def show(found: Mapping[str, Any], run: Path) -> None:
         console.print("No findings: no layer lost so much that other settings are called for.")
         console.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, side in (("", "left"), ("this run", "right"), ("healthy", "right")):
-        table.add_column(name, justify=side, no_wrap=True)
+    for i, name in enumerate(("", "this run", "healthy")):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for check in found["checks"]:
         table.add_row(check["check"], check_value(check), "yes" if check["ok"] else "no")
     console.print(table)

@@ -95,7 +95,7 @@ def evaluate(
     from hgsp_core.cli.console import terminal
 
     with terminal(quiet) as monitor:
-        from hgsp_core.evaluate.run import evaluate_checkpoint
+        from hgsp_core.evaluate.checkpoint import evaluate_checkpoint
 
         result = evaluate_checkpoint(
             checked.model.path,

@@ -108,6 +108,7 @@ def finetune(
 
     draft = draft_of(given, checkpoint, recipe)
     checked = draft.recipe([f"recover.with.{setting}" for setting in settings or ()])
+    assert checked.recover is not None  # `draft_of` says which
     if dense is not None and not resolved_use("recoverer", checked.recover).with_.get("distill", True):
         raise FlagError.needs("--dense", "--set distill=true")
     if print_recipe:

@@ -44,7 +44,7 @@ class Panel:
 class FlagCommand(TyperCommand):
     """Reads the old name of a flag as its new one, and says so on stderr."""
 
-    def parse_args(self, ctx, args):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer's Context is not the one of its commands
         known = {name for parameter in self.params for name in parameter.opts}
         return super().parse_args(ctx, current_flags(args, known, _warn))
 
@@ -55,12 +55,14 @@ def _warn(text: str) -> None:
 
 #: the flags that were given, by name -> value
 Given = dict[str, Any]
+#: what typer calls, with whatever parameters it declares
+Command = Callable[..., None]
 
 
-def takes(*panels: Panel) -> Callable[[Callable], Callable]:
+def takes(*panels: Panel) -> Callable[[Command], Command]:
     """Gives a command the flags of a table: its first argument becomes the mapping of those that the user gave."""
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: Command) -> Command:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
         flags = [flag for panel in panels for flag in panel.flags]
         parameters = [_parameter(flag, panel.title) for panel in panels for flag in panel.flags]
@@ -72,7 +74,7 @@ def takes(*panels: Panel) -> Callable[[Callable], Callable]:
             function({name: value for name, value in given.items() if value is not None}, **values)
 
         signature = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*positional, *parameters, *others)]
-        command.__signature__ = inspect.Signature(signature)
+        command.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]  # `inspect` looks for it
         command.__annotations__ = {p.name: p.annotation for p in signature}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         return command

@@ -19,7 +19,7 @@ import typer
 from hgsp_core.files.paths import expanded
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
+    from importlib.abc import Traversable
 
 SUFFIX = ".template"
 
@@ -123,7 +123,7 @@ def project_files(kind: str, values: Mapping[str, str]) -> dict[Path, str]:
     layers = ["project", "method", kind] if kind != "architecture" else ["project", kind]
     files: dict[Path, str] = {}
     for layer in layers:
-        _collect(resources.files("hgsp_core.cli").joinpath("templates", layer), Path(), values, files)
+        _collect(resources.files("hgsp_core.cli") / "templates" / layer, Path(), values, files)
     return files
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hgsp_core.cli.options import Cache, Json, Output, Quiet, RecipeFile, Settings, open_store, read_recipe
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from hgsp_core.pipeline import Forecast
 
 
@@ -61,7 +63,7 @@ def as_data(result: Forecast) -> dict[str, Any]:
     return {"before": result.before, "after": result.after, "reused": list(result.decision.reused), "plan": plan_data}
 
 
-def layer_table(result: Forecast):
+def layer_table(result: Forecast) -> Table:
     """Kept units of each layer's blocks."""
     from rich.table import Table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,8 @@ from hgsp_core.cli import new_plugin
 from hgsp_core.cli.options import Json
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from hgsp_core.plugin.registry import Entry
 
 app = typer.Typer(
@@ -171,7 +174,7 @@ def _normal(distribution: str) -> str:
     return distribution.lower().replace("_", "-")
 
 
-def _table(rows):
+def _table(rows: Iterable[tuple[str, str, str]]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 2), show_header=False)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hgsp_core.cli.options import Cache, Json, Output, Quiet, RecipeFile, Settings, open_store, read_recipe
 
 if TYPE_CHECKING:
+    from hgsp_core.report.contract import Report
     from hgsp_core.run.recipe import Recipe
 
 
@@ -49,7 +50,7 @@ def prune(recipe: Recipe, cache: Path | None, quiet: bool, as_json: bool) -> Non
         show(report, Path(recipe.output), as_json)
 
 
-def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:
+def show(report: Report, directory: Path, as_json: bool) -> None:
     """The report: as it is in report.json, or what a person wants of it."""
     from hgsp_core.cli.show import headline_table, print_json, print_lines, print_reused, removed_line
     from hgsp_core.cli.show import output as stdout

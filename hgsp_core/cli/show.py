@@ -43,7 +43,7 @@ def headline_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def removed_line(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+def removed_line(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Both meanings of the ratio: of the whole model, and of its decoder layers."""
     gone = before["parameters"] - after["parameters"]
     of_all, of_layers = gone / before["parameters"], gone / before["layer_parameters"]

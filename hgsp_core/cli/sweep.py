@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,9 +12,13 @@ from hgsp_core.cli.options import Cache, Json, Quiet, open_store
 from hgsp_core.files.paths import expanded
 
 if TYPE_CHECKING:
+    from hgsp_core.run.store import Store
     from hgsp_core.sweeps.cells import Grid
-    from hgsp_core.sweeps.run import Result
+    from hgsp_core.sweeps.run import Result, Workers
     from hgsp_core.sweeps.shared import Group, Need
+
+    #: runs that are there, groups of the others, and what they need, or why that cannot be known on this machine
+    Forecast = tuple[frozenset[str], list[Group], dict[str, Need] | str]
 
 
 def sweep(
@@ -61,6 +66,7 @@ def sweep(
             forecast = _forecast(grid, store)
         else:
             listener = Listener(monitor)
+            workers: AbstractContextManager[Workers]
             if ray is None:
                 from hgsp_core.sweeps.processes import processes
 
@@ -78,8 +84,7 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _forecast(grid: Grid, store: Any) -> tuple[frozenset[str], list[Group], dict[str, Need] | str]:
-    """Runs that are there, groups of the others, and what they need; or why that cannot be known on this machine."""
+def _forecast(grid: Grid, store: Store) -> Forecast:
     from hgsp_core.checkpoint.errors import CheckpointError
     from hgsp_core.data.errors import DataError
     from hgsp_core.sweeps.directory import finished
@@ -93,7 +98,7 @@ def _forecast(grid: Grid, store: Any) -> tuple[frozenset[str], list[Group], dict
         return kept, groups, str(error)
 
 
-def show_forecast(grid: Grid, forecast: tuple, as_json: bool) -> None:
+def show_forecast(grid: Grid, forecast: Forecast, as_json: bool) -> None:
     """The runs, and what is measured for them or found in the store."""
     from hgsp_core.cli.show import output as stdout
     from hgsp_core.cli.show import print_json

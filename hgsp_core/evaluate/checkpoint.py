@@ -82,7 +82,7 @@ def evaluate_checkpoint(
     after = _size(directory)
     if original is None:
         alone = replace(evaluators, alone=evaluators.all, paired=())
-        result = {"after": after | evaluate_one(alone, pruned, "Evaluate", monitor)}
+        result: dict[str, Any] = {"after": after | evaluate_one(alone, pruned, "Evaluate", monitor)}
     else:
         first = partial(_open, original, dtype, device, seed, monitor)
         before = _size(original) | evaluate_one(evaluators, first, "Evaluate original", monitor)
@@ -134,7 +134,7 @@ def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor,
     model, _ = load_model(directory, number_type, device)
     with suppress(PluginError):  # a family that no plugin knows is as transformers loads it
         require_agreement(directory, model, checkpoint_layout(directory))
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = model.get_input_embeddings().get_parameter("weight").shape[0]
     return EvaluateJob(model, tokenizer, partial(model_loss, model), seed, progress, rows)
 
 

@@ -35,12 +35,19 @@ class EvaluateJob:
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
     rows: int | None = None
 
+    @property
+    def loaded(self) -> PreTrainedModel:
+        """The model, of an evaluator with `whole_model`, which is never asked about streamed weights. Raises TypeError."""
+        if self.model is None:
+            raise TypeError("The weights are streamed. An evaluator that reads the model sets whole_model = True.")
+        return self.model
+
 
 class Evaluator(Implementation[P]):
     """A measurement of a model, made before and after the cut.
 
-    whole_model   whether it reads `job.model`: where weights are streamed there is none, and the run says so before it cuts
-    measures      what it gives, so that two of the same are refused
+    whole_model   whether it reads `job.loaded`: where weights are streamed there is none, and the run says so before it cuts
+    measures      what it gives, so that two of the same are refused; may be set when it is made
     """
 
     kind: ClassVar[str] = "evaluator"

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from hgsp_core.engine.parallel import processes
 from hgsp_core.evaluate.contract import EvaluateJob, PairEvaluator
@@ -65,7 +65,7 @@ class Efficiency(PairEvaluator[EfficiencyParams]):
 
     @torch.no_grad()
     def _of(self, jobs: Sequence[EvaluateJob]) -> list[dict[str, Any]]:
-        p, models = self.params, [job.model for job in jobs]
+        p, models = self.params, [job.loaded for job in jobs]
         results = [self._once(model, in_turns=len(models) > 1) for model in models]
         steps = count(1)
         total = len(p.batch_sizes) * (p.warmup + p.rounds)
@@ -80,8 +80,11 @@ class Efficiency(PairEvaluator[EfficiencyParams]):
             counted = [of_model[p.warmup :] for of_model in rounds]
             for i, model in enumerate(models):
                 memory = weight_bytes(model) + working_bytes(model, prompts[i], p.new_tokens)
-                found = summary(counted[i], ids.size, batch) | {"peak_memory_bytes": memory}
-                found["efficiency_spread"] = spread(counted[i], counted[0] if i else None)
+                found = {
+                    **summary(counted[i], ids.size, batch),
+                    "peak_memory_bytes": memory,
+                    "efficiency_spread": spread(counted[i], counted[0] if i else None),
+                }
                 for metric, value in found.items():
                     results[i].setdefault(metric, {})[f"batch {batch}"] = value
         return results
@@ -129,7 +132,7 @@ def summary(rounds: Sequence[Round], prompt_tokens: int, batch: int) -> dict[str
 
 
 def _vocabulary(model: PreTrainedModel) -> int:
-    return model.get_input_embeddings().num_embeddings
+    return model.get_input_embeddings().get_parameter("weight").shape[0]
 
 
 def _now(device: torch.device) -> float:
@@ -160,7 +163,7 @@ def weight_bytes(model: PreTrainedModel) -> int:
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
-def cache_bytes(cache: Any) -> int:
+def cache_bytes(cache: Cache) -> int:
     """Bytes of the keys and values that a transformers cache holds."""
     tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)

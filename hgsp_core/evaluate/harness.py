@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -24,6 +24,10 @@ from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.evaluate.harness_files import require_plain, sandboxed
 from hgsp_core.files.paths import expanded
 from hgsp_core.plugin.method import Params
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
 
 #: the zero-shot tasks of LLM-Pruner, SlimGPT, FLAP and others
 TASKS = ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
@@ -66,10 +70,7 @@ class LmEval(Evaluator[LmEvalParams]):
             manager = _open_manager(params)
             self.tasks = {name: _load_task(manager, name) for name in params.tasks}
             self.loaded = _together(manager, self.tasks)
-
-    @property
-    def measures(self) -> list[str]:
-        return [f"accuracy, {name}" for name in self.params.tasks]
+        self.measures = [f"accuracy, {name}" for name in params.tasks]
 
     def inputs(self) -> dict[str, Any]:
         """What the result depends on beside the model: settings, the library's version, and what each task is and asks."""
@@ -107,15 +108,17 @@ def _find_library() -> None:
         raise EvaluationError.no_library("lm_eval", "lm-eval", "eval") from None
 
 
-def _open_manager(params: LmEvalParams) -> Any:
+def _open_manager(params: LmEvalParams) -> TaskManager:
     """lm-eval's list of tasks, with all that are asked for in it. Raises EvaluationError."""
     from lm_eval.tasks import TaskManager
 
-    own = params.include_path and expanded(params.include_path)
-    if own is not None and not own.is_dir():
-        raise EvaluationError.no_task_folder(params.include_path)
-    if own and not params.trust_task_code:
-        require_plain(own)
+    own = None
+    if params.include_path is not None:
+        own = expanded(params.include_path)
+        if not own.is_dir():
+            raise EvaluationError.no_task_folder(params.include_path)
+        if not params.trust_task_code:
+            require_plain(own)
     manager = TaskManager(include_path=own, include_defaults=False) if own else None
     if manager is None or not set(params.tasks) <= set(manager.all_subtasks):
         manager = TaskManager(include_path=own)  # reads its thousands of task files: seconds
@@ -125,7 +128,7 @@ def _open_manager(params: LmEvalParams) -> Any:
     return manager
 
 
-def _load_task(manager: Any, name: str) -> list[Any]:
+def _load_task(manager: TaskManager, name: str) -> list[Any]:
     """The task or group of that name, or a tag's tasks, with their data. Raises EvaluationError."""
     try:
         loaded = manager.load(name)
@@ -134,7 +137,7 @@ def _load_task(manager: Any, name: str) -> list[Any]:
     return [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
 
 
-def _together(manager: Any, tasks: Mapping[str, list[Any]]) -> Any:
+def _together(manager: TaskManager, tasks: Mapping[str, list[Any]]) -> Any:
     """All of them as lm-eval's `evaluate` takes them. Raises EvaluationError where a task is there twice, in a group too."""
     try:
         return manager.load([part for parts in tasks.values() for part in parts])
@@ -142,7 +145,7 @@ def _together(manager: Any, tasks: Mapping[str, list[Any]]) -> Any:
         raise EvaluationError.overlap(error) from None
 
 
-def _set_examples(task: Any, number: int | None) -> None:
+def _set_examples(task: Task, number: int | None) -> None:
     """As lm-eval's command line: `number` of examples unless the task itself says 0; else what it says, or none."""
     own = task.get_config("num_fewshot")
     if number is not None and own != 0:
@@ -159,13 +162,13 @@ def _reported(asked: str, parts: list[Any], found: Mapping[str, Any]) -> list[st
     return [task.task_name for task in _leaves(parts)]
 
 
-def _leaves(parts: Iterable[Any]) -> Iterator[Any]:
+def _leaves(parts: Iterable[Any]) -> Iterator[Task]:
     """lm-eval's tasks; of groups, all that are in them."""
     for part in parts:
         yield from part.get_all_tasks() if hasattr(part, "get_all_tasks") else [part]
 
 
-def _digest(task: Any) -> str:
+def _digest(task: Task) -> str:
     """sha256 of a task's settings and of its documents, those that examples are drawn from included."""
     digest = hashlib.sha256(json.dumps(task.dump_config(), sort_keys=True, default=str).encode())
     for document in (*task.eval_docs, *(task.fewshot_docs() or ())):
@@ -184,7 +187,10 @@ def _measures(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _result(found: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
-    accuracy, others, details, protocol = {}, {}, {}, {}
+    accuracy: dict[str, float] = {}
+    others: dict[str, float] = {}
+    details: dict[str, dict[str, float]] = {}
+    protocol: dict[str, dict[str, Any]] = {}
     for name in names:
         measures = _measures(found["results"][name])
         order = ("acc_norm", *ACCURACIES) if name in NORMALISED else ACCURACIES
@@ -202,7 +208,12 @@ def _result(found: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, A
         }
     if len(accuracy) > 1:
         accuracy[f"mean of {len(accuracy)} tasks"] = sum(accuracy.values()) / len(accuracy)
-    result = {"accuracy": accuracy, "lm_eval": others, "lm_eval_details": details, "accuracy_protocol": protocol}
+    result: dict[str, dict[str, Any]] = {
+        "accuracy": accuracy,
+        "lm_eval": others,
+        "lm_eval_details": details,
+        "accuracy_protocol": protocol,
+    }
     return {metric: values for metric, values in result.items() if values}
 
 

@@ -13,6 +13,11 @@ from typing import Any
 
 import yaml
 
+try:
+    from yaml import CSafeLoader as _SafeLoader
+except ImportError:
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]  # either will do
+
 from hgsp_core.evaluate.errors import EvaluationError
 
 
@@ -20,11 +25,11 @@ class _Code(Exception):
     """A tag that is not YAML's own."""
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _Loader(_SafeLoader):
     """The parser that lm-eval uses, where it is there."""
 
 
-def _refuse(loader: Any, node: yaml.Node) -> None:
+def _refuse(loader: _Loader, node: yaml.Node) -> None:
     raise _Code(f"{node.tag} {node.value}" if isinstance(node.value, str) else node.tag)
 
 

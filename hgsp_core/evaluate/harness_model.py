@@ -30,7 +30,7 @@ class ShownHFLM(HFLM):
         ):
             tokenizer.pad_token = tokenizer.eos_token
         super().__init__(
-            pretrained=job.model,
+            pretrained=job.loaded,
             backend="causal",
             tokenizer=tokenizer,
             batch_size=batch_size,

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
+from hgsp_core.data.contract import Dataset
 from hgsp_core.data.errors import DataError
 from hgsp_core.data.run import CHARACTERS_PER_TOKEN, dataset_job, open_dataset, read_text, require_rows, windows
 from hgsp_core.evaluate.contract import EvaluateJob, Evaluator
 from hgsp_core.plugin.method import Params
 from hgsp_core.run.recipe import Use, data_params
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
 class TextUse(Use):
@@ -72,17 +76,14 @@ class PerplexityParams(Params):
 class Perplexity(Evaluator[PerplexityParams]):
     def __init__(self, params: PerplexityParams):
         super().__init__(params)
-        self.datasets = []
+        self.datasets: list[tuple[TextUse, Dataset[Any]]] = []
         for use in params.datasets:
             dataset = open_dataset(use.use, use.with_, "evaluate: perplexity: datasets")
             job = dataset_job("evaluation", self._characters())
             if not any(document.strip() for document in dataset(job)):  # reads as far as the first text
                 raise DataError.empty(use.use)
             self.datasets.append((use, dataset))
-
-    @property
-    def measures(self) -> list[str]:
-        return [f"perplexity, {use.label}" for use, _ in self.datasets]
+        self.measures = [f"perplexity, {use.label}" for use in params.datasets]
 
     def inputs(self) -> dict[str, Any]:
         """What the result depends on beside the model: the texts themselves, so that a changed file is measured anew."""
@@ -90,18 +91,19 @@ class Perplexity(Evaluator[PerplexityParams]):
         hashes = {label: hashlib.sha256(text.encode()).hexdigest() for label, text in texts.items()}
         return {**self.params.model_dump(mode="json", exclude={"batch_size"}), "texts": hashes}
 
-    def check_tokens(self, tokenizer: Any, rows: int) -> None:
+    def check_tokens(self, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
         """Raises DataError where a text has a token that an embedding of `rows` rows has no row for."""
         for use, dataset in self.datasets:
             self._windows(use, dataset, tokenizer, rows)
 
     def __call__(self, job: EvaluateJob) -> dict[str, dict[str, Any]]:
-        numbers, protocols = {}, {}
+        numbers: dict[str, float] = {}
+        protocols: dict[str, dict[str, Any]] = {}
         for use, dataset in self.datasets:
             numbers[use.label], protocols[use.label] = self._of(use, dataset, job)
         return {"perplexity": numbers, "perplexity_protocol": protocols}
 
-    def _of(self, use: TextUse, dataset: Any, job: EvaluateJob) -> tuple[float, dict[str, Any]]:
+    def _of(self, use: TextUse, dataset: Dataset[Any], job: EvaluateJob) -> tuple[float, dict[str, Any]]:
         p = self.params
         stride = p.stride or p.seq_len
         cut = self._windows(use, dataset, job.tokenizer, job.rows)
@@ -123,13 +125,15 @@ class Perplexity(Evaluator[PerplexityParams]):
             "tokens_sha256": hashlib.sha256(np.ascontiguousarray(cut, dtype="<i8").tobytes()).hexdigest(),
         }
 
-    def _windows(self, use: TextUse, dataset: Any, tokenizer: Any, rows: int | None) -> np.ndarray:
+    def _windows(
+        self, use: TextUse, dataset: Dataset[Any], tokenizer: PreTrainedTokenizerBase, rows: int | None
+    ) -> np.ndarray:
         p = self.params
         cut = windows(self._text(use, dataset), tokenizer, p.seq_len, p.stride or p.seq_len)[: p.max_windows]
         require_rows(cut, rows, tokenizer, use.use)
         return cut
 
-    def _text(self, use: TextUse, dataset: Any) -> str:
+    def _text(self, use: TextUse, dataset: Dataset[Any]) -> str:
         return read_text(dataset, "evaluation", self._characters(), use.use)
 
     def _characters(self) -> int | None:

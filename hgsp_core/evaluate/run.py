@@ -116,22 +116,24 @@ def evaluate_original(
         else {**made_of, "evaluator": f"{type(e).__module__}:{type(e).__qualname__}", "inputs": inputs}
         for _, e in evaluators.alone
     ]
-    kept = [key and store.get("evaluation", key) for key in keys]
-    found = [json.loads(arrays["metrics"].tobytes()) if arrays else None for arrays in kept]
-    known = [name for (name, _), metrics_ in zip(evaluators.alone, found, strict=True) if metrics_ is not None]
-    if None in found or evaluators.paired:
+    found: dict[int, dict[str, Any]] = {}
+    for i, key in enumerate(keys):
+        if key and (arrays := store.get("evaluation", key)):
+            found[i] = json.loads(arrays["metrics"].tobytes())
+    known = [name for i, (name, _) in enumerate(evaluators.alone) if i in found]
+    if len(found) < len(keys) or evaluators.paired:
         with monitor.stage("Evaluate original") as progress:
             job = opener(progress)
             _require(evaluators.all, job)
-            for i, item in enumerate(evaluators.alone):
-                if found[i] is None:
+            for i, (item, key) in enumerate(zip(evaluators.alone, keys, strict=True)):
+                if i not in found:
                     found[i] = metrics([item], job)
-                    if keys[i]:
+                    if key:
                         text = json.dumps(found[i]).encode()
-                        store.put("evaluation", keys[i], {"metrics": np.frombuffer(text, dtype=np.uint8)})
+                        store.put("evaluation", key, {"metrics": np.frombuffer(text, dtype=np.uint8)})
     result: dict[str, Any] = {}
-    for part in found:
-        merge(result, part)
+    for i in range(len(keys)):
+        merge(result, found[i])
     return result, known
 
 

@@ -187,7 +187,7 @@ def _sizes(layout: Layout, plan: Plan) -> Iterator[str]:
 
 
 def _layer_sizes(layout: Layout, layer: LayerLayout) -> dict[str, int]:
-    sizes = {}
+    sizes: dict[str, int] = {}
     for block in layer.blocks.values():
         sizes |= {key: block.units * block.heads for key in block.axis.scales} | {block.axis.units: block.units}
     return sizes

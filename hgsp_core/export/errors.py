@@ -65,9 +65,8 @@ class HubError(HgspError):
 
     @classmethod
     def refused(cls, repo: str, status: int | None, reason: str, directory: Path) -> HubError:
-        why = {401: "the token is not valid", 403: "the token may not write there"}.get(
-            status, reason.strip().partition("\n")[0]
-        )
+        known: dict[int | None, str] = {401: "the token is not valid", 403: "the token may not write there"}
+        why = known.get(status, reason.strip().partition("\n")[0])
         return cls(f"push_to_hub: the hub refused '{repo}' ({status}: {why}). {cls._kept(directory)}")
 
     @classmethod

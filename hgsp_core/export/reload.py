@@ -93,7 +93,7 @@ def _verify(
     return compare(directory, logits, reference)
 
 
-def compare(directory: Path | str, logits: torch.Tensor, reference_logits: torch.Tensor) -> float:
+def compare(directory: Path, logits: torch.Tensor, reference_logits: torch.Tensor) -> float:
     """The largest absolute difference of what was reloaded from what was written.
 
     Raises:

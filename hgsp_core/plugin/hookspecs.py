@@ -153,7 +153,7 @@ def hgsp_recoverers() -> list[Method]:
 def hgsp_evaluators() -> list[Method]:
     """Measurements of a loaded model: `EvaluateJob -> {metric: number or {name: number}}`, run before and after the cut.
 
-    A class that reads `job.model` sets `whole_model = True`: where weights are streamed there is none, and the run says so
+    A class that reads `job.loaded` sets `whole_model = True`: where weights are streamed there is none, and the run says so
     before it cuts, with `weights: streamed` before it measures. One with
     `compare(dense_job, pruned_job) -> (metrics, metrics)` gets both models at once instead.
     `measures` may list what it gives, so that two of the same are refused. A metric that ends in `_protocol` says how
@@ -168,7 +168,7 @@ def hgsp_evaluators() -> list[Method]:
         class Vocabulary(Evaluator):
             whole_model = True
             def __call__(self, job):
-                return {"vocabulary": job.model.config.vocab_size}
+                return {"vocabulary": job.loaded.config.vocab_size}
     """
 
 

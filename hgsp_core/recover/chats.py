@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from os.path import commonprefix
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.records import Records
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 NOT_SHOWN = "the chat template does not show them"
 NOT_CERTAIN = "their place in the chat template's text is not certain"
@@ -29,7 +32,7 @@ _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 #: Unicode sets it aside for private use, so no text means anything by it
 _PRIVATE = range(0xF0000, 0x110000)
 
-Message = Mapping[str, Any]
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class ChatTemplate:
         RecoverError: there is none, or the tokenizer cannot tell which characters a token stands for.
     """
 
-    def __init__(self, tokenizer: Any, name: str):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str):
         if not tokenizer.chat_template:
             raise RecoverError.no_template(name)
         if not tokenizer.is_fast:
@@ -88,14 +91,18 @@ class _Chat:
 
     def __init__(self, template: ChatTemplate, record: Mapping[str, Any]):
         self.template, self.tokenizer, self.tools = template, template.tokenizer, record.get("tools") or None
-        self.messages = [{key: value for key, value in m.items() if value is not None} for m in record["messages"]]
+        self.messages: list[Message] = [
+            {key: value for key, value in m.items() if value is not None} for m in record["messages"]
+        ]
         self.assistant = [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
         self.text = self.render(self.messages)
 
     def render(self, messages: Sequence[Message], asks: bool = False) -> str:
-        return self.tokenizer.apply_chat_template(
-            messages, tools=self.tools, tokenize=False, add_generation_prompt=asks
+        text = self.tokenizer.apply_chat_template(
+            list(messages), tools=self.tools, tokenize=False, add_generation_prompt=asks
         )
+        assert isinstance(text, str)  # as nothing is tokenized
+        return text
 
     def try_render(self, messages: Sequence[Message], asks: bool = False) -> str | None:
         """The same of a chat that is not the record's: None where the template refuses it."""
@@ -106,14 +113,16 @@ class _Chat:
 
     def as_marked(self) -> Spoken:
         """By the marks that the template has."""
-        _, (found,) = render_jinja_template(
+        tokens: dict[str, Any] = {**self.tokenizer.special_tokens_map}
+        rendered: Any = render_jinja_template(  # annotated as text; it gives texts, and the marked places in each
             [self.messages],
             tools=self.tools,
             chat_template=self.tokenizer.get_chat_template(tools=self.tools),
             return_assistant_tokens_mask=True,
-            **self.tokenizer.special_tokens_map,
+            **tokens,
         )
-        parts = sorted((start, end) for start, end in found if start < end)
+        _, (found,) = rendered
+        parts: list[tuple[int, int]] = sorted((start, end) for start, end in found if start < end)
         owned = self.places or [
             (start, i)
             for i, (start, _) in zip(self.assistant, parts, strict=False)
@@ -124,7 +133,8 @@ class _Chat:
 
     def as_found(self) -> Spoken:
         """By where the marks of the messages come to lie."""
-        parts, missing = {}, {}
+        parts: dict[int, tuple[int, int]] = {}
+        missing: dict[int, str] = {}
         for i in self.assistant:
             at = [n for n, (_, message) in enumerate(self.places) if message == i]
             if at and at[-1] - at[0] == len(at) - 1 and (part := self._part(i, at[0], at[-1])):
@@ -256,12 +266,12 @@ class _Chat:
 
 
 def _marked(message: Message, mark: str, where: str, empty: bool) -> Message:
-    content, calls = message.get("content"), message.get("tool_calls")
+    content, calls = message.get("content") or "", message.get("tool_calls")
     if message["role"] != "assistant":
         there = isinstance(content, str) and content.strip()
         return {**message, "content": _enclosed(content, mark, where)} if there else message
     marked = dict(message)
-    if (content or "").strip() or (empty and not calls):
+    if content.strip() or (empty and not calls):
         at = len(content if where == "outer" else content.rstrip())
         marked["content"] = content[:at] + mark + content[at:]
     if calls:
@@ -282,6 +292,6 @@ def _enclosed(content: str, mark: str, where: str) -> str:
 
 def _marked_call(call: Message, mark: str) -> Message:
     """A tool call, which is {name, ...} or {function: {name, ...}}, with the mark behind its name."""
-    if isinstance(function := call.get("function"), Mapping):
+    if isinstance(function := call.get("function"), dict):
         return {**call, "function": _marked_call(function, mark)}
     return {**call, "name": f"{call['name']}{mark}"}

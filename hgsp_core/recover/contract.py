@@ -21,7 +21,7 @@ class RecoverJob:
     """A pruned checkpoint directory to train further, and where the trained one is to be written.
 
     calibration   the run's windows, or None where nothing that was measured needed data
-    architecture  of the family that the checkpoint was pruned from: which linears its layers are made of
+    architecture  of the family that the checkpoint was pruned from: which linears its layers are made of; None: as it says itself
     dense         directory of the model before the cut, or None where it is not known
     device        "cpu", "cuda" or "cuda:N"
     work          directory for checkpoints of the training, there again for the same training after a kill; None: nothing is kept

@@ -74,7 +74,7 @@ class RecoverError(HgspError):
         )
 
     @classmethod
-    def other_vocabulary(cls, teacher: Path, theirs: int, ours: int) -> RecoverError:
+    def other_vocabulary(cls, teacher: Path, theirs: int | None, ours: int | None) -> RecoverError:
         return cls(
             f"recover: distill: '{teacher}' has a vocabulary of {theirs} tokens, the pruned model one of {ours}: "
             "it is not the model that was pruned. Give that one (--dense DIR)."

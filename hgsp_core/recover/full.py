@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hgsp_core.recover.contract import Recoverer, RecoverJob
 from hgsp_core.recover.prepare import check_chats, prepare
 from hgsp_core.recover.training_params import FullParams
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Full(Recoverer[FullParams]):
@@ -28,8 +31,8 @@ class Full(Recoverer[FullParams]):
     def bytes_per_parameter(self, stored: str) -> int:
         return 16  # weight, gradient and AdamW's two moments
 
-    def attach(self, model: Any, job: RecoverJob) -> Any:
+    def attach(self, model: PreTrainedModel, job: RecoverJob) -> PreTrainedModel:
         return model.float().requires_grad_(True)
 
-    def detach(self, model: Any) -> Any:
+    def detach(self, model: PreTrainedModel) -> PreTrainedModel:
         return model

@@ -7,7 +7,7 @@ linears there are is the architecture's data; blocks that were removed have none
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -19,7 +19,12 @@ from hgsp_core.recover.contract import Recoverer, RecoverJob
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.prepare import check_chats, prepare
 from hgsp_core.recover.training_params import LoRAParams
-from hgsp_core.run.source import BYTES
+from hgsp_core.run.source import BYTES, checkpoint_layout
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -44,7 +49,7 @@ class LoRA(Recoverer[LoRAParams]):
     def bytes_per_parameter(self, stored: str) -> int:
         return 4 if stored == "float16" else BYTES[stored]
 
-    def attach(self, model: Any, job: RecoverJob) -> Any:
+    def attach(self, model: PreTrainedModel, job: RecoverJob) -> PeftModel:
         import torch
         from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -62,11 +67,11 @@ class LoRA(Recoverer[LoRAParams]):
             r=p.r,
             lora_alpha=p.alpha,
             lora_dropout=p.dropout,
-            target_modules=targets(job.architecture),
+            target_modules=targets(job.architecture or checkpoint_layout(job.checkpoint).architecture),
         )
         return get_peft_model(model, config)
 
-    def detach(self, model: Any) -> Any:
+    def detach(self, model: PeftModel) -> PreTrainedModel:
         return model.merge_and_unload(safe_merge=True)
 
 
@@ -91,7 +96,7 @@ def _adapter(name: str) -> Path:
     return path
 
 
-def _check_adapter(path: Path, model: Any) -> None:
+def _check_adapter(path: Path, model: nn.Module) -> None:
     """Every matrix of the adapter belongs to a linear of the model and has its size. Raises RecoverError."""
     with safe_open(path / _WEIGHTS, framework="numpy") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}

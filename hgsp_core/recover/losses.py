@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from hgsp_core.engine.parallel import add_up, processes, rank
@@ -31,7 +30,7 @@ def divergence(logits: Tensor, dense: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def held_out_loss(model: Any, rows: Sequence[Row], batch_size: int) -> float:
+def held_out_loss(model: nn.Module, rows: Sequence[Row], batch_size: int) -> float:
     """Mean −ln p over the learned tokens of rows, of fp32 logits; exp of it is the perplexity.
 
     Several processes share the rows, and all of them get the result.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hgsp_core.process.launched import launched
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.records import Records, read_records
+from hgsp_core.recover.training_params import TrainingParams
 
 
-def prepare(params: Any) -> Records:
-    """The records of `params` (`TrainingParams`).
+def prepare(params: TrainingParams) -> Records:
+    """The records that are to be learned.
 
     Raises:
         RecoverError: a batch that is no whole number of micro-batches in every process, a record without its fields.

@@ -43,20 +43,19 @@ def read_records(name: str, options: Mapping[str, Any], format: str, samples: in
     """
     dataset, job = open_dataset(name, options, "recover: dataset"), DatasetJob("calibration")
     rows = dataset.rows(job)
-    found = "text"
     if rows is not None and format != "text":
         records = iter(rows)
         first = next(records, None)
         if first is None:
             raise DataError.empty(name)
         found = format if format != "auto" else _format_of(first, name, options.get("column", "text"))
-        rows = chain([first], records)
-    if found == "text":
-        if format not in ("auto", "text"):
-            raise RecoverError.only_text(name, format)
-        characters = samples and samples * seq_len * CHARACTERS_PER_TOKEN
-        return Records(name, "text", text=read_text(dataset, job.split, characters, name))
-    return Records(name, found, tuple(_checked(islice(rows, samples), name, CHECKS[found])))
+        if found != "text":
+            all_records = islice(chain([first], records), samples)
+            return Records(name, found, tuple(_checked(all_records, name, CHECKS[found])))
+    if format not in ("auto", "text"):
+        raise RecoverError.only_text(name, format)
+    characters = samples and samples * seq_len * CHARACTERS_PER_TOKEN
+    return Records(name, "text", text=read_text(dataset, job.split, characters, name))
 
 
 def _format_of(record: Mapping[str, Any], name: str, column: str) -> str:

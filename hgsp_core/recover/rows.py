@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 from hgsp_core.data.run import CHARACTERS_PER_TOKEN, windows
 from hgsp_core.recover.chats import ChatTemplate, Spoken
 from hgsp_core.recover.records import Records
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 IGNORED = -100
 
@@ -73,7 +76,7 @@ class Made:
         ]
 
 
-def make_rows(records: Records, tokenizer: Any, samples: int | None, seq_len: int) -> Made:
+def make_rows(records: Records, tokenizer: PreTrainedTokenizerBase, samples: int | None, seq_len: int) -> Made:
     """A row for each record (of text: for each window) in order, at most `seq_len` tokens long.
 
     A record whose answer is cut off whole is left out.
@@ -91,10 +94,11 @@ def make_rows(records: Records, tokenizer: Any, samples: int | None, seq_len: in
     return Made([row for row in rows if row.learned])
 
 
-def _chat_rows(records: Records, tokenizer: Any, seq_len: int) -> Made:
+def _chat_rows(records: Records, tokenizer: PreTrainedTokenizerBase, seq_len: int) -> Made:
     template = ChatTemplate(tokenizer, records.name)
     template.check(records)
-    rows, turns, left = [], 0, {}
+    rows, turns = [], 0
+    left: dict[str, list[tuple[int, int]]] = {}
     for number, record in enumerate(records.records, start=1):
         said = template.read(record)
         ids, labels, end = chat_tokens(said, tokenizer, seq_len)
@@ -111,7 +115,7 @@ def _row(ids: Sequence[int], labels: Sequence[int]) -> Row:
     return Row(list(ids), [IGNORED, *labels[1:]], list(range(len(ids))))
 
 
-def alpaca_tokens(record: Mapping[str, Any], tokenizer: Any) -> tuple[list[int], list[int]]:
+def alpaca_tokens(record: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """ids and labels [tokens] of prompt, answer and end of text; the answer and the end are learned."""
     given = record.get("input") or ""
     prompt = _WITH_INPUT if given else _WITHOUT_INPUT
@@ -126,7 +130,7 @@ def alpaca_tokens(record: Mapping[str, Any], tokenizer: Any) -> tuple[list[int],
     return ids, [IGNORED] * start + ids[start:]
 
 
-def chat_tokens(said: Spoken, tokenizer: Any, seq_len: int) -> tuple[list[int], list[int], int]:
+def chat_tokens(said: Spoken, tokenizer: PreTrainedTokenizerBase, seq_len: int) -> tuple[list[int], list[int], int]:
     """ids and labels [tokens] of the first `seq_len` tokens of a chat, and the character where they end.
 
     A token that a border runs through is learned: the model must write it whole to write its part of it. The characters of a
@@ -143,7 +147,7 @@ def chat_tokens(said: Spoken, tokenizer: Any, seq_len: int) -> tuple[list[int], 
     return ids, labels, end
 
 
-def _first_tokens(text: str, tokenizer: Any, count: int) -> tuple[list[int], list[tuple[int, int]]]:
+def _first_tokens(text: str, tokenizer: PreTrainedTokenizerBase, count: int) -> tuple[list[int], list[tuple[int, int]]]:
     """ids and offsets; of a long text no more is split into tokens than is enough."""
     for part in (text[: 2 * count * CHARACTERS_PER_TOKEN], text):
         encoded = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -20,13 +20,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import distributed
-from torch.utils.data import DataLoader, Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from torch import Tensor, distributed, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.utils import logging as transformers_logging
 
 from hgsp_core.checkpoint.load import load_model, load_tokenizer, require_agreement
@@ -42,7 +51,11 @@ from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.losses import divergence, held_out_loss
 from hgsp_core.recover.records import Records
 from hgsp_core.recover.rows import BLANK, Row, batch, hold_out, make_rows, pack
+from hgsp_core.recover.training_params import TrainingParams
 from hgsp_core.run.source import checkpoint_layout
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 log = logging.getLogger("hgsp")
 
@@ -61,18 +74,15 @@ class Way(Protocol):
     def bytes_per_parameter(self, stored: str) -> int:
         """Memory that training takes for each parameter of the model, activations apart."""
 
-    def attach(self, model: Any, job: RecoverJob) -> Any:
+    def attach(self, model: PreTrainedModel, job: RecoverJob) -> PreTrainedModel | PeftModel:
         """The model with what is trained, everything else frozen."""
 
-    def detach(self, model: Any) -> Any:
+    def detach(self, model: Any) -> PreTrainedModel:
         """The plain model with what was trained merged into its weights."""
 
 
-def train(job: RecoverJob, params: Any, records: Records, way: Way) -> dict[str, Any]:
+def train(job: RecoverJob, params: TrainingParams, records: Records, way: Way) -> dict[str, Any]:
     """Train and write `job.destination`; returns what happened.
-
-    Args:
-        params: `TrainingParams`.
 
     Raises:
         RecoverError: too little data or memory, a teacher of another vocabulary, a loss that is not finite.
@@ -90,10 +100,11 @@ def train(job: RecoverJob, params: Any, records: Records, way: Way) -> dict[str,
 
     set_seed(job.seed)
     model, config = load_model(job.checkpoint, device=job.device)
-    layout = checkpoint_layout(job.checkpoint, job.architecture.model_type)
+    layout = checkpoint_layout(job.checkpoint, job.architecture.model_type if job.architecture else None)
     require_agreement(job.checkpoint, model, layout)
     require_rows(np.array([i for row in made.rows for i in row.ids]), layout.vocabulary, tokenizer, records.name)
-    teacher = _teacher(job, config) if params.distill else None
+    dense = _dense(job, params)
+    teacher = _teacher(dense, job.device, config) if dense else None
     before = held_out_loss(model, held_out, params.micro_batch_size)
     if not math.isfinite(before):
         raise RecoverError.not_finite(before, str(model.dtype).removeprefix("torch."))
@@ -147,47 +158,69 @@ class _Order(Sampler[int]):
         yield from [self.rows] * (self.length - self.rows)  # the index of the blank one
 
 
+class _Rows(Dataset[Row]):
+    """Rows by their number, as torch asks for them."""
+
+    def __init__(self, rows: Sequence[Row]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[index]
+
+
 class _Trainer(Trainer):
     """Trainer with our rows, our held-out loss and, with a teacher, the loss of distillation."""
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel | PeftModel,
         arguments: TrainingArguments,
         rows: Sequence[Row],
         held_out: Sequence[Row],
-        teacher: Any,
+        teacher: PreTrainedModel | None,
         patience: int | None,
         job: RecoverJob,
     ):
         micro = arguments.per_device_train_batch_size
-        self.rows, self.held_out, self.teacher = [*rows, BLANK], held_out, teacher
+        self.rows, self.held_out, self.teacher = _Rows([*rows, BLANK]), held_out, teacher
         self.order = _Order(len(rows), micro * processes(), arguments.seed)
         course = _Course(self.order, patience, job)
         super().__init__(
-            model, arguments, batch, train_dataset=self.rows, eval_dataset=self.held_out, callbacks=[course]
+            model, arguments, batch, train_dataset=self.rows, eval_dataset=_Rows(held_out), callbacks=[course]
         )
         self.remove_callback(PrinterCallback)  # stdout is for the result
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Row]:
         size = self.args.per_device_train_batch_size
         return self.accelerator.prepare(DataLoader(self.rows, size, sampler=self.order, collate_fn=batch))
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
         if self.teacher is None:
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         else:
+            assert num_items_in_batch is not None  # learned tokens, as `average_tokens_across_devices` asks for
             inputs = dict(inputs)
             labels = inputs.pop("labels")
             with torch.no_grad():
                 dense = self.teacher(**inputs, use_cache=False).logits
             total = divergence(model(**inputs, use_cache=False).logits, dense, labels)
             loss = total / num_items_in_batch * self.accelerator.num_processes  # gradients are averaged over processes
+        assert isinstance(loss, Tensor)  # without the outputs, which are never asked for
         if not loss.isfinite():
             raise RecoverError.diverged(self.state.global_step + 1, self.args.learning_rate)
         return loss
 
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        assert self.model is not None
         metrics = {"eval_loss": held_out_loss(self.model, self.held_out, self.args.per_device_train_batch_size)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -215,27 +248,33 @@ class _Course(TrainerCallback):
     def __init__(self, order: _Order, patience: int | None, job: RecoverJob):
         self.order, self.patience, self.job = order, patience, job
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.order.epoch = int(state.epoch or 0)
         self._stop(state, control)
 
-    def on_evaluate(self, args, state, control, **kwargs):
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._stop(state, control)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.job.progress(state.global_step, state.max_steps)
 
-    def _stop(self, state, control) -> None:
+    def _stop(self, state: TrainerState, control: TrainerControl) -> None:
         losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
         if self.patience and losses and len(losses) - 1 - losses.index(min(losses)) >= self.patience:
             control.should_training_stop = True
 
 
-def _arguments(job: RecoverJob, params: Any, work: Path) -> TrainingArguments:
+def _arguments(job: RecoverJob, params: TrainingParams, work: Path) -> TrainingArguments:
     schedule, on_gpu = params.schedule, job.device != "cpu"
     bf16 = schedule.precision == "bfloat16" or (
         schedule.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
     )
+    checkpointing: dict[str, Any] = {
+        _CHECKPOINTING: schedule.gradient_checkpointing,
+        f"{_CHECKPOINTING}_kwargs": {"use_reentrant": False},
+    }
     arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=params.epochs,
@@ -262,23 +301,21 @@ def _arguments(job: RecoverJob, params: Any, work: Path) -> TrainingArguments:
         remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,
-        **{_CHECKPOINTING: schedule.gradient_checkpointing, f"{_CHECKPOINTING}_kwargs": {"use_reentrant": False}},
+        **checkpointing,
     )
     if arguments.n_gpu > 1:  # one process, several GPUs: Trainer would spread the model over them by itself
         arguments._n_gpu = 1
     return arguments
 
 
-def _check_room(job: RecoverJob, params: Any, way: Way) -> None:
+def _check_room(job: RecoverJob, params: TrainingParams, way: Way) -> None:
     """Raises RecoverError where the weights and what training keeps beside them cannot fit; activations are not counted."""
     if processes() == 1 and job.device.partition(":")[2] not in ("", "0"):
         raise RecoverError.device(job.device)
     parameters = sum(map(math.prod, tensor_shapes(job.checkpoint).values()))
     needed = parameters * way.bytes_per_parameter(stored_dtype(job.checkpoint))
-    if params.distill:
-        if job.dense is None:
-            raise RecoverError.no_teacher()
-        needed += sum(path.stat().st_size for path in set(tensor_files(job.dense).values()))
+    if dense := _dense(job, params):
+        needed += sum(path.stat().st_size for path in set(tensor_files(dense).values()))
     free, here = free_bytes(torch.device(job.device)), processes_here() if job.device == "cpu" else 1
     if needed * here > free:
         raise RecoverError.no_room(
@@ -286,14 +323,21 @@ def _check_room(job: RecoverJob, params: Any, way: Way) -> None:
         )
 
 
-def _teacher(job: RecoverJob, config: dict[str, Any]) -> Any:
-    teacher, dense = load_model(job.dense, device=job.device)
-    if dense.get("vocab_size") != config.get("vocab_size"):
-        raise RecoverError.other_vocabulary(job.dense, dense.get("vocab_size"), config.get("vocab_size"))
+def _dense(job: RecoverJob, params: TrainingParams) -> Path | None:
+    """The directory of the model to learn from, if there is to be one. Raises RecoverError where it is not known."""
+    if params.distill and job.dense is None:
+        raise RecoverError.no_teacher()
+    return job.dense if params.distill else None
+
+
+def _teacher(dense: Path, device: str, config: dict[str, Any]) -> PreTrainedModel:
+    teacher, its = load_model(dense, device=device)
+    if its.get("vocab_size") != config.get("vocab_size"):
+        raise RecoverError.other_vocabulary(dense, its.get("vocab_size"), config.get("vocab_size"))
     return teacher.requires_grad_(False)
 
 
-def _write(model: Any, config: dict[str, Any], job: RecoverJob) -> None:
+def _write(model: PreTrainedModel, config: dict[str, Any], job: RecoverJob) -> None:
     """The checkpoint with the same tensors in the same types as before, and the model's values."""
     stored, values = Shards(job.checkpoint), dict(model.named_parameters())
     names = [name for name in tensor_shapes(job.checkpoint) if name in values]  # a head that is the embedding is not

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hgsp_core.report import markdown as md
+from hgsp_core.report.contract import Side
 from hgsp_core.report.errors import CompareError
 from hgsp_core.report.runs import Comparison, Run, describe_calibration
 from hgsp_core.report.tables import PROTOCOL, count, metric_value, per_second, size
@@ -72,7 +73,7 @@ class RunTable:
         if key not in keys:
             raise CompareError.no_column(key, [column.key for column in self.columns if not column.detail])
 
-        def place(line: Line) -> tuple:
+        def place(line: Line) -> tuple[bool, Any]:
             value = line.values.get(keys[key])
             return value is None, value if value is not None else 0
 
@@ -124,9 +125,9 @@ def best_table(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str,
         f"ppl {next(iter(comparison.datasets), '')}",
         "× dense",
     )
-    rows = []
-    for budget, run in comparison.best():
-        perplexity, dense = comparison.perplexity(run), comparison.perplexity(run, "before")
+    rows: list[tuple[str, ...]] = []
+    for budget, run, perplexity in comparison.best():
+        dense = comparison.perplexity(run, "before")
         factor = _factor(perplexity / dense) if dense else ""
         cells = count(run.report["after"]["parameters"]), metric_value(perplexity), factor
         rows.append((run.model, budget, run.name, run.method, *cells))
@@ -227,13 +228,13 @@ def _measured(measures: list[str]) -> Iterator[Column]:
 
 
 def _values(run: Run, comparison: Comparison) -> dict[str, Any]:
-    before, after = (_measures(run, side, comparison) for side in ("before", "after"))
+    before, after = _measures(run, "before", comparison), _measures(run, "after", comparison)
     return {
         "run": run.name,
         "model": run.model,
         "method": run.method,
         "settings": ", ".join(f"{key}={value}" for key, value in comparison.settings[run.name].items()) or None,
-        "calibration": comparison.calibrations.get(run.calibration),
+        "calibration": comparison.calibrations.get(run.calibration) if run.calibration else None,
         "own_calibration": run.name in comparison.own_calibration or None,
         "tokens_sha256": run.calibration,
         "ratio_asked": run.asked,
@@ -262,7 +263,7 @@ def _has_factor(measure: str) -> bool:
     return measure.partition(", ")[0] in ("perplexity", *_SPEED)
 
 
-def _measures(run: Run, side: str, comparison: Comparison) -> dict[str, float]:
+def _measures(run: Run, side: Side, comparison: Comparison) -> dict[str, float]:
     """Measurements as `metric, name` -> number, the perplexity that runs are judged by first."""
     found: dict[str, float] = {}
     for metric, value in run.report[side].items():

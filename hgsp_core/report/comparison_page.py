@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+from markupsafe import Markup
+
 from hgsp_core.report.comparison import RunTable, best_table, legend
 from hgsp_core.report.page import Section, bullets, card, figure, join, page, table
 from hgsp_core.report.pareto import Cloud, clouds, costs_of
@@ -60,7 +62,7 @@ def _run_first(cells: tuple[str, ...]) -> tuple[str, ...]:
     return (run, model, budget, *rest)
 
 
-def _drawing(cloud: Cloud, comparison: Comparison):
+def _drawing(cloud: Cloud, comparison: Comparison) -> Markup:
     cost, dataset = cloud.cost, comparison.datasets[0]
 
     def title(x: float, y: float, run: str) -> str:

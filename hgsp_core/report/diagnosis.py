@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import yaml
 
 from hgsp_core.artifacts import LayerStatistics, Plan, Scores
 from hgsp_core.errors import HgspError
-from hgsp_core.files.forms import Diagnosis
+from hgsp_core.files import forms
 from hgsp_core.files.text import read_object
 from hgsp_core.model.layout import Layout
+from hgsp_core.report.contract import Check, Diagnosis, Finding, LayerScale, Repaired, SuggestedRepair
 from hgsp_core.report.errors import DiagnosisError
 from hgsp_core.report.outcome import rates
 from hgsp_core.run.recipe import Recipe, parse_recipe
@@ -92,7 +93,7 @@ def ratio(values: np.ndarray) -> float:
 
 def diagnose(
     recipe: Recipe, layout: Layout, plan: Plan, scores: Scores, scales: Scales, replan: Replan | None
-) -> dict[str, Any]:
+) -> Diagnosis:
     """The content of gradient_diagnosis.json.
 
     Args:
@@ -119,11 +120,15 @@ def diagnose(
         "checks": checks(state, mean_ratio),
         "findings": [finding(fault, recipe, repair) for fault in faults],
         "layers": [
-            {
-                "layer": i,
-                **{name: float(getattr(scales, name)[i]) for name in ("mean", "std", "norm", "max", "min")},
-                "removed": float(state.rates[i]),
-            }
+            LayerScale(
+                layer=i,
+                mean=float(scales.mean[i]),
+                std=float(scales.std[i]),
+                norm=float(scales.norm[i]),
+                max=float(scales.max[i]),
+                min=float(scales.min[i]),
+                removed=float(state.rates[i]),
+            )
             for i in range(len(state.rates))
         ],
     }
@@ -155,7 +160,7 @@ class State:
         return bool(((self.rates == 0) | (self.rates == 1)).all())
 
 
-def checks(state: State, mean_ratio: float) -> list[dict[str, Any]]:
+def checks(state: State, mean_ratio: float) -> list[Check]:
     """What a healthy run looks like, and whether this one does."""
     early = float(state.rates[EARLY].max(initial=0.0))
     return [
@@ -166,11 +171,11 @@ def checks(state: State, mean_ratio: float) -> list[dict[str, Any]]:
     ]
 
 
-def _check(text: str, unit: str, value: float, limit: float) -> dict[str, Any]:
+def _check(text: str, unit: str, value: float, limit: float) -> Check:
     return {"check": text, "unit": unit, "value": value, "limit": limit, "ok": value < limit}
 
 
-def check_value(check: Mapping[str, Any]) -> str:
+def check_value(check: Check) -> str:
     """The value of a check as people read it: 34%, 30 points, 1,240 times, 3."""
     value = float(check["value"])  # infinity stands in JSON as text
     match check["unit"]:
@@ -183,7 +188,7 @@ def check_value(check: Mapping[str, Any]) -> str:
     return f"{value:.0f}"
 
 
-def repair_text(repair: Mapping[str, Any]) -> str:
+def repair_text(repair: SuggestedRepair) -> str:
     """What the lines of a finding's repair do, in a sentence or two."""
     then = repair["then"]
     if then is None:
@@ -204,7 +209,7 @@ def repair_text(repair: Mapping[str, Any]) -> str:
     )
 
 
-def repair_options(repair: Mapping[str, Any]) -> str:
+def repair_options(repair: SuggestedRepair) -> str:
     """The lines as options of `hgsp run`, quoted for a shell."""
     return " ".join(f"--set {shlex.quote(setting)}" for setting in repair["set"])
 
@@ -347,24 +352,34 @@ def candidates(recipe: Recipe, mean_ratio: float, extreme: int) -> Iterator[list
     yield [_CAPPED]
     yield [f"normalize={_flow(_MINMAX)}", _CAPPED]
     share = recipe.allocate.with_.get("ratio")
-    for part in (0.75, 0.5, 0.25) if isinstance(share, int | float) else ():
-        yield [f"allocate.with.ratio={share * part:.3g}"]
+    if isinstance(share, int | float):
+        for part in (0.75, 0.5, 0.25):
+            yield [f"allocate.with.ratio={share * part:.3g}"]
 
 
-def finding(fault: Fault, recipe: Recipe, repair: Repair | None) -> dict[str, Any]:
+def finding(fault: Fault, recipe: Recipe, repair: Repair | None) -> Finding:
     """A fault as it stands in the file, with what repairs it."""
-    found = {key: value for key, value in asdict(fault).items()} | {"layers": list(fault.layers), "repair": None}
-    if fault.severity == "note" or repair is None:
-        return found
-    then = None
+    suggested = None if fault.severity == "note" or repair is None else _suggested(repair, recipe, fault)
+    return {
+        "kind": fault.kind,
+        "severity": fault.severity,
+        "layers": list(fault.layers),
+        "title": fault.title,
+        "text": fault.text,
+        "repair": suggested,
+    }
+
+
+def _suggested(repair: Repair, recipe: Recipe, fault: Fault) -> SuggestedRepair:
+    then: Repaired | None = None
     if after := repair.state:
         early = float(after.rates[EARLY].max(initial=0.0))
         then = {"num_extreme_layers": len(after.extreme), "layers_2_to_4_lose_at_most": early, "spread": after.spread}
     lines, repairs = repair.lines(recipe), fault.kind not in repair.left
-    return found | {"repair": {"set": list(repair.settings), "recipe": lines, "repairs": repairs, "then": then}}
+    return {"set": list(repair.settings), "recipe": lines, "repairs": repairs, "then": then}
 
 
-def read_diagnosis(run: Path) -> dict[str, Any]:
+def read_diagnosis(run: Path) -> Diagnosis:
     """gradient_diagnosis.json of a run's directory.
 
     Raises:
@@ -374,7 +389,7 @@ def read_diagnosis(run: Path) -> dict[str, Any]:
     if not run.is_dir():
         raise DiagnosisError.no_directory(run, [d.name for d in run.parent.glob("*") if d.is_dir()])
     try:
-        return read_object(path, Diagnosis)
+        return cast(Diagnosis, read_object(path, forms.Diagnosis))  # which the form has checked
     except FileNotFoundError:
         raise DiagnosisError.no_diagnosis(path) from None
     except ValueError as error:

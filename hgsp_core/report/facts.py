@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hgsp_core.artifacts import Plan, Priors, Scores
 from hgsp_core.model.layout import Layout
+from hgsp_core.report.contract import Diagnosis, Report
 from hgsp_core.report.outcome import LayerOutcome, outcomes
 from hgsp_core.run.recipe import Recipe
 
@@ -25,8 +24,8 @@ class RunFacts:
     plan: Plan
     scores: Scores
     priors: Priors | None
-    report: Mapping[str, Any]
-    diagnosis: Mapping[str, Any]
+    report: Report
+    diagnosis: Diagnosis
 
     @cached_property
     def layers(self) -> list[LayerOutcome]:
@@ -87,8 +86,12 @@ class RunFacts:
 
     def scale_series(self) -> dict[str, list[float]]:
         """Largest, mean and smallest gradient (or score) of each layer: name -> [layers]."""
-        names = {"largest": "max", "mean": "mean", "smallest": "min"}
-        return {name: [layer[key] for layer in self.diagnosis["layers"]] for name, key in names.items()}
+        layers = self.diagnosis["layers"]
+        return {
+            "largest": [layer["max"] for layer in layers],
+            "mean": [layer["mean"] for layer in layers],
+            "smallest": [layer["min"] for layer in layers],
+        }
 
 
 def _number(value: float) -> str:

@@ -79,9 +79,10 @@ def _write_csv(path: Path, columns: dict[str, np.ndarray], rows: np.ndarray) -> 
 
 def write_evaluation(path: Path, facts: RunFacts) -> None:
     """What was measured on the model before and after, and how it was asked for; null where nothing was."""
-    sides = {side: {k: v for k, v in facts.report[side].items() if k not in COSTS} for side in ("before", "after")}
+    sides = {"before": facts.report["before"], "after": facts.report["after"]}
+    measured = {side: {k: v for k, v in found.items() if k not in COSTS} or None for side, found in sides.items()}
     evaluate = [use.model_dump(mode="json") for use in facts.recipe.evaluate]
-    write_json(path, {"evaluate": evaluate, **{side: found or None for side, found in sides.items()}})
+    write_json(path, {"evaluate": evaluate, **measured})
 
 
 def summary(facts: RunFacts) -> str:

@@ -29,7 +29,9 @@ class Heat:
 
     @classmethod
     def of(cls, facts: RunFacts, axis: str) -> Heat:
-        scores, rows, removed = facts.scores, [], []
+        scores = facts.scores
+        rows: list[np.ndarray] = []
+        removed: list[float] = []
         worth = scores.importance / scores.cost
         for layer in range(len(facts.layers)):
             own = scores.units_of(layer, axis)
@@ -68,7 +70,7 @@ def picture(values: np.ndarray, low: float, high: float) -> bytes:
     rgba = colormaps[_COLOURS](place, bytes=True)
     rgba[np.isnan(values)] = 0
     file = BytesIO()
-    imsave(file, rgba, format="png", metadata={"Software": None})
+    imsave(file, rgba, format="png", metadata={"Software": None})  # type: ignore[dict-item]  # None leaves it out
     return file.getvalue()
 
 

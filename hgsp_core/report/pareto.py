@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hgsp_core.report.contract import Side
 from hgsp_core.report.picture import COLOURS, shown
 from hgsp_core.report.runs import Comparison, Run
 from hgsp_core.report.tables import count
@@ -29,7 +30,7 @@ def costs_of(comparison: Comparison) -> list[Cost]:
         (batch for run in comparison.runs for batch in run.report["after"].get("decode_seconds_per_token", ())), ""
     )
 
-    def decode(side: str) -> Callable[[Run], float | None]:
+    def decode(side: Side) -> Callable[[Run], float | None]:
         return lambda run: run.report[side].get("decode_seconds_per_token", {}).get(batch)
 
     costs = [
@@ -62,14 +63,15 @@ def clouds(comparison: Comparison, cost: Cost) -> Iterator[Cloud]:
             if x is not None and y is not None and math.isfinite(y):
                 dots.setdefault(run.method, []).append((x, y, run.name))
         if dots:
-            original = cost.dense(runs[0]), comparison.perplexity(runs[0], "before")
-            dense = None if None in original else original
+            x, y = cost.dense(runs[0]), comparison.perplexity(runs[0], "before")
+            dense = None if x is None or y is None else (x, y)
             yield Cloud(runs[0].model, cost, dots, dense, front([dot for some in dots.values() for dot in some]))
 
 
 def front(dots: Sequence[tuple[float, float, str]]) -> tuple[tuple[float, float, str], ...]:
     """The dots that no other one equals or beats in both numbers, by rising cost."""
-    best, chosen = math.inf, []
+    best = math.inf
+    chosen: list[tuple[float, float, str]] = []
     for dot in sorted(dots):
         if dot[1] < best:
             best = dot[1]

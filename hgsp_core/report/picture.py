@@ -10,6 +10,7 @@ from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.scale import Scale, every
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: Okabe and Ito's palette, told apart with any colour vision and in grey, and two more
@@ -84,7 +85,7 @@ def _figure(layers: int, height: float) -> Figure:
     return figure
 
 
-def _label_layers(panel, layers: int, text: str) -> None:
+def _label_layers(panel: Axes, layers: int, text: str) -> None:
     labelled = range(0, layers, every(layers, 48))  # more labels than that run into each other
     panel.set_xticks(labelled, [str(i) for i in labelled], fontsize=8)
     panel.set_xlim(-0.6, layers - 0.4)

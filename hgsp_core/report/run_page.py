@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from hgsp_core.report import heat, svg
+from hgsp_core.report.contract import Finding
 from hgsp_core.report.diagnosis import check_value, repair_options, repair_text
 from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.page import (
@@ -119,7 +120,7 @@ def _findings(run: RunFacts) -> Section:
     )
 
 
-def _finding(finding: Mapping[str, Any], known: bool) -> Markup:
+def _finding(finding: Finding, known: bool) -> Markup:
     """known: a finding above has the same repair."""
     body, repair = [paragraph(finding["text"])], finding["repair"]
     if repair and known:

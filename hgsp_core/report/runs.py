@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from hgsp_core.files.forms import Form, PlanFile, Report
+from hgsp_core.files import forms
 from hgsp_core.files.text import read_object
+from hgsp_core.report.contract import Report, Side
 from hgsp_core.report.errors import CompareError
 
 #: a run that removed less than this share of what was asked for did not meet its budget
@@ -33,10 +34,13 @@ _SHOWN_ELSEWHERE = ("version", "output", "device", "memory", "model.path", "mode
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. `report` and `plan` are its report.json and plan.json."""
+    """A finished run. `report` and `plan` are its report.json and plan.json.
+
+    One of another version may lack what a comparison can do without: that is asked for with `get`.
+    """
 
     name: str
-    report: Mapping[str, Any]
+    report: Report
     plan: Mapping[str, Any]
 
     @property
@@ -95,7 +99,8 @@ class Run:
     @property
     def calibration(self) -> str | None:
         """sha256 of the calibration tokens, or None where nothing needed any."""
-        return (self.report["calibration"] or {}).get("tokens_sha256")
+        calibration = self.report["calibration"]
+        return calibration["tokens_sha256"] if calibration else None
 
     @property
     def recovered(self) -> str | None:
@@ -127,7 +132,11 @@ def load_run(directory: Path, name: str) -> Run:
         if directory.with_name(f".{directory.name}.partial").is_dir():
             raise CompareError.unfinished(directory)
         raise CompareError.no_directory(directory, [d.name for d in directory.parent.glob("*") if d.is_dir()])
-    run = Run(name, _read(directory / "report.json", Report), _read(directory / "plan.json", PlanFile))
+    run = Run(
+        name,
+        cast(Report, _read(directory / "report.json", forms.Report)),
+        _read(directory / "plan.json", forms.PlanFile),
+    )
     for part in (
         "dense",
         "model",
@@ -145,7 +154,7 @@ def load_run(directory: Path, name: str) -> Run:
     return run
 
 
-def _read(path: Path, form: type[Form]) -> dict[str, Any]:
+def _read(path: Path, form: type[forms.Form]) -> dict[str, Any]:
     try:
         content = read_object(path, form)
     except FileNotFoundError:
@@ -182,7 +191,7 @@ class Comparison:
         found = Counter(name for run in self.runs for name in run.report["after"].get("perplexity", {}))
         return [name for name, _ in found.most_common()]
 
-    def perplexity(self, run: Run, side: str = "after") -> float | None:
+    def perplexity(self, run: Run, side: Side = "after") -> float | None:
         """On the text that runs are judged by."""
         return run.report[side].get("perplexity", {}).get(self.datasets[0]) if self.datasets else None
 
@@ -213,16 +222,17 @@ class Comparison:
         short = short_names(varying)
         return {name: {short[key]: keys[key] for key in varying if key in keys} for name, keys in flat.items()}
 
-    def best(self) -> Iterator[tuple[str, Run]]:
-        """(budget, the run of least perplexity) for each model and budget, among the runs that met it."""
+    def best(self) -> Iterator[tuple[str, Run, float]]:
+        """(budget, the run of least perplexity, that perplexity) for each model and budget, among the runs that met it."""
         for runs in self.models.values():
-            budgets: dict[tuple[float, str], list[Run]] = {}
+            budgets: dict[tuple[float, str], list[tuple[Run, float]]] = {}
             for run in runs:
-                if run.met and self.perplexity(run) is not None:
+                perplexity = self.perplexity(run)
+                if run.met and perplexity is not None:
                     asked = round(run.achieved, 2) if run.asked is None else run.asked
-                    budgets.setdefault((asked, run.ratio_of), []).append(run)
+                    budgets.setdefault((asked, run.ratio_of), []).append((run, perplexity))
             for (asked, of), candidates in sorted(budgets.items()):
-                yield f"{asked:.4g} of {of}", min(candidates, key=self.perplexity)
+                yield f"{asked:.4g} of {of}", *min(candidates, key=lambda candidate: candidate[1])
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -285,7 +295,8 @@ class Comparison:
     def _trained(self) -> Iterator[str]:
         trained = [run for run in self.runs if run.recovered]
         if trained and len(trained) < len(self.runs):
-            yield f"{_names(trained)}: trained after the cut ({', '.join(sorted({r.recovered for r in trained}))}), the others were not."
+            by = sorted({run.recovered for run in trained if run.recovered})
+            yield f"{_names(trained)}: trained after the cut ({', '.join(by)}), the others were not."
 
     def _short(self) -> Iterator[str]:
         for run in self.runs:
@@ -298,7 +309,7 @@ def comparison(runs: Iterable[Run]) -> Comparison:
     unordered = Comparison(tuple(runs))
     models = list(unordered.models)
 
-    def place(run: Run) -> tuple:
+    def place(run: Run) -> tuple[int, str, float, float]:
         perplexity = unordered.perplexity(run)
         asked = run.achieved if run.asked is None else run.asked
         return (
@@ -313,6 +324,7 @@ def comparison(runs: Iterable[Run]) -> Comparison:
 
 def describe_calibration(run: Run) -> str:
     c = run.report["calibration"]
+    assert c is not None  # only such runs have letters
     return f"{c['dataset']}, {c['samples']} x {c['seq_len']} tokens, seed {c['seed']}, {c['tokens_sha256'][:8]}"
 
 

@@ -51,7 +51,7 @@ class GridFile(_Part):
 
     @field_validator("variants", "grid")
     @classmethod
-    def _values_on_every_axis(cls, axes: dict[str, tuple]) -> dict[str, tuple]:
+    def _values_on_every_axis(cls, axes: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
         for axis, values in axes.items():
             if not values:
                 raise ValueError(f"'{axis}' has no values")

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver
-from typing import Any
+from multiprocessing.process import BaseProcess
 
 from hgsp_core.process.fresh import elsewhere
 from hgsp_core.process.stopping import unheard
 from hgsp_core.run.store import Store
 from hgsp_core.sweeps.errors import GridError
-from hgsp_core.sweeps.work import PATIENCE, Outcome, Task, in_process
+from hgsp_core.sweeps.work import PATIENCE, Outcome, Task, Told, in_process
 
 #: told which task said what
-Hear = Callable[[Task, tuple], None]
+Hear = Callable[[Task, Told], None]
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Processes:
     store: Store
     slots: int
     hear: Hear
-    _running: dict[int, tuple[Task, Any, Any]] = field(default_factory=dict)
+    _running: dict[int, tuple[Task, BaseProcess, connection.Connection]] = field(default_factory=dict)
 
     def start(self, task: Task) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -43,19 +43,21 @@ class Processes:
     def wait(self) -> tuple[Task, Outcome]:
         """The next task that ends, and how."""
         while True:
-            pipes = {pipe: place for place, (_, _, pipe) in self._running.items()}
-            for pipe in connection.wait(list(pipes)):
-                task, process, _ = self._running[pipes[pipe]]
+            ready = connection.wait([pipe for _, _, pipe in self._running.values()])
+            for place, (task, process, pipe) in self._running.items():
+                if pipe not in ready:
+                    continue
                 try:
-                    message = pipe.recv()
+                    message: Outcome | Told = pipe.recv()
                 except (EOFError, OSError):  # it ended without a word
                     process.join()
+                    assert process.exitcode is not None
                     died = str(GridError.died(process.exitcode))
                     message = Outcome(died, f"{died}\n")
                 if isinstance(message, Outcome):
                     process.join()
                     pipe.close()
-                    del self._running[pipes[pipe]]
+                    del self._running[place]
                     return task, message
                 self.hear(task, message)
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from hgsp_core.report.runs import Comparison
 from hgsp_core.run.monitor import Monitor, Progress, log
@@ -14,7 +14,7 @@ from hgsp_core.run.store import Store
 from hgsp_core.sweeps.cells import Grid
 from hgsp_core.sweeps.directory import finished, note_failure, sweep_directory, write_comparison
 from hgsp_core.sweeps.shared import Group, check, groups_of
-from hgsp_core.sweeps.work import Outcome, Task
+from hgsp_core.sweeps.work import Outcome, Task, Told
 
 
 class Workers(Protocol):
@@ -48,12 +48,13 @@ class Listener:
         stack = ExitStack()
         self._open[task.name] = stack, stack.enter_context(self._monitor.stage(task.name))
 
-    def hear(self, task: Task, message: tuple) -> None:
-        kind, text, *numbers = message
-        if kind == "warning":
-            log.warning("%s: %s", task.name, text)
-        elif numbers[1]:
-            self._open[task.name][1](*numbers)
+    def hear(self, task: Task, message: Told) -> None:
+        if isinstance(message, str):
+            log.warning("%s: %s", task.name, message)
+            return
+        _, done, total = message
+        if total:
+            self._open[task.name][1](done, total)
 
     def ended(self, task: Task) -> None:
         self._open.pop(task.name)[0].close()
@@ -100,7 +101,7 @@ def _outcomes(groups: Sequence[Group], workers: Workers, listener: Listener) -> 
     }
     followers: dict[str, list[Task]] = {}
     ready: deque[Task] = deque()
-    first_of: dict[Any, str] = {}
+    first_of: dict[str, str] = {}
     for group in groups:
         task = Task(f"measure {group.name}", group.name, group.recipes, True)
         first = first_of.setdefault(group.recipes[0].model.model_dump_json(), group.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from hgsp_core.allocate.run import methods_of
 from hgsp_core.artifacts import Calibration
@@ -24,6 +25,8 @@ from hgsp_core.run.recipe import Recipe
 from hgsp_core.run.source import locate, open_model
 from hgsp_core.run.store import Store
 from hgsp_core.sweeps.cells import Cell
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def check(cells: Sequence[Cell]) -> None:
             recipe.recover.build(Recoverer).check(locate(recipe.model))
 
 
-def _distinct(values: Iterable) -> list:
+def _distinct(values: Iterable[T]) -> list[T]:
     """Without repeats; recipes hold mappings and cannot be hashed."""
     return list({repr(value): value for value in values}.values())
 

@@ -23,8 +23,9 @@ from hgsp_core.run.store import Store
 
 #: seconds that a process has to clear away what it was writing
 PATIENCE = 20.0
-#: ("stage", name, done, total) or ("warning", text)
-Tell = Callable[[tuple], None]
+#: where the work is: stage, steps done, of how many; or a warning
+Told = tuple[str, int, int] | str
+Tell = Callable[[Told], None]
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class TellingMonitor(monitor.LogMonitor):
 
     @contextmanager
     def stage(self, name: str) -> Iterator[monitor.Progress]:
-        self._tell(("stage", name, 0, 0))
+        self._tell((name, 0, 0))
         with super().stage(name):
-            yield lambda done, total: self._tell(("stage", name, done, total))
+            yield lambda done, total: self._tell((name, done, total))
 
 
 class _Warnings(logging.Handler):
@@ -65,7 +66,7 @@ class _Warnings(logging.Handler):
         self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(("warning", record.getMessage()))
+        self._tell(record.getMessage())
 
 
 def carry_out(task: Task, store: Store, tell: Tell) -> Outcome:
@@ -105,7 +106,9 @@ def in_process(task: Task, store: Store, pipe: connection.Connection, place: int
 
 def _end_with_parent() -> None:
     """A run whose sweep was killed must not go on writing: the next sweep takes its place."""
-    connection.wait([parent_process().sentinel])
+    parent = parent_process()
+    assert parent is not None  # this process is one of a sweep's
+    connection.wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)  # clears away what is half-written
     time.sleep(PATIENCE)
     os._exit(1)
