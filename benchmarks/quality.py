@@ -41,9 +41,9 @@ from tables import DENSE, Row, markdown
 from hgsp_core import HgspError
 from hgsp_core.data.run import CHARACTERS_PER_TOKEN
 from hgsp_core.pipeline import peak_memory, run
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import QUALITY, Recipe, parse_recipe
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import QUALITY, Recipe, parse_recipe
+from hgsp_core.runtime.store import Store
 
 DEMO = Path(__file__).parents[1] / "models" / "pydoc-llama"
 SEQ_LEN = 128

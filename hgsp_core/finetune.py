@@ -16,13 +16,13 @@ from hgsp_core.plugin import registry
 from hgsp_core.recover.contract import Recoverer, RecoverJob
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.run import call_recoverer, recovery_work
-from hgsp_core.run.directory import run_directory
-from hgsp_core.run.measure import placed
-from hgsp_core.run.monitor import Monitor
-from hgsp_core.run.recipe import Use, resolved_use
-from hgsp_core.run.session import group, peak_memory, wait_for_all
-from hgsp_core.run.store import Store, default_root
-from hgsp_core.run.versions import versions
+from hgsp_core.runtime.directory import run_directory
+from hgsp_core.runtime.measure import placed
+from hgsp_core.runtime.monitor import Monitor
+from hgsp_core.runtime.recipe import Use, resolved_use
+from hgsp_core.runtime.session import group, peak_memory, wait_for_all
+from hgsp_core.runtime.store import Store, default_root
+from hgsp_core.runtime.versions import versions
 
 
 def finetune(

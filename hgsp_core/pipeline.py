@@ -39,14 +39,14 @@ from hgsp_core.report.cost import costs
 from hgsp_core.report.diagnosis import diagnose
 from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.files import write_reports
-from hgsp_core.run.directory import run_directory
-from hgsp_core.run.measure import open_weights, placed
-from hgsp_core.run.monitor import LogMonitor, Monitor, log
-from hgsp_core.run.recipe import Recipe, Use, resolved
-from hgsp_core.run.session import group, peak_memory, wait_for_all
-from hgsp_core.run.source import checkpoint_layout, locate, open_model
-from hgsp_core.run.store import Store
-from hgsp_core.run.versions import versions
+from hgsp_core.runtime.directory import run_directory
+from hgsp_core.runtime.measure import open_weights, placed
+from hgsp_core.runtime.monitor import LogMonitor, Monitor, log
+from hgsp_core.runtime.recipe import Recipe, Use, resolved
+from hgsp_core.runtime.session import group, peak_memory, wait_for_all
+from hgsp_core.runtime.source import checkpoint_layout, locate, open_model
+from hgsp_core.runtime.store import Store
+from hgsp_core.runtime.versions import versions
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> Report:
         checkpoint = directory / ".checkpoint"
         with monitor.stage("Cut") as progress:
             if first:
-                from hgsp_core.run.cut import cut
+                from hgsp_core.runtime.cut import cut
 
                 cut(source, plan, repaired, checkpoint, progress)
                 repaired.remove()

@@ -8,8 +8,8 @@ from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.config import pruned_config
 from hgsp_core.checkpoint.read import iter_tensors
 from hgsp_core.checkpoint.write import write_checkpoint
-from hgsp_core.run.recipe import ModelPart
-from hgsp_core.run.source import open_model
+from hgsp_core.runtime.recipe import ModelPart
+from hgsp_core.runtime.source import open_model
 from hgsp_core.surgery import prune_tensors
 
 #: (layer, axis) -> units that go; enough for every answer to change, and little enough for most to stay right

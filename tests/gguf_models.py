@@ -13,7 +13,7 @@ from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.gguf.network import Network, network
 from hgsp_core.gguf.vocabulary import vocabulary
 from hgsp_core.gguf.write import write_gguf
-from hgsp_core.run.source import checkpoint_layout
+from hgsp_core.runtime.source import checkpoint_layout
 
 #: same sizes in every layer: 3 of 4 groups, so heads * head_dim != hidden size; 2 of 4; fewer channels; fewer layers
 UNIFORM = {

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from hgsp_core.allocate.hgsp import HGSP, HGSPParams, gated
 from hgsp_core.artifacts.errors import PlanError
-from hgsp_core.run.recipe import parse_recipe, resolved
+from hgsp_core.runtime.recipe import parse_recipe, resolved
 
 
 def plan_of(job, **params):

@@ -13,7 +13,7 @@ from hgsp_core.checkpoint.read import read_config, tensor_shapes
 from hgsp_core.export.card import model_card, original_card
 from hgsp_core.model.layout import read_layout
 from hgsp_core.plugin import registry
-from hgsp_core.run.recipe import parse_recipe, resolved
+from hgsp_core.runtime.recipe import parse_recipe, resolved
 
 ROOT = Path(__file__).parents[1]
 BEFORE = {"parameters": 1000, "layer_parameters": 800, "perplexity": {"wikitext2": 6.5}}

@@ -14,8 +14,8 @@ from hgsp_core import __version__
 from hgsp_core.cli import app
 from hgsp_core.cli.explain import example, parameters
 from hgsp_core.plugin.registry import Registry, catalogue, installed
-from hgsp_core.run.errors import OutputError
-from hgsp_core.run.recipe import Recipe, describe, parse_recipe
+from hgsp_core.runtime.errors import OutputError
+from hgsp_core.runtime.recipe import Recipe, describe, parse_recipe
 
 #: as small as a real run can be
 SMALL = f"""

@@ -15,9 +15,9 @@ from hgsp_core.export.errors import ExportError
 from hgsp_core.export.run import export_checkpoint
 from hgsp_core.gguf.errors import GgufError
 from hgsp_core.pipeline import run
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import parse_recipe
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import parse_recipe
+from hgsp_core.runtime.store import Store
 
 #: as small as a real run can be
 RECIPE = f"""

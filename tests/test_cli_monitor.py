@@ -14,7 +14,7 @@ from rich.console import Console
 from hgsp_core.cli import console, faults
 from hgsp_core.cli.show import print_json
 from hgsp_core.errors import RecipeError
-from hgsp_core.run import monitor
+from hgsp_core.runtime import monitor
 
 
 def shown(terminal: bool, quiet: bool = False) -> tuple[console.TerminalMonitor, io.StringIO]:

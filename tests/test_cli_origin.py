@@ -11,7 +11,7 @@ import yaml
 from command import MODEL, at
 
 from hgsp_core.cli import baseline, origin, prune
-from hgsp_core.run.recipe import parse_recipe
+from hgsp_core.runtime.recipe import parse_recipe
 
 BASE = ("--base_model", str(MODEL))
 
@@ -369,7 +369,7 @@ def test_shortgpt_removes_whole_layers_measured_on_overlapping_windows(said, tmp
 def test_calibration_windows_begin_a_stride_apart():
     from hgsp_core.checkpoint.load import load_tokenizer
     from hgsp_core.data.run import draw
-    from hgsp_core.run.recipe import CalibratePart
+    from hgsp_core.runtime.recipe import CalibratePart
 
     text, tokenizer = Path(__file__).read_text(), load_tokenizer(MODEL)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -13,7 +13,7 @@ from test_cli_origin_models import EVAL, FINETUNE
 from hgsp_core.cli import baseline, finetune, prune
 from hgsp_core.cli import eval as eval_command
 from hgsp_core.deprecations import RENAMED
-from hgsp_core.run.recipe import parse_recipe
+from hgsp_core.runtime.recipe import parse_recipe
 from hgsp_core.sweeps.cells import load_grid
 
 TEXT = (ROOT / "docs" / "from-the-scripts.md").read_text(encoding="utf-8")

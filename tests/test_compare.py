@@ -15,10 +15,10 @@ from hgsp_core.report.comparison import run_table
 from hgsp_core.report.errors import CompareError
 from hgsp_core.report.pareto import front
 from hgsp_core.report.runs import comparison, load_runs, short_names
-from hgsp_core.run.errors import OutputError
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import parse_recipe
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.errors import OutputError
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import parse_recipe
+from hgsp_core.runtime.store import Store
 
 BASE = f"""
 model: {{path: {MODEL}}}

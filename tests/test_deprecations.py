@@ -12,7 +12,7 @@ from packaging.version import Version
 from hgsp_core import __version__
 from hgsp_core.deprecations import MOVED, RENAMED, Renamed, adopted, current_flags, current_keys
 from hgsp_core.errors import FlagError, RecipeError
-from hgsp_core.run.recipe import parse_recipe
+from hgsp_core.runtime.recipe import parse_recipe
 from hgsp_core.score.contract import Scorer
 
 FLAGS = [entry for entry in RENAMED if entry.is_flag]

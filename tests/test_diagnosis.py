@@ -18,9 +18,9 @@ from hgsp_core.checkpoint.load import load_tokenizer
 from hgsp_core.pipeline import run
 from hgsp_core.report.diagnosis import Scales, apply, diagnose, ratio, read_diagnosis
 from hgsp_core.report.errors import DiagnosisError
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import Recipe, parse_recipe
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import Recipe, parse_recipe
+from hgsp_core.runtime.store import Store
 from hgsp_core.score.contract import NormalizeJob, Normalizer
 
 LAYERS = 8

@@ -8,7 +8,7 @@ import pytest
 import hgsp_core
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.method import HOOKS
-from hgsp_core.run.recipe import Recipe, describe
+from hgsp_core.runtime.recipe import Recipe, describe
 from hgsp_core.testing.method import CONTRACTS
 
 ROOT = Path(__file__).parents[1]

@@ -15,10 +15,10 @@ from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.evaluate.harness import LmEval
 from hgsp_core.pipeline import run
 from hgsp_core.report.tables import headline
-from hgsp_core.run.errors import OutputError
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import Use, parse_recipe
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.errors import OutputError
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import Use, parse_recipe
+from hgsp_core.runtime.store import Store
 from hgsp_core.sweeps.cells import Cell
 from hgsp_core.sweeps.shared import check
 

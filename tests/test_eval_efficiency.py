@@ -15,9 +15,9 @@ from hgsp_core.evaluate.efficiency import Efficiency, one_round, working_bytes
 from hgsp_core.evaluate.efficiency_params import EfficiencyParams
 from hgsp_core.report.cost import costs
 from hgsp_core.report.tables import evaluation
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import ModelPart, Use
-from hgsp_core.run.source import open_model
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import ModelPart, Use
+from hgsp_core.runtime.source import open_model
 
 PROMPT, NEW, BATCHES = 24, 3, (1, 4)
 QUICK = {"prompt_tokens": PROMPT, "new_tokens": NEW, "rounds": 5, "warmup": 1}

@@ -16,8 +16,8 @@ from hgsp_core.evaluate.checkpoint import evaluate_checkpoint
 from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.evaluate.harness import LmEval, LmEvalParams
 from hgsp_core.evaluate.run import open_evaluators
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import Use
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import Use
 
 QUESTIONS = [
     ("If the argument is not given, the default value", [" is used.", " apples.", " raises the sea by ten metres."], 0),

@@ -17,8 +17,8 @@ from hgsp_core.evaluate.checkpoint import evaluate_checkpoint
 from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.evaluate.run import open_evaluators
 from hgsp_core.plugin import registry
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import Use
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import Use
 
 TEXT = "\n\n".join(
     f"Module number {i} has {i * i} functions, and function {i} returns the list of its arguments." for i in range(40)

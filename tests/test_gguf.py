@@ -287,7 +287,7 @@ def test_a_tensor_that_a_shard_lacks_is_named_and_no_file_is_left(tmp_path):
     tensors = load_file(shard)
     del tensors["model.layers.4.mlp.up_proj.weight"]
     save_file(tensors, shard, metadata={"format": "pt"})
-    from hgsp_core.run.source import checkpoint_layout
+    from hgsp_core.runtime.source import checkpoint_layout
 
     with pytest.raises(
         CheckpointError, match=r"model-.*does not hold the tensor 'model\.layers\.4\.mlp\.up_proj\.weight'"

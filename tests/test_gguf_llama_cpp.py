@@ -26,7 +26,7 @@ from hgsp_core.gguf.check import run_llama_cpp
 from hgsp_core.gguf.network import network
 from hgsp_core.gguf.vocabulary import texts, vocabulary
 from hgsp_core.gguf.write import write_gguf
-from hgsp_core.run.source import checkpoint_layout
+from hgsp_core.runtime.source import checkpoint_layout
 
 if find_spec("llama_cpp") is None and "HGSP_TEST_ALL" not in os.environ:
     pytest.skip("llama-cpp-python is not installed; make test-all installs it", allow_module_level=True)

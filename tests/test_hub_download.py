@@ -14,8 +14,8 @@ from hgsp_core.checkpoint.write import write_checkpoint
 LOCATE = """
 import sys
 from hgsp_core.errors import HgspError
-from hgsp_core.run.recipe import ModelPart
-from hgsp_core.run.source import open_model
+from hgsp_core.runtime.recipe import ModelPart
+from hgsp_core.runtime.source import open_model
 try:
     print(open_model(ModelPart(path="acme/model")).directory)
 except HgspError as error:

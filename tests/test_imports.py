@@ -21,7 +21,7 @@ FLOORS = (
     "checkpoint",
     "engine",
     "score",
-    "run",
+    "runtime",
     "data report gguf",
     "repair evaluate",
     "allocate recover",

@@ -14,9 +14,9 @@ from hgsp_core.engine.weights import Masked, Resident
 from hgsp_core.errors import HgspError
 from hgsp_core.pipeline import decide
 from hgsp_core.plugin import registry
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import parse_recipe
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import parse_recipe
+from hgsp_core.runtime.store import Store
 from hgsp_core.surgery import mask_tensors
 
 MODEL = Path(__file__).parents[1] / "models" / "pydoc-llama"

@@ -21,10 +21,10 @@ from hgsp_core.pipeline import decide, forecast, run
 from hgsp_core.repair.least_squares import LeastSquares
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
 from hgsp_core.repair.sequential import repair_blocks
-from hgsp_core.run.directory import run_directory
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import parse_recipe
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.directory import run_directory
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import parse_recipe
+from hgsp_core.runtime.store import Store
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "pydoc-llama"

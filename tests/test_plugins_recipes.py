@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from hgsp_core.cli import app
 from hgsp_core.plugin import registry
-from hgsp_core.run.recipe import load_recipe, uses
+from hgsp_core.runtime.recipe import load_recipe, uses
 from hgsp_core.sweeps.cells import load_grid
 
 RECIPES = ROOT / "recipes"

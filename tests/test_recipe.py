@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from hgsp_core.errors import HgspError, RecipeError
-from hgsp_core.run.recipe import QUALITY, Recipe, load_recipe, parse_recipe, resolved
+from hgsp_core.runtime.recipe import QUALITY, Recipe, load_recipe, parse_recipe, resolved
 
 BASE = "model: {path: some/model}\noutput: out\n"
 

@@ -17,10 +17,10 @@ from hgsp_core.checkpoint.read import iter_tensors
 from hgsp_core.finetune import finetune
 from hgsp_core.pipeline import run
 from hgsp_core.recover.errors import RecoverError
-from hgsp_core.run.errors import OutputError
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import Use, parse_recipe
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.errors import OutputError
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import Use, parse_recipe
+from hgsp_core.runtime.store import Store
 
 RECIPE = f"""
 model: {{path: {MODEL}}}
@@ -157,9 +157,9 @@ FINETUNE = textwrap.dedent("""
     import json, sys
     from pathlib import Path
     from hgsp_core.finetune import finetune
-    from hgsp_core.run.monitor import LogMonitor
-    from hgsp_core.run.recipe import Use, parse_recipe
-    from hgsp_core.run.store import Store
+    from hgsp_core.runtime.monitor import LogMonitor
+    from hgsp_core.runtime.recipe import Use, parse_recipe
+    from hgsp_core.runtime.store import Store
 
     use = parse_recipe(Path("recipe.yaml").read_text(), "recipe.yaml").recover
     use = Use(use=use.use, **{"with": {**use.with_, "dropout": 0.1}})

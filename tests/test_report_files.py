@@ -15,7 +15,7 @@ from hgsp_core.report.files import summary, write_evaluation, write_removed_unit
 from hgsp_core.report.outcome import analysis, comparison, outcomes
 from hgsp_core.report.picture import draw_layers
 from hgsp_core.report.tables import headline
-from hgsp_core.run.recipe import Recipe
+from hgsp_core.runtime.recipe import Recipe
 
 RECIPE = Recipe(model={"path": "models/tiny"}, output="results/tiny")
 REPORT = {"before": {"perplexity": {"pydoc": 20.0}}, "after": {"perplexity": {"pydoc": 25.0}}}

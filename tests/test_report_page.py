@@ -19,7 +19,7 @@ from hgsp_core.report.page import Section, page, table
 from hgsp_core.report.run_page import run_page
 from hgsp_core.report.scale import Scale, every, short
 from hgsp_core.report.tables import headline
-from hgsp_core.run.recipe import Recipe
+from hgsp_core.runtime.recipe import Recipe
 from hgsp_core.score.contract import NormalizeJob, Normalizer
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(1)>&amp;\'"'

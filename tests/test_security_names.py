@@ -14,7 +14,7 @@ from hgsp_core.errors import HgspError, without_credentials
 from hgsp_core.export.errors import HubError
 from hgsp_core.export.hub import push
 from hgsp_core.report import markdown as md
-from hgsp_core.run.monitor import log
+from hgsp_core.runtime.monitor import log
 
 NAME = "wiki [/b] [red]x[/red] :smile: <i>y</i> | $\\frac$ `z` *w* [a](http://b) &lt;"
 SECRET = "s3cret"

@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from hgsp_core.run.errors import StoreError
-from hgsp_core.run.store import Store, key_of
+from hgsp_core.runtime.errors import StoreError
+from hgsp_core.runtime.store import Store, key_of
 
 INPUTS = {"model": "abc", "seed": 1}
 ARRAYS = {

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from hgsp_core.pipeline import run
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import parse_recipe
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import parse_recipe
+from hgsp_core.runtime.store import Store
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "pydoc-llama"
@@ -64,10 +64,10 @@ def test_a_checkpoint_several_times_larger_than_the_memory_limit_is_pruned(tmp_p
         import psutil, torch
         from transformers import AutoModelForCausalLM
         from hgsp_core.checkpoint.load import load_model
-        from hgsp_core.run.monitor import LogMonitor
+        from hgsp_core.runtime.monitor import LogMonitor
         from hgsp_core.pipeline import run
-        from hgsp_core.run.recipe import load_recipe
-        from hgsp_core.run.store import Store
+        from hgsp_core.runtime.recipe import load_recipe
+        from hgsp_core.runtime.store import Store
 
         folder = Path(sys.argv[1])
         load_model(sys.argv[2])  # everything that is imported late is, before the limit is set

@@ -24,8 +24,8 @@ from hgsp_core.export.gguf import Gguf, GgufParams
 from hgsp_core.export.huggingface import HuggingFace, HuggingFaceParams
 from hgsp_core.export.reload import verify_streamed
 from hgsp_core.export.verification import verify
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.source import checkpoint_layout
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.source import checkpoint_layout
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from hgsp_core.errors import HgspError, RecipeError
 from hgsp_core.files.yaml_data import YamlError, parse_yaml
-from hgsp_core.run.recipe import parse_recipe
+from hgsp_core.runtime.recipe import parse_recipe
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import numpy as np
 from hgsp_core.artifacts import Calibration, Plan
 from hgsp_core.process.launched import launched
 from hgsp_core.repair.contract import Reconstructor
-from hgsp_core.run.measure import open_weights
-from hgsp_core.run.monitor import Monitor
-from hgsp_core.run.recipe import Recipe
-from hgsp_core.run.source import Source
-from hgsp_core.run.store import Store, key_of
+from hgsp_core.runtime.measure import open_weights
+from hgsp_core.runtime.monitor import Monitor
+from hgsp_core.runtime.recipe import Recipe
+from hgsp_core.runtime.source import Source
+from hgsp_core.runtime.store import Store, key_of
 
 if TYPE_CHECKING:
     from hgsp_core.allocate.judge import Judge

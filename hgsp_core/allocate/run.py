@@ -17,11 +17,11 @@ from hgsp_core.plugin import registry
 from hgsp_core.process.launched import launched
 from hgsp_core.repair.contract import Reconstructor
 from hgsp_core.report.diagnosis import Replan, Scales
-from hgsp_core.run.measure import Reused, gradient_scale, measure
-from hgsp_core.run.monitor import Monitor
-from hgsp_core.run.recipe import Recipe, resolved_use
-from hgsp_core.run.source import Source
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.measure import Reused, gradient_scale, measure
+from hgsp_core.runtime.monitor import Monitor
+from hgsp_core.runtime.recipe import Recipe, resolved_use
+from hgsp_core.runtime.source import Source
+from hgsp_core.runtime.store import Store
 from hgsp_core.score.contract import NormalizeJob, Normalizer, Prior, PriorJob, ScoreJob, Scorer
 
 if TYPE_CHECKING:

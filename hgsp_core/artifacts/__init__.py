@@ -1,6 +1,6 @@
 """The typed results of the stages: what one stage makes and the next one reads.
 
-All are frozen and made of numpy arrays and plain data; each can be saved, loaded and hashed (see `run/store.py`).
+All are frozen and made of numpy arrays and plain data; each can be saved, loaded and hashed (see `runtime/store.py`).
 """
 
 from hgsp_core.artifacts.calibration import Calibration, LayerStatistics, Statistics

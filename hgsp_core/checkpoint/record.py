@@ -14,28 +14,35 @@ from hgsp_core.files.forms import Record
 from hgsp_core.files.text import read_object
 
 if TYPE_CHECKING:
-    from hgsp_core.export.contract import ExportJob
+    import numpy as np
+    from torch import Tensor
+
+    from hgsp_core.model.layout import Layout
 
 RECORD = "hgsp.json"
 
 
-def write_record(folder: Path, job: ExportJob) -> None:
+def write_record(folder: Path, layout: Layout, tokens: np.ndarray, logits: Tensor) -> None:
     """Write hgsp.json into a folder that an exporter has filled: size and sha256 of each file, and a sample of the logits.
 
     `family` is the original's model_type, which a checkpoint that is stored as a related family does not tell.
+
+    Args:
+        layout: the pruned model's own.
+        tokens, logits: [windows, seq_len], [windows, seq_len, vocabulary]: what the checkpoint answers.
     """
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     record = {
         "version": 1,
         "hgsp_core": version("hgsp-core"),
-        "family": job.layout.architecture.model_type,
-        "dtype": str(job.logits.dtype).removeprefix("torch."),
+        "family": layout.architecture.model_type,
+        "dtype": str(logits.dtype).removeprefix("torch."),
         "files": {
             name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
             for name, path in files.items()
             if name != RECORD
         },
-        "logits": logits_sample(job.tokens, job.logits),
+        "logits": logits_sample(tokens, logits),
     }
     (folder / RECORD).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -99,7 +99,7 @@ def _text(form: str, found: Comparison, table: RunTable) -> str:
 def deliver(text: str, output: Path | None) -> None:
     """To a file that is not there yet, whole or not at all; or to stdout."""
     from hgsp_core.files.text import write_text
-    from hgsp_core.run.errors import OutputError
+    from hgsp_core.runtime.errors import OutputError
 
     if output is None:
         typer.echo(text, nl=False)

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hgsp_core.cli.show import plain_console
-from hgsp_core.run import monitor
+from hgsp_core.runtime import monitor
 
 #: seconds that a stage takes before it gets a bar
 PATIENCE = 2.0

@@ -16,7 +16,7 @@ from hgsp_core.files.paths import expanded
 from hgsp_core.model.errors import LayoutError
 
 if TYPE_CHECKING:
-    from hgsp_core.run.recipe import Recipe
+    from hgsp_core.runtime.recipe import Recipe
 
 
 class Draft:
@@ -54,7 +54,7 @@ class Draft:
 
     def set(self, key: str, value: Any, flag: str = "") -> None:
         """Set a recipe key, if the value is not None; `flag` is what the user called it."""
-        from hgsp_core.run.recipe import assign
+        from hgsp_core.runtime.recipe import assign
 
         if value is None:
             return
@@ -68,7 +68,7 @@ class Draft:
         Raises:
             RecipeError: the file cannot be read, or has no such part.
         """
-        from hgsp_core.run.recipe import parse_mapping, read_text
+        from hgsp_core.runtime.recipe import parse_mapping, read_text
 
         data = parse_mapping(read_text(path, "recipe"), str(path))
         if not data or data.get(part) is None:
@@ -85,7 +85,7 @@ class Draft:
         """
         import yaml
 
-        from hgsp_core.run.recipe import parse_recipe
+        from hgsp_core.runtime.recipe import parse_recipe
 
         unused = [flag for flag in self.given if flag not in self._used]
         if unused:

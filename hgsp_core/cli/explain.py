@@ -10,7 +10,7 @@ import yaml
 
 from hgsp_core.model.architecture import Architecture
 from hgsp_core.plugin.registry import Entry
-from hgsp_core.run.recipe import STAGES
+from hgsp_core.runtime.recipe import STAGES
 
 _Schema = Mapping[str, Any]
 

@@ -104,7 +104,7 @@ def finetune(
 
     Reads the checkpoint, which is not changed, and the data. Writes the directory: `model/`, `report.json` and `run.log`.
     """
-    from hgsp_core.run.recipe import resolved_use
+    from hgsp_core.runtime.recipe import resolved_use
 
     draft = draft_of(given, checkpoint, recipe)
     checked = draft.recipe([f"recover.with.{setting}" for setting in settings or ()])

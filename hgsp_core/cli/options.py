@@ -11,8 +11,8 @@ import typer
 from hgsp_core.files.paths import expanded
 
 if TYPE_CHECKING:
-    from hgsp_core.run.recipe import Recipe
-    from hgsp_core.run.store import Store
+    from hgsp_core.runtime.recipe import Recipe
+    from hgsp_core.runtime.store import Store
 
 RecipeFile = Annotated[
     Path, typer.Argument(parser=expanded, metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
@@ -44,7 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 
 def read_recipe(path: Path, settings: list[str] | None, output: Path | None) -> Recipe:
     """The recipe with the settings of the command line in it."""
-    from hgsp_core.run.recipe import load_recipe
+    from hgsp_core.runtime.recipe import load_recipe
 
     overrides = list(settings or ())
     if output is not None:
@@ -53,7 +53,7 @@ def read_recipe(path: Path, settings: list[str] | None, output: Path | None) -> 
 
 
 def open_store(cache: Path | None) -> Store:
-    from hgsp_core.run.store import Store, default_root
+    from hgsp_core.runtime.store import Store, default_root
 
     store = Store(cache or default_root())
     store.require()

@@ -36,7 +36,7 @@ def init(
     from importlib import resources
 
     from hgsp_core.files.text import write_text
-    from hgsp_core.run.errors import OutputError
+    from hgsp_core.runtime.errors import OutputError
 
     text = resources.files("hgsp_core.cli").joinpath("template.yaml").read_text(encoding="utf-8")
     try:
@@ -78,7 +78,7 @@ def validate(
 
 def _checked(file: Path) -> str:
     """What a file without a fault is. Raises HgspError with the faults of another one."""
-    from hgsp_core.run.recipe import parse_mapping, parse_recipe, read_text
+    from hgsp_core.runtime.recipe import parse_mapping, parse_recipe, read_text
     from hgsp_core.sweeps.cells import grid_of, is_sweep
 
     text = read_text(file, "recipe or sweep")
@@ -100,7 +100,7 @@ def schema(
     Reads and writes nothing. What stands under a method's 'with' is the method's own: `hgsp plugins show NAME`.
     """
     from hgsp_core.cli.show import output, print_json
-    from hgsp_core.run.recipe import Recipe, describe
+    from hgsp_core.runtime.recipe import Recipe, describe
 
     if as_json:
         print_json(Recipe.model_json_schema())

@@ -10,7 +10,7 @@ from hgsp_core.cli.options import Cache, Json, Output, Quiet, RecipeFile, Settin
 
 if TYPE_CHECKING:
     from hgsp_core.report.contract import Report
-    from hgsp_core.run.recipe import Recipe
+    from hgsp_core.runtime.recipe import Recipe
 
 
 def run(

@@ -12,7 +12,7 @@ from hgsp_core.cli.options import Cache, Json, Quiet, open_store
 from hgsp_core.files.paths import expanded
 
 if TYPE_CHECKING:
-    from hgsp_core.run.store import Store
+    from hgsp_core.runtime.store import Store
     from hgsp_core.sweeps.cells import Grid
     from hgsp_core.sweeps.run import Result, Workers
     from hgsp_core.sweeps.shared import Group, Need

@@ -10,10 +10,10 @@ from hgsp_core.artifacts import Calibration
 from hgsp_core.checkpoint.read import tokenizer_digest
 from hgsp_core.data.contract import Dataset
 from hgsp_core.data.run import calibration_text, draw
-from hgsp_core.run.measure import Reused
-from hgsp_core.run.recipe import CalibratePart
-from hgsp_core.run.source import Source
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.measure import Reused
+from hgsp_core.runtime.recipe import CalibratePart
+from hgsp_core.runtime.source import Source
+from hgsp_core.runtime.store import Store
 
 
 def calibrate(part: CalibratePart, dataset: Dataset[Any], source: Source, store: Store, reused: Reused) -> Calibration:

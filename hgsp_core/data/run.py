@@ -19,7 +19,7 @@ from hgsp_core.data.errors import DataError
 from hgsp_core.files.paths import expanded
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.errors import PluginError
-from hgsp_core.run.recipe import CalibratePart
+from hgsp_core.runtime.recipe import CalibratePart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,12 +19,12 @@ from hgsp_core.files.paths import expanded
 from hgsp_core.files.text import require_writable
 from hgsp_core.plugin.errors import PluginError
 from hgsp_core.report.tables import PROTOCOL
-from hgsp_core.run.errors import OutputError
-from hgsp_core.run.measure import placed
-from hgsp_core.run.monitor import Monitor, Progress
-from hgsp_core.run.recipe import ModelPart, Use
-from hgsp_core.run.source import BYTES, checkpoint_layout, locate
-from hgsp_core.run.versions import versions
+from hgsp_core.runtime.errors import OutputError
+from hgsp_core.runtime.measure import placed
+from hgsp_core.runtime.monitor import Monitor, Progress
+from hgsp_core.runtime.recipe import ModelPart, Use
+from hgsp_core.runtime.source import BYTES, checkpoint_layout, locate
+from hgsp_core.runtime.versions import versions
 
 
 def ratios(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hgsp_core.data.errors import DataError
 from hgsp_core.data.run import CHARACTERS_PER_TOKEN, dataset_job, open_dataset, read_text, require_rows, windows
 from hgsp_core.evaluate.contract import EvaluateJob, Evaluator
 from hgsp_core.plugin.method import Params
-from hgsp_core.run.recipe import Use, data_params
+from hgsp_core.runtime.recipe import Use, data_params
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase

@@ -22,11 +22,11 @@ from hgsp_core.evaluate.contract import EvaluateJob, Evaluator, PairEvaluator
 from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.model.layout import Layout
 from hgsp_core.report.cost import COSTS
-from hgsp_core.run.measure import open_weights, placed
-from hgsp_core.run.monitor import Monitor, Progress
-from hgsp_core.run.recipe import ModelPart, Recipe, Use
-from hgsp_core.run.source import Source, locate
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.measure import open_weights, placed
+from hgsp_core.runtime.monitor import Monitor, Progress
+from hgsp_core.runtime.recipe import ModelPart, Recipe, Use
+from hgsp_core.runtime.source import Source, locate
+from hgsp_core.runtime.store import Store
 
 
 @dataclass(frozen=True)

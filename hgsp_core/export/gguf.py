@@ -55,8 +55,11 @@ class Gguf(Exporter[GgufParams]):
         folder = job.destination / self.params.directory
         try:
             folder.mkdir()
-            path = export_gguf(job, folder, self.params.type)
-            write_record(folder, job)
+            path = folder / f"model-{self.params.type}.gguf"
+            export_gguf(
+                job.checkpoint, job.layout, path, self.params.type, job.tokens, job.logits, job.progress, job.note
+            )
+            write_record(folder, job.layout, job.tokens, job.logits)
         except FileExistsError:
             raise GgufError.exists(folder) from None
         except OSError as error:

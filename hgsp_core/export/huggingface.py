@@ -78,7 +78,7 @@ class HuggingFace(Exporter[HuggingFaceParams]):
             verify_reload(destination, tokens, job.logits)
         else:
             verify_streamed(destination, tokens, job.logits, job.layout.architecture.model_type)
-        write_record(destination, job)
+        write_record(destination, job.layout, job.tokens, job.logits)
         return destination
 
     def publish(self, directory: Path) -> str | None:

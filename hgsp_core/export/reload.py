@@ -109,7 +109,7 @@ def main(arguments: Sequence[str]) -> None:
     """What runs in the other process for a model that is streamed."""
     from hgsp_core.engine.likelihood import logits
     from hgsp_core.engine.weights import Streamed
-    from hgsp_core.run.source import checkpoint_layout
+    from hgsp_core.runtime.source import checkpoint_layout
 
     directory, inputs, outputs, device, threads, dtype, family = arguments
     torch.set_num_threads(int(threads))

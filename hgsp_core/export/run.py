@@ -21,11 +21,11 @@ from hgsp_core.export.errors import ExportError
 from hgsp_core.files.forms import PlanFile, Report
 from hgsp_core.files.text import read_object
 from hgsp_core.model.layout import Layout
-from hgsp_core.run.directory import run_directory
-from hgsp_core.run.measure import open_weights
-from hgsp_core.run.monitor import Monitor, Progress
-from hgsp_core.run.recipe import Use, parse_recipe
-from hgsp_core.run.source import checkpoint_layout
+from hgsp_core.runtime.directory import run_directory
+from hgsp_core.runtime.measure import open_weights
+from hgsp_core.runtime.monitor import Monitor, Progress
+from hgsp_core.runtime.recipe import Use, parse_recipe
+from hgsp_core.runtime.source import checkpoint_layout
 
 #: windows and tokens of the input that exporters compare logits on
 PROBE = (2, 16)

@@ -23,10 +23,10 @@ from hgsp_core.export.errors import VerifyError
 from hgsp_core.files.forms import Report
 from hgsp_core.files.text import read_object
 from hgsp_core.gguf.errors import GgufError
-from hgsp_core.run.measure import open_weights
-from hgsp_core.run.monitor import Monitor
-from hgsp_core.run.recipe import ModelPart, Recipe
-from hgsp_core.run.source import checkpoint_layout
+from hgsp_core.runtime.measure import open_weights
+from hgsp_core.runtime.monitor import Monitor
+from hgsp_core.runtime.recipe import ModelPart, Recipe
+from hgsp_core.runtime.source import checkpoint_layout
 
 
 @dataclass(frozen=True)

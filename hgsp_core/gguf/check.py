@@ -133,7 +133,7 @@ def compare(path: Path, checkpoint: Path, family: str) -> tuple[str, int]:
     from hgsp_core.checkpoint.load import load_config
     from hgsp_core.checkpoint.shards import Shards
     from hgsp_core.gguf.network import network
-    from hgsp_core.run.source import checkpoint_layout
+    from hgsp_core.runtime.source import checkpoint_layout
 
     reader, shards = gguf.GGUFReader(path), Shards(checkpoint)
     expected = network(checkpoint_layout(checkpoint, family), load_config(checkpoint))

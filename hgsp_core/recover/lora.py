@@ -19,7 +19,7 @@ from hgsp_core.recover.contract import Recoverer, RecoverJob
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.prepare import check_chats, prepare
 from hgsp_core.recover.training_params import LoRAParams
-from hgsp_core.run.source import BYTES, checkpoint_layout
+from hgsp_core.runtime.source import BYTES, checkpoint_layout
 
 if TYPE_CHECKING:
     from peft import PeftModel

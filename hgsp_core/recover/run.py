@@ -11,12 +11,12 @@ from hgsp_core.artifacts import Calibration
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.process.launched import launched
 from hgsp_core.recover.contract import Recoverer, RecoverJob
-from hgsp_core.run.measure import placed
-from hgsp_core.run.monitor import Monitor
-from hgsp_core.run.recipe import Recipe, Use, resolved_use
-from hgsp_core.run.session import wait_for_all
-from hgsp_core.run.source import Source
-from hgsp_core.run.store import Store, key_of
+from hgsp_core.runtime.measure import placed
+from hgsp_core.runtime.monitor import Monitor
+from hgsp_core.runtime.recipe import Recipe, Use, resolved_use
+from hgsp_core.runtime.session import wait_for_all
+from hgsp_core.runtime.source import Source
+from hgsp_core.runtime.store import Store, key_of
 
 
 def recover(

@@ -52,7 +52,7 @@ from hgsp_core.recover.losses import divergence, held_out_loss
 from hgsp_core.recover.records import Records
 from hgsp_core.recover.rows import BLANK, Row, batch, hold_out, make_rows, pack
 from hgsp_core.recover.training_params import TrainingParams
-from hgsp_core.run.source import checkpoint_layout
+from hgsp_core.runtime.source import checkpoint_layout
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from hgsp_core.artifacts import Calibration, Plan
 from hgsp_core.repair.contract import Reconstructor
-from hgsp_core.run.measure import open_weights
-from hgsp_core.run.monitor import Monitor
-from hgsp_core.run.recipe import Recipe
-from hgsp_core.run.source import Source
+from hgsp_core.runtime.measure import open_weights
+from hgsp_core.runtime.monitor import Monitor
+from hgsp_core.runtime.recipe import Recipe
+from hgsp_core.runtime.source import Source
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,7 @@ from hgsp_core.model.layout import Layout
 from hgsp_core.report.contract import Check, Diagnosis, Finding, LayerScale, Repaired, SuggestedRepair
 from hgsp_core.report.errors import DiagnosisError
 from hgsp_core.report.outcome import rates
-from hgsp_core.run.recipe import Recipe, parse_recipe
+from hgsp_core.runtime.recipe import Recipe, parse_recipe
 
 FILE = "gradient_diagnosis.json"
 #: worst first

@@ -12,7 +12,7 @@ from hgsp_core.artifacts import Plan, Priors, Scores
 from hgsp_core.model.layout import Layout
 from hgsp_core.report.contract import Diagnosis, Report
 from hgsp_core.report.outcome import LayerOutcome, outcomes
-from hgsp_core.run.recipe import Recipe
+from hgsp_core.runtime.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hgsp_core.errors import RecipeError
 from hgsp_core.files.paths import expanded
 from hgsp_core.report.runs import short_names
-from hgsp_core.run.recipe import Recipe, assign, explain, parse_mapping, read_text, recipe_of, resolved
+from hgsp_core.runtime.recipe import Recipe, assign, explain, parse_mapping, read_text, recipe_of, resolved
 from hgsp_core.sweeps.errors import GridError
 
 #: a run's name is a directory; longer ones are cut and told apart by a hash

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hgsp_core.process.fresh import elsewhere
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.store import Store
 from hgsp_core.sweeps.errors import GridError
 from hgsp_core.sweeps.work import Outcome, Task, carry_out, directory_of
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from hgsp_core.files.text import write_text
 from hgsp_core.report.runs import Comparison, comparison, load_run
-from hgsp_core.run.errors import OutputError
-from hgsp_core.run.recipe import Recipe, load_recipe, resolved
+from hgsp_core.runtime.errors import OutputError
+from hgsp_core.runtime.recipe import Recipe, load_recipe, resolved
 from hgsp_core.sweeps.cells import Cell, Grid
 from hgsp_core.sweeps.errors import GridError
 

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 
 from hgsp_core.process.fresh import elsewhere
 from hgsp_core.process.stopping import unheard
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.store import Store
 from hgsp_core.sweeps.errors import GridError
 from hgsp_core.sweeps.work import PATIENCE, Outcome, Task, Told, in_process
 

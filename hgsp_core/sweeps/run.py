@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hgsp_core.report.runs import Comparison
-from hgsp_core.run.monitor import Monitor, Progress, log
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.monitor import Monitor, Progress, log
+from hgsp_core.runtime.store import Store
 from hgsp_core.sweeps.cells import Grid
 from hgsp_core.sweeps.directory import finished, note_failure, sweep_directory, write_comparison
 from hgsp_core.sweeps.shared import Group, check, groups_of

@@ -19,11 +19,11 @@ from hgsp_core.evaluate.run import check_evaluable, evaluate_source, open_evalua
 from hgsp_core.export.contract import Exporter
 from hgsp_core.pipeline import check_exports
 from hgsp_core.recover.contract import Recoverer
-from hgsp_core.run.measure import measure, statistics_inputs
-from hgsp_core.run.monitor import Monitor
-from hgsp_core.run.recipe import Recipe
-from hgsp_core.run.source import locate, open_model
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.measure import measure, statistics_inputs
+from hgsp_core.runtime.monitor import Monitor
+from hgsp_core.runtime.recipe import Recipe
+from hgsp_core.runtime.source import locate, open_model
+from hgsp_core.runtime.store import Store
 from hgsp_core.sweeps.cells import Cell
 
 T = TypeVar("T")

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from hgsp_core.errors import HgspError, message, without_credentials
 from hgsp_core.process.stopping import Stopped, stoppable
-from hgsp_core.run import monitor
-from hgsp_core.run.recipe import Recipe
-from hgsp_core.run.store import Store
+from hgsp_core.runtime import monitor
+from hgsp_core.runtime.recipe import Recipe
+from hgsp_core.runtime.store import Store
 
 #: seconds that a process has to clear away what it was writing
 PATIENCE = 20.0

@@ -193,7 +193,7 @@ def _main(arguments: tuple[str, ...], log: Path) -> None:
     import sys
 
     from hgsp_core.cli import main
-    from hgsp_core.run import monitor
+    from hgsp_core.runtime import monitor
     from hgsp_core.sweeps.run import Listener
 
     timed, hear = monitor.timed, Listener.hear

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hgsp_core.pipeline import run
-from hgsp_core.run.monitor import LogMonitor
-from hgsp_core.run.recipe import load_recipe
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.monitor import LogMonitor
+from hgsp_core.runtime.recipe import load_recipe
+from hgsp_core.runtime.store import Store
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes" / "baselines").glob("*.yaml"))

@@ -16,9 +16,9 @@ from hgsp_core.checkpoint.shards import read_tensors
 from hgsp_core.checkpoint.write import write_checkpoint
 from hgsp_core.engine.memory import free_bytes
 from hgsp_core.errors import NumericError
-from hgsp_core.run.measure import placed
-from hgsp_core.run.monitor import Progress
-from hgsp_core.run.source import Source
+from hgsp_core.runtime.measure import placed
+from hgsp_core.runtime.monitor import Progress
+from hgsp_core.runtime.source import Source
 from hgsp_core.surgery import prune_tensors
 
 #: bytes of a weight file

@@ -27,7 +27,7 @@ from hgsp_core.model.architecture import Architecture
 from hgsp_core.model.layout import Layout, read_layout
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.errors import PluginError
-from hgsp_core.run.recipe import ModelPart
+from hgsp_core.runtime.recipe import ModelPart
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: what a pruning run reads of a hub repository: no pickles, no code

@@ -21,7 +21,7 @@ from hgsp_core.files.yaml_data import YamlError, parse_yaml
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.errors import PluginError
 from hgsp_core.plugin.method import Implementation
-from hgsp_core.run.monitor import log
+from hgsp_core.runtime.monitor import log
 
 C = TypeVar("C", bound=Implementation[Any])
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from hgsp_core.run.errors import OutputError
+from hgsp_core.runtime.errors import OutputError
 
 log = logging.getLogger("hgsp")
 LOCK = ".lock"

@@ -15,10 +15,10 @@ import numpy as np
 from hgsp_core.artifacts import Calibration, LayerStatistics, Plan, Statistics
 from hgsp_core.errors import RecipeError
 from hgsp_core.model.layout import Layout
-from hgsp_core.run.monitor import Monitor
-from hgsp_core.run.recipe import Recipe
-from hgsp_core.run.source import BYTES, Source
-from hgsp_core.run.store import Store
+from hgsp_core.runtime.monitor import Monitor
+from hgsp_core.runtime.recipe import Recipe
+from hgsp_core.runtime.source import BYTES, Source
+from hgsp_core.runtime.store import Store
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save
 
 from hgsp_core.files.paths import expanded
 from hgsp_core.files.text import require_writable
-from hgsp_core.run.errors import StoreError
+from hgsp_core.runtime.errors import StoreError
 
 log = logging.getLogger("hgsp")
 
