@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from hgsp_core.checkpoint.register import register_on_import
-from hgsp_core.deprecations import find_moved_modules
+from hgsp_core.plugin.deprecations import find_moved_modules
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ from hgsp_core.data.datasets import C4Params, FileParams, HubParams, PTBParams, 
 from hgsp_core.evaluate.efficiency_params import EfficiencyParams
 from hgsp_core.evaluate.harness import LmEvalParams
 from hgsp_core.evaluate.perplexity import PerplexityParams
-from hgsp_core.export.gguf import GgufParams
+from hgsp_core.export.gguf.exporter import GgufParams
 from hgsp_core.export.huggingface import HuggingFaceParams
 from hgsp_core.plugin.hookspecs import hookimpl
 from hgsp_core.plugin.method import Method, Params
@@ -170,7 +170,7 @@ def hgsp_exporters() -> list[Method]:
         ),
         Method(
             "gguf",
-            "hgsp_core.export.gguf:Gguf",
+            "hgsp_core.export.gguf.exporter:Gguf",
             GgufParams,
             "one GGUF file with the tokenizer, checked against the model",
         ),

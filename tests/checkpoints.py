@@ -7,10 +7,10 @@ import torch
 from architectures import layout_of, tiny_model
 
 from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts.surgery import mask_tensors, prune_tensors
 from hgsp_core.checkpoint.config import pruned_config
 from hgsp_core.checkpoint.rehouse import housed_tensors
 from hgsp_core.checkpoint.write import write_checkpoint
-from hgsp_core.surgery import mask_tensors, prune_tensors
 
 #: (layer, axis) -> units that stay; blocks that are not named stay whole. For 5 layers and 4 groups or more.
 PLANS = {

@@ -5,12 +5,12 @@ from pathlib import Path
 from command import MODEL
 
 from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts.surgery import prune_tensors
 from hgsp_core.checkpoint.config import pruned_config
 from hgsp_core.checkpoint.read import iter_tensors
 from hgsp_core.checkpoint.write import write_checkpoint
 from hgsp_core.runtime.recipe import ModelPart
 from hgsp_core.runtime.source import open_model
-from hgsp_core.surgery import prune_tensors
 
 #: (layer, axis) -> units that go; enough for every answer to change, and little enough for most to stay right
 GONE = {(0, "mlp"): 40, (2, "attention"): 1, (3, "attention"): 4, (4, "mlp"): 150, (5, "mlp"): 416}

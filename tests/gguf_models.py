@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from hgsp_core.checkpoint.load import load_config
 from hgsp_core.checkpoint.shards import Shards
-from hgsp_core.gguf.network import Network, network
-from hgsp_core.gguf.vocabulary import vocabulary
-from hgsp_core.gguf.write import write_gguf
+from hgsp_core.export.gguf.network import Network, network
+from hgsp_core.export.gguf.vocabulary import vocabulary
+from hgsp_core.export.gguf.write import write_gguf
 from hgsp_core.runtime.source import checkpoint_layout
 
 #: same sizes in every layer: 3 of 4 groups, so heads * head_dim != hidden size; 2 of 4; fewer channels; fewer layers

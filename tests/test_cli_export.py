@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from hgsp_core.cli import app
 from hgsp_core.export.errors import ExportError
+from hgsp_core.export.gguf.errors import GgufError
 from hgsp_core.export.run import export_checkpoint
-from hgsp_core.gguf.errors import GgufError
 from hgsp_core.pipeline import run
 from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import parse_recipe

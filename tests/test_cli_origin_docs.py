@@ -12,7 +12,7 @@ from test_cli_origin_models import EVAL, FINETUNE
 
 from hgsp_core.cli import baseline, finetune, prune
 from hgsp_core.cli import eval as eval_command
-from hgsp_core.deprecations import RENAMED
+from hgsp_core.plugin.deprecations import RENAMED
 from hgsp_core.runtime.recipe import parse_recipe
 from hgsp_core.sweeps.cells import load_grid
 

@@ -147,7 +147,7 @@ def test_a_sweep_that_is_stopped_stops_its_runs(here, number):
 def test_a_signal_that_was_ignored_stays_ignored(here):
     code = (
         "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "from hgsp_core.process.stopping import Stopped, stoppable\n"
+        "from hgsp_core.runtime.stopping import Stopped, stoppable\n"
         "with stoppable():\n os.kill(os.getpid(), signal.SIGINT)\n"
         "try:\n with stoppable():\n  os.kill(os.getpid(), signal.SIGTERM)\n"
         "except Stopped as stop:\n print(stop.code)"

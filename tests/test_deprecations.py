@@ -10,8 +10,8 @@ from command import MODEL, hgsp
 from packaging.version import Version
 
 from hgsp_core import __version__
-from hgsp_core.deprecations import MOVED, RENAMED, Renamed, adopted, current_flags, current_keys
 from hgsp_core.errors import FlagError, RecipeError
+from hgsp_core.plugin.deprecations import MOVED, RENAMED, Renamed, adopted, current_flags, current_keys
 from hgsp_core.runtime.recipe import parse_recipe
 from hgsp_core.score.contract import Scorer
 

@@ -24,11 +24,11 @@ from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.load import load_config
 from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.errors import NumericError
-from hgsp_core.gguf.check import compare, compare_tensors
-from hgsp_core.gguf.errors import GgufError
-from hgsp_core.gguf.network import llama3_factors, network
-from hgsp_core.gguf.vocabulary import vocabulary
-from hgsp_core.gguf.write import write_gguf
+from hgsp_core.export.gguf.check import compare, compare_tensors
+from hgsp_core.export.gguf.errors import GgufError
+from hgsp_core.export.gguf.network import llama3_factors, network
+from hgsp_core.export.gguf.vocabulary import vocabulary
+from hgsp_core.export.gguf.write import write_gguf
 
 #: kinds of models, with what makes them fit; all of 8 heads of 4 or 8 values
 HOUSES = {

@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM
 
 from hgsp_core.checkpoint.load import load_config, load_model, load_tokenizer
 from hgsp_core.checkpoint.shards import Shards
-from hgsp_core.gguf.check import run_llama_cpp
-from hgsp_core.gguf.network import network
-from hgsp_core.gguf.vocabulary import texts, vocabulary
-from hgsp_core.gguf.write import write_gguf
+from hgsp_core.export.gguf.check import run_llama_cpp
+from hgsp_core.export.gguf.network import network
+from hgsp_core.export.gguf.vocabulary import texts, vocabulary
+from hgsp_core.export.gguf.write import write_gguf
 from hgsp_core.runtime.source import checkpoint_layout
 
 if find_spec("llama_cpp") is None and "HGSP_TEST_ALL" not in os.environ:
@@ -174,9 +174,9 @@ def test_ids_that_differ_fail_the_export(tmp_path, monkeypatch):
     from hgsp_core.artifacts import Plan
     from hgsp_core.engine.weights import Resident
     from hgsp_core.export import run as exports
-    from hgsp_core.export.gguf import Gguf, GgufParams
-    from hgsp_core.gguf import export as module
-    from hgsp_core.gguf.errors import GgufError
+    from hgsp_core.export.gguf import export as module
+    from hgsp_core.export.gguf.errors import GgufError
+    from hgsp_core.export.gguf.exporter import Gguf, GgufParams
 
     _path, words = _vocabulary_file(tmp_path, tokenizer := KINDS["gpt-2"]())
     tokenizer.save_pretrained(tmp_path / "m")
@@ -190,7 +190,7 @@ def test_ids_that_differ_fail_the_export(tmp_path, monkeypatch):
 
 
 def test_a_file_that_llama_cpp_does_not_load_is_told_with_its_reason(tmp_path):
-    from hgsp_core.gguf.errors import GgufError
+    from hgsp_core.export.gguf.errors import GgufError
 
     written = write(tmp_path, "llama", PLANS["sizes differ"])
     whole = written.path.read_bytes()

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts.surgery import mask_tensors
 from hgsp_core.checkpoint.load import load_config, load_model
 from hgsp_core.runtime.recipe import ModelPart
 from hgsp_core.runtime.source import open_model
-from hgsp_core.surgery import mask_tensors
 
 TEXT = Path(__file__).parents[1] / "hgsp_core" / "texts" / "pydoc" / "evaluation.txt"
 #: what llama.cpp cannot hold

@@ -8,6 +8,7 @@ import torch
 from architectures import CONFIGS, layout_of, tiny_model
 
 from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts.surgery import mask_tensors
 from hgsp_core.engine.collectors import ResidualCosine, TaylorAbs, WandaAbs
 from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Masked, Resident
@@ -17,7 +18,6 @@ from hgsp_core.plugin import registry
 from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import parse_recipe
 from hgsp_core.runtime.store import Store
-from hgsp_core.surgery import mask_tensors
 
 MODEL = Path(__file__).parents[1] / "models" / "pydoc-llama"
 TEXT = f"model: {{path: {MODEL}}}\ncalibrate: {{dataset: pydoc, samples: 8, seq_len: 32}}\noutput: nowhere\n"

@@ -14,13 +14,13 @@ from hgsp_core.allocate.judge import InMemory, Judge
 from hgsp_core.allocate.search import Search, SearchParams, better, directions, hull, moved, priced, tried
 from hgsp_core.artifacts import Plan, Scores
 from hgsp_core.artifacts.errors import PlanError
+from hgsp_core.artifacts.surgery import lines, mask_tensors
 from hgsp_core.checkpoint.on_disk import OnDisk
 from hgsp_core.engine.errors import SweepError
 from hgsp_core.engine.weights import Resident, Streamed
 from hgsp_core.repair.least_squares import LeastSquares
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
 from hgsp_core.repair.sequential import repair_blocks
-from hgsp_core.surgery import lines, mask_tensors
 from hgsp_core.testing import jobs
 from hgsp_core.testing.model import sample_layout, sample_model
 from hgsp_core.testing.plans import fewer_heads, thinned, without

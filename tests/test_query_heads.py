@@ -13,10 +13,10 @@ from hgsp_core.allocate.heads import head_path
 from hgsp_core.allocate.hgsp import HGSP, HGSPParams
 from hgsp_core.artifacts import Plan, Scores
 from hgsp_core.artifacts.errors import PlanError
+from hgsp_core.artifacts.surgery import mask_tensors, prune_tensors
 from hgsp_core.engine.collectors import TaylorAbs, WandaAbs, WeightAbs
 from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Resident
-from hgsp_core.surgery import mask_tensors, prune_tensors
 from hgsp_core.testing.model import sample_layout, sample_model
 from hgsp_core.testing.plans import fewer_heads
 

@@ -14,9 +14,9 @@ from command import MODEL, ROOT, hgsp
 
 from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.read import iter_tensors
-from hgsp_core.finetune import finetune
 from hgsp_core.pipeline import run
 from hgsp_core.recover.errors import RecoverError
+from hgsp_core.recover.finetune import finetune
 from hgsp_core.runtime.errors import OutputError
 from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import Use, parse_recipe
@@ -156,7 +156,7 @@ def test_wrong_data_is_found_before_any_work_starts(tmp_path):
 FINETUNE = textwrap.dedent("""
     import json, sys
     from pathlib import Path
-    from hgsp_core.finetune import finetune
+    from hgsp_core.recover.finetune import finetune
     from hgsp_core.runtime.monitor import LogMonitor
     from hgsp_core.runtime.recipe import Use, parse_recipe
     from hgsp_core.runtime.store import Store

@@ -9,11 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts.surgery import prune_tensors
 from hgsp_core.checkpoint.config import pruned_config
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.checkpoint.write import write_checkpoint
 from hgsp_core.report.cost import costs
-from hgsp_core.surgery import prune_tensors
 
 TRAINED = Path(__file__).parents[1] / "models" / "pydoc-llama"
 SEQ_LEN = 24

@@ -9,7 +9,7 @@ import yaml
 from command import ROOT
 from hostile import Trap, small_model
 
-from hgsp_core.process.fresh import run_fresh
+from hgsp_core.runtime.fresh import run_fresh
 from hgsp_core.testing.method import require_light
 
 #: what the processes import first, and what only they import

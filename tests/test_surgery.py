@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts.surgery import mask_tensors, prune_tensors
 from hgsp_core.model.layout import read_layout
-from hgsp_core.surgery import mask_tensors, prune_tensors
 
 
 def tiny(groups=2, heads_per_group=4, head_dim=8, hidden=32, layers=3, bias=False, mlp_bias=False, tied=False, seed=0):

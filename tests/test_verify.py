@@ -20,7 +20,7 @@ from hgsp_core.cli import app
 from hgsp_core.engine.weights import Resident, Streamed
 from hgsp_core.export import run as exports
 from hgsp_core.export.errors import VerifyError
-from hgsp_core.export.gguf import Gguf, GgufParams
+from hgsp_core.export.gguf.exporter import Gguf, GgufParams
 from hgsp_core.export.huggingface import HuggingFace, HuggingFaceParams
 from hgsp_core.export.reload import verify_streamed
 from hgsp_core.export.verification import verify

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hgsp_core.gguf.vocabulary import SPLIT_LLAMA3, SPLIT_QWEN2
+from hgsp_core.export.gguf.vocabulary import SPLIT_LLAMA3, SPLIT_QWEN2
 
 TEXT = """def f(x):
     return x ** 2   # squares, isn't it? I'LL say 1234567 times!

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hgsp_core.allocate.contract import LEAST_HALF
 from hgsp_core.artifacts import BlockPlan, Plan
+from hgsp_core.artifacts.surgery import lines, mask_tensors
 from hgsp_core.checkpoint.on_disk import OnDisk
 from hgsp_core.engine.batches import Batches, embed
 from hgsp_core.engine.errors import SweepError
@@ -36,7 +37,6 @@ from hgsp_core.model.layout import BlockLayout, LayerLayout
 from hgsp_core.repair.contract import Reconstructor
 from hgsp_core.repair.ridge import ridge_fit
 from hgsp_core.repair.sequential import repair_blocks
-from hgsp_core.surgery import lines, mask_tensors
 
 #: the most that the dense model's predictions on the windows that judge may take: computed once, they need not be for each plan
 LOG_P_BYTES = 2**29

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hgsp_core.artifacts import Calibration, Plan
-from hgsp_core.process.launched import launched
+from hgsp_core.engine.launched import launched
 from hgsp_core.repair.contract import Reconstructor
 from hgsp_core.runtime.measure import open_weights
 from hgsp_core.runtime.monitor import Monitor

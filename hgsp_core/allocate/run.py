@@ -12,9 +12,9 @@ from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
 from hgsp_core.artifacts.errors import PlanError
 from hgsp_core.data.calibrate import calibrate
 from hgsp_core.data.contract import Dataset
+from hgsp_core.engine.launched import launched
 from hgsp_core.model.layout import Layout
 from hgsp_core.plugin import registry
-from hgsp_core.process.launched import launched
 from hgsp_core.repair.contract import Reconstructor
 from hgsp_core.report.diagnosis import Replan, Scales
 from hgsp_core.runtime.measure import Reused, gradient_scale, measure

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.errors import HgspError, PathError, ResourceError, message, without_credentials
-from hgsp_core.process.stopping import Stopped, stoppable
+from hgsp_core.runtime.stopping import Stopped, stoppable
 
 DEBUG = "HGSP_DEBUG"
 _INTERRUPTED = (

@@ -118,7 +118,7 @@ def finetune(
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun, accelerate launch), one talks
     with terminal(quiet or not first) as monitor:
-        from hgsp_core.finetune import finetune as train
+        from hgsp_core.recover.finetune import finetune as train
 
         report = train(
             expanded(checked.model.path),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from hgsp_core.deprecations import current_flags
+from hgsp_core.plugin.deprecations import current_flags
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hgsp_core.engine.errors import SweepError
-from hgsp_core.process.launched import launched
+from hgsp_core.engine.launched import launched
 
 T = TypeVar("T")
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts.surgery import mask_tensors
 from hgsp_core.checkpoint.load import require_agreement, skeleton
 from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.model.layout import Layout
-from hgsp_core.surgery import mask_tensors
 
 #: mallopt(3): the number of the parameter, and blocks of how many bytes are mapped one by one
 _M_MMAP_THRESHOLD, _MMAP_THRESHOLD = -3, 2**20

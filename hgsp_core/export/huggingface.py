@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.export.contract import Exporter, ExportJob
-from hgsp_core.gguf.errors import GgufError
+from hgsp_core.export.gguf.errors import GgufError
 from hgsp_core.plugin.method import Params
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ class HuggingFace(Exporter[HuggingFaceParams]):
 def _fits_gguf(job: ExportJob) -> bool:
     """Whether `hgsp export --to gguf` takes the model."""
     from hgsp_core.checkpoint.load import load_config, load_tokenizer
-    from hgsp_core.gguf.network import network
-    from hgsp_core.gguf.vocabulary import vocabulary
+    from hgsp_core.export.gguf.network import network
+    from hgsp_core.export.gguf.vocabulary import vocabulary
 
     try:
         config = load_config(job.checkpoint)

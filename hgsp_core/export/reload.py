@@ -18,7 +18,7 @@ from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.read import read_config
 from hgsp_core.checkpoint.trust import code_fault
 from hgsp_core.errors import HgspError, ResourceError
-from hgsp_core.process.fresh import run_fresh
+from hgsp_core.runtime.fresh import run_fresh
 
 #: what any user of transformers would write; it must not import hgsp_core
 _SCRIPT = """

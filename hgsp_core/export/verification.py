@@ -20,9 +20,9 @@ from hgsp_core.checkpoint.record import RECORD, read_record
 from hgsp_core.checkpoint.trust import MODELING_FILE, code_fault
 from hgsp_core.errors import HgspError
 from hgsp_core.export.errors import VerifyError
+from hgsp_core.export.gguf.errors import GgufError
 from hgsp_core.files.forms import Report
 from hgsp_core.files.text import read_object
-from hgsp_core.gguf.errors import GgufError
 from hgsp_core.runtime.measure import open_weights
 from hgsp_core.runtime.monitor import Monitor
 from hgsp_core.runtime.recipe import ModelPart, Recipe
@@ -178,7 +178,7 @@ def _logits(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
 def _gguf(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     """Every GGUF file is whole, and llama.cpp, where it is installed, answers what the checkpoint did."""
     try:
-        from hgsp_core.gguf.check import llama_cpp_is_there, run_llama_cpp, summary
+        from hgsp_core.export.gguf.check import llama_cpp_is_there, run_llama_cpp, summary
     except ImportError:
         raise GgufError.not_installed() from None
     record = read_record(folder)

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import pluggy
 import yaml
 
-from hgsp_core.deprecations import adopted
 from hgsp_core.errors import did_you_mean
 from hgsp_core.model.architecture import API, Architecture
 from hgsp_core.plugin import hookspecs
+from hgsp_core.plugin.deprecations import adopted
 from hgsp_core.plugin.errors import PluginError
 from hgsp_core.plugin.method import HOOKS, Implementation, Method, Params
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hgsp_core.process.launched import launched
+from hgsp_core.engine.launched import launched
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.records import Records, read_records
 from hgsp_core.recover.training_params import TrainingParams

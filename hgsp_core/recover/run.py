@@ -9,7 +9,7 @@ from typing import Any
 
 from hgsp_core.artifacts import Calibration
 from hgsp_core.checkpoint.fingerprint import fingerprint
-from hgsp_core.process.launched import launched
+from hgsp_core.engine.launched import launched
 from hgsp_core.recover.contract import Recoverer, RecoverJob
 from hgsp_core.runtime.measure import placed
 from hgsp_core.runtime.monitor import Monitor

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hgsp_core.surgery import positions
+from hgsp_core.artifacts.surgery import positions
 
 
 def eliminate(w: Tensor, inverse: Tensor, width: int, keep: int, batch: Callable[[int], int]) -> Tensor:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from hgsp_core.artifacts import BlockPlan, Plan
+from hgsp_core.artifacts.surgery import lines, mask_tensors
 from hgsp_core.engine.batches import Batch, embed
 from hgsp_core.engine.calls import Output, forwards_replaced
 from hgsp_core.engine.errors import SweepError
@@ -38,7 +39,6 @@ from hgsp_core.engine.weights import Weights
 from hgsp_core.errors import NumericError
 from hgsp_core.model.layout import BlockLayout, LayerLayout, SliceLayout
 from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor
-from hgsp_core.surgery import lines, mask_tensors
 
 OWN, DENSE, RESIDUAL = "own", "dense", "residual"
 #: of the samples, the part that no fit sees (at least one)

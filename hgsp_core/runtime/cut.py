@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts.surgery import prune_tensors
 from hgsp_core.checkpoint.config import pruned_config
 from hgsp_core.checkpoint.on_disk import OnDisk
 from hgsp_core.checkpoint.rehouse import housed_tensors
@@ -19,7 +20,6 @@ from hgsp_core.errors import NumericError
 from hgsp_core.runtime.measure import placed
 from hgsp_core.runtime.monitor import Progress
 from hgsp_core.runtime.source import Source
-from hgsp_core.surgery import prune_tensors
 
 #: bytes of a weight file
 MIN_SHARD, MAX_SHARD = 2 * 10**7, 5 * 10**9

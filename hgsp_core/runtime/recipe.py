@@ -13,12 +13,12 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hgsp_core.deprecations import current_keys
 from hgsp_core.errors import PathError, RecipeError, did_you_mean, holds_credentials, shown
 from hgsp_core.files import text as files
 from hgsp_core.files.paths import expanded
 from hgsp_core.files.yaml_data import YamlError, parse_yaml
 from hgsp_core.plugin import registry
+from hgsp_core.plugin.deprecations import current_keys
 from hgsp_core.plugin.errors import PluginError
 from hgsp_core.plugin.method import Implementation
 from hgsp_core.runtime.monitor import log

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hgsp_core.process.launched import launched
+from hgsp_core.engine.launched import launched
 
 
 @contextmanager

@@ -13,10 +13,7 @@ class Taylor2ndParams(Params):
 
 class Taylor2nd(Scorer[Taylor2ndParams]):
     def __init__(self, params: Taylor2ndParams):
-        from hgsp_core.engine.collectors import (  # torch; the params above are read without it
-            TaylorAbs,
-            TaylorCurvature,
-        )
+        from hgsp_core.engine.collectors import TaylorAbs, TaylorCurvature
 
         self.collectors = (TaylorAbs(), TaylorCurvature(params.batch))
 

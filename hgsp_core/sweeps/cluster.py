@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from hgsp_core.process.fresh import elsewhere
+from hgsp_core.runtime.fresh import elsewhere
 from hgsp_core.runtime.store import Store
 from hgsp_core.sweeps.errors import GridError
 from hgsp_core.sweeps.work import Outcome, Task, carry_out, directory_of

@@ -4,9 +4,9 @@ import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel  # noqa: F401
 
+import hgsp_core.artifacts.surgery
 import hgsp_core.checkpoint.load
 import hgsp_core.engine.run
-import hgsp_core.surgery
 import hgsp_core.sweeps.shared  # noqa: F401
 from hgsp_core.plugin import registry
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 
-from hgsp_core.process.fresh import elsewhere
-from hgsp_core.process.stopping import unheard
+from hgsp_core.runtime.fresh import elsewhere
+from hgsp_core.runtime.stopping import unheard
 from hgsp_core.runtime.store import Store
 from hgsp_core.sweeps.errors import GridError
 from hgsp_core.sweeps.work import PATIENCE, Outcome, Task, Told, in_process

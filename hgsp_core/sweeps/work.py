@@ -16,9 +16,9 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 
 from hgsp_core.errors import HgspError, message, without_credentials
-from hgsp_core.process.stopping import Stopped, stoppable
 from hgsp_core.runtime import monitor
 from hgsp_core.runtime.recipe import Recipe
+from hgsp_core.runtime.stopping import Stopped, stoppable
 from hgsp_core.runtime.store import Store
 
 #: seconds that a process has to clear away what it was writing

@@ -25,9 +25,9 @@ from hgsp_core.data.contract import Dataset
 from hgsp_core.evaluate.contract import Evaluator
 from hgsp_core.export.contract import Exporter
 from hgsp_core.plugin.method import HOOKS, Implementation, Method, Params
-from hgsp_core.process.fresh import run_fresh
 from hgsp_core.recover.contract import Recoverer
 from hgsp_core.repair.contract import Reconstructor
+from hgsp_core.runtime.fresh import run_fresh
 from hgsp_core.score.contract import Normalizer, Prior, Scorer
 from hgsp_core.testing import results
 from hgsp_core.testing.check import Check, Table, checks_of, fail, require

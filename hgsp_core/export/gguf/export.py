@@ -11,11 +11,11 @@ from torch import Tensor
 from hgsp_core.checkpoint.fingerprint import TOLERANCE, distance
 from hgsp_core.checkpoint.load import load_config, load_tokenizer
 from hgsp_core.checkpoint.shards import Shards
-from hgsp_core.gguf.check import compare_tensors, llama_cpp_is_there, run_llama_cpp
-from hgsp_core.gguf.errors import GgufError
-from hgsp_core.gguf.network import network
-from hgsp_core.gguf.vocabulary import texts, vocabulary
-from hgsp_core.gguf.write import write_gguf
+from hgsp_core.export.gguf.check import compare_tensors, llama_cpp_is_there, run_llama_cpp
+from hgsp_core.export.gguf.errors import GgufError
+from hgsp_core.export.gguf.network import network
+from hgsp_core.export.gguf.vocabulary import texts, vocabulary
+from hgsp_core.export.gguf.write import write_gguf
 from hgsp_core.model.layout import Layout
 
 #: number type of the file -> that of `TOLERANCE`

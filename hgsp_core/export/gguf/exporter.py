@@ -1,4 +1,4 @@
-"""The model and its tokenizer as one GGUF file (`hgsp_core.gguf`)."""
+"""The model and its tokenizer as one GGUF file (`hgsp_core.export.gguf`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from hgsp_core.export.contract import Exporter, ExportJob
-from hgsp_core.gguf.errors import GgufError
+from hgsp_core.export.gguf.errors import GgufError
 from hgsp_core.plugin.method import Params
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class Gguf(Exporter[GgufParams]):
         if find_spec("gguf") is None:
             raise GgufError.not_installed()
         from hgsp_core.checkpoint.load import load_config, load_tokenizer
-        from hgsp_core.gguf.network import network
-        from hgsp_core.gguf.vocabulary import vocabulary
+        from hgsp_core.export.gguf.network import network
+        from hgsp_core.export.gguf.vocabulary import vocabulary
 
         config = load_config(directory)
         network(layout, config)
@@ -50,7 +50,7 @@ class Gguf(Exporter[GgufParams]):
     def __call__(self, job: ExportJob) -> Path:
         self.check(job.checkpoint, job.layout)
         from hgsp_core.checkpoint.record import write_record
-        from hgsp_core.gguf.export import export_gguf
+        from hgsp_core.export.gguf.export import export_gguf
 
         folder = job.destination / self.params.directory
         try:

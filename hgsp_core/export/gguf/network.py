@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hgsp_core.gguf.errors import GgufError
+from hgsp_core.export.gguf.errors import GgufError
 from hgsp_core.model.layout import Layout, Shape
 
 if TYPE_CHECKING:

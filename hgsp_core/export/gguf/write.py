@@ -13,9 +13,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from hgsp_core.errors import NumericError
-from hgsp_core.gguf.errors import GgufError
-from hgsp_core.gguf.network import Network, Piece
-from hgsp_core.gguf.vocabulary import Vocabulary
+from hgsp_core.export.gguf.errors import GgufError
+from hgsp_core.export.gguf.network import Network, Piece
+from hgsp_core.export.gguf.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor

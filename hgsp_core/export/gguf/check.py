@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hgsp_core.gguf.errors import GgufError
-from hgsp_core.process.fresh import run_fresh
+from hgsp_core.export.gguf.errors import GgufError
+from hgsp_core.runtime.fresh import run_fresh
 
 #: relative error of a value: f16 has 11 significant bits, bf16 8; q8_0 takes 127 steps, whose size is an f16, to the largest
 #: value of a block
@@ -91,7 +91,7 @@ def summary(path: Path) -> tuple[int, int, str]:
 
 
 def _fresh(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return run_fresh("-m", "hgsp_core.gguf.check", *arguments, HF_HUB_OFFLINE="1")
+    return run_fresh("-m", "hgsp_core.export.gguf.check", *arguments, HF_HUB_OFFLINE="1")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -132,7 +132,7 @@ def compare(path: Path, checkpoint: Path, family: str) -> tuple[str, int]:
 
     from hgsp_core.checkpoint.load import load_config
     from hgsp_core.checkpoint.shards import Shards
-    from hgsp_core.gguf.network import network
+    from hgsp_core.export.gguf.network import network
     from hgsp_core.runtime.source import checkpoint_layout
 
     reader, shards = gguf.GGUFReader(path), Shards(checkpoint)

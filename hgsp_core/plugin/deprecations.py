@@ -34,10 +34,12 @@ class Renamed:
 
     @property
     def is_flag(self) -> bool:
+        """Whether it is one of the command line, not a recipe's key."""
         return self.old.startswith("--")
 
     @property
     def warning(self) -> str:
+        """What a user is told."""
         given = f"{self.old} {'|'.join(self.values)}" if self.values else self.old
         return f"{given} is now {self.new}; the old name will be removed in hgsp-core {self.removed_in}."
 
@@ -149,6 +151,7 @@ MOVED = {
     "hgsp_core.layout": ("hgsp_core.model.layout",),
     "hgsp_core.plugins": ("hgsp_core.plugin.registry",),
     "hgsp_core.hookspecs": ("hgsp_core.plugin.hookspecs",),
+    "hgsp_core.surgery": ("hgsp_core.artifacts.surgery",),
     "hgsp_core.source": ("hgsp_core.runtime.source",),
     "hgsp_core.recipe": ("hgsp_core.runtime.recipe",),
     "hgsp_core.store": ("hgsp_core.runtime.store",),

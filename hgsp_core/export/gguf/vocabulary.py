@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from hgsp_core.gguf.errors import GgufError
+from hgsp_core.export.gguf.errors import GgufError
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -1,1 +1,0 @@
-"""Processes: fresh ones, launched ones, and how one is stopped."""
