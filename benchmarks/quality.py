@@ -38,9 +38,9 @@ import transformers  # noqa: F401
 import yaml
 from tables import DENSE, Row, markdown
 
-from hgsp_core import HgspError
+from hgsp_core import HgspError, run
 from hgsp_core.data.run import CHARACTERS_PER_TOKEN
-from hgsp_core.pipeline import peak_memory, run
+from hgsp_core.pipeline import peak_memory
 from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import QUALITY, Recipe, parse_recipe
 from hgsp_core.runtime.store import Store

@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hgsp_core import Layout, read_layout
 from hgsp_core.checkpoint.read import tensor_shapes, weight_bytes
 from hgsp_core.engine.collectors import (
     InputMoments,
@@ -39,7 +40,6 @@ from hgsp_core.engine.collectors import (
 )
 from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Resident, Streamed
-from hgsp_core.model.layout import Layout, read_layout
 from hgsp_core.pipeline import peak_memory
 from hgsp_core.plugin import registry
 

@@ -1,6 +1,11 @@
 """H-GSP: structured pruning of language models by recipe.
 
-Importing this package never imports torch. The names here are what plugin authors need; see `docs/architecture.md`.
+    import hgsp_core as hgsp
+
+    report = hgsp.run("recipe.yaml", ratio=0.3, output="results/thirty")
+    model, tokenizer = hgsp.load("results/thirty/model")
+
+Importing this package never imports torch. The names here are what notebooks and plugins need; `__init__.pyi` tells their types.
 """
 
 from importlib import import_module
@@ -54,7 +59,14 @@ _PUBLIC = {
     "Sums": "engine.collectors",
     "Layer": "engine.layer",
     "Passage": "engine.layer",
+    "BlockLayout": "model.layout",
+    "LayerLayout": "model.layout",
+    "SliceLayout": "model.layout",
     "HgspError": "errors",
+    "run": "pipeline",
+    "plan": "pipeline",
+    "evaluate_checkpoint": "evaluate.checkpoint",
+    "load": "checkpoint.load",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -8,18 +8,19 @@ torch is imported where a stage needs it: a recipe that cannot work is refused b
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hgsp_core.allocate.run import Decision, decide, replan
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.read import weight_bytes
 from hgsp_core.data.run import open_dataset
-from hgsp_core.errors import RecipeError
 from hgsp_core.evaluate.run import (
     check_evaluable,
     evaluate_one,
@@ -29,8 +30,8 @@ from hgsp_core.evaluate.run import (
     open_job,
 )
 from hgsp_core.export.contract import Exporter
-from hgsp_core.export.run import check_exportable, export, publish
-from hgsp_core.files.json_files import write_json
+from hgsp_core.export.run import check_exportable, check_exports, export, publish
+from hgsp_core.files.paths import expanded
 from hgsp_core.recover.contract import Recoverer
 from hgsp_core.recover.run import recover, recovery_work
 from hgsp_core.repair.run import repair
@@ -42,10 +43,10 @@ from hgsp_core.report.files import write_reports
 from hgsp_core.runtime.directory import run_directory
 from hgsp_core.runtime.measure import open_weights, placed
 from hgsp_core.runtime.monitor import LogMonitor, Monitor, log
-from hgsp_core.runtime.recipe import Recipe, Use, resolved
+from hgsp_core.runtime.recipe import Recipe, load_recipe, parse_recipe, resolved
 from hgsp_core.runtime.session import group, peak_memory, wait_for_all
 from hgsp_core.runtime.source import checkpoint_layout, locate, open_model
-from hgsp_core.runtime.store import Store
+from hgsp_core.runtime.store import Store, default_root
 from hgsp_core.runtime.versions import versions
 
 
@@ -58,11 +59,31 @@ class Forecast:
     after: dict[str, int]
 
 
-def run(recipe: Recipe, monitor: Monitor, store: Store) -> Report:
+def run(
+    recipe: Recipe | Path | str,
+    monitor: Monitor | None = None,
+    store: Store | None = None,
+    *,
+    ratio: float | None = None,
+    output: Path | str | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> Report:
     """Prune by recipe and write the run directory. Returns the report, which is also its report.json.
 
     Started several times by `torchrun` or `accelerate launch`, the processes share the calibration set; only the first writes.
+
+    Args:
+        recipe: a recipe, or the path of its file.
+        monitor: told of the progress; None: what it would say goes to the logger "hgsp".
+        store: where tokens and statistics are kept; None: the default one, as on the command line.
+        ratio, output: instead of the recipe's `allocate.with.ratio` and `output`.
+        settings: dotted recipe key -> value, as `--set` has them.
+
+    Raises:
+        HgspError: everything that a user can mend; nothing is left where the run was to be.
     """
+    recipe = asked_for(recipe, ratio, output, settings)
+    monitor, store = monitor or LogMonitor(), store or Store(default_root())
     exporters, notes = [use.build(Exporter) for use in recipe.export], list[str]()
     check_exports(recipe.export)
     recoverer = recipe.recover.build(Recoverer) if recipe.recover else None
@@ -145,6 +166,36 @@ def run(recipe: Recipe, monitor: Monitor, store: Store) -> Report:
     return report
 
 
+def plan(
+    recipe: Recipe | Path | str,
+    monitor: Monitor | None = None,
+    store: Store | None = None,
+    *,
+    ratio: float | None = None,
+    output: Path | str | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> Forecast:
+    """What `run` would remove, and what the model would cost then: measures, cuts nothing, writes nothing but the store.
+
+    Takes and raises what `run` does.
+    """
+    recipe = asked_for(recipe, ratio, output, settings)
+    return forecast(recipe, monitor or LogMonitor(), store or Store(default_root()))
+
+
+def asked_for(
+    recipe: Recipe | Path | str, ratio: float | None, output: Path | str | None, settings: Mapping[str, Any]
+) -> Recipe:
+    """The recipe with what is to be different. Raises RecipeError."""
+    changes = dict(settings)
+    changes |= {} if ratio is None else {"allocate.with.ratio": ratio}
+    changes |= {} if output is None else {"output": str(output)}
+    overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()]
+    if not isinstance(recipe, Recipe):
+        return load_recipe(expanded(recipe), overrides)
+    return parse_recipe(recipe.to_yaml(), "the recipe", overrides) if overrides else recipe
+
+
 def forecast(recipe: Recipe, monitor: Monitor, store: Store, first: bool = True) -> Forecast:
     """Measure and plan; cut nothing and write nothing but the store (only where this process is the `first`)."""
     dataset = open_dataset(recipe.calibrate.dataset, recipe.calibrate.with_, "calibrate.dataset")
@@ -159,16 +210,6 @@ def forecast(recipe: Recipe, monitor: Monitor, store: Store, first: bool = True)
     return Forecast(decision, before, costs(layout, plan, context, size))
 
 
-def check_exports(uses: Sequence[Use]) -> None:
-    """No two exports write to the same folder. Raises RecipeError."""
-    seen: set[tuple[str, Any]] = set()
-    for index, use in enumerate(uses):
-        target = (use.use, use.with_.get("directory"))
-        if target in seen:
-            raise RecipeError(f"export.{index}: '{use.use}' is to write to the same folder twice; leave one out.")
-        seen.add(target)
-
-
 def log_settings(recipe: Recipe) -> None:
     """Every setting of the run, defaults included, as lines of run.log."""
     for line in resolved(recipe).to_yaml().splitlines():
@@ -178,10 +219,7 @@ def log_settings(recipe: Recipe) -> None:
 def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report: Report) -> None:
     """The files of a run apart from the model itself."""
     source, plan = decision.source, decision.plan
-    (directory / "recipe.yaml").write_text(resolved(recipe).to_yaml(), encoding="utf-8")
-    write_json(directory / "plan.json", plan.to_json(source.layout, source.name, source.fingerprint))
     again = None if decision.judge else replan(decision)  # a search is too costly to repeat for each possible repair
     diagnosis = diagnose(recipe, source.layout, plan, decision.scores, decision.scales, again)
     facts = RunFacts(recipe, source.layout, plan, decision.scores, decision.priors, report, diagnosis)
-    write_reports(directory, facts)
-    write_json(directory / "report.json", report)
+    write_reports(directory, facts, source.name, source.fingerprint)

@@ -14,9 +14,10 @@ from reports import documented_files
 
 from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.artifacts import Plan, Scores
+from hgsp_core.artifacts.scales import Scales
 from hgsp_core.checkpoint.load import load_tokenizer
 from hgsp_core.pipeline import run
-from hgsp_core.report.diagnosis import Scales, apply, diagnose, ratio, read_diagnosis
+from hgsp_core.report.diagnosis import apply, diagnose, ratio, read_diagnosis
 from hgsp_core.report.errors import DiagnosisError
 from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import Recipe, parse_recipe

@@ -9,7 +9,7 @@ import hgsp_core
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.method import HOOKS
 from hgsp_core.runtime.recipe import Recipe, describe
-from hgsp_core.testing.method import CONTRACTS
+from hgsp_core.testing.trial import CONTRACTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -9,7 +9,8 @@ import pytest
 from allocate_models import llama
 
 from hgsp_core.artifacts import Plan, Priors, Scores
-from hgsp_core.report.diagnosis import Scales, diagnose
+from hgsp_core.artifacts.scales import Scales
+from hgsp_core.report.diagnosis import diagnose
 from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.files import summary, write_evaluation, write_removed_units, write_unit_table
 from hgsp_core.report.outcome import analysis, comparison, outcomes

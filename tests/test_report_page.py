@@ -12,7 +12,8 @@ from markupsafe import Markup
 from matplotlib.image import imread
 
 from hgsp_core.allocate.contract import AllocateJob, Allocator
-from hgsp_core.report.diagnosis import Scales, diagnose
+from hgsp_core.artifacts.scales import Scales
+from hgsp_core.report.diagnosis import diagnose
 from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.heat import COLUMNS, Heat, picture
 from hgsp_core.report.page import Section, page, table

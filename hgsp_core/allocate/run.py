@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,13 @@ from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.allocate.judgement import StoredJudge
 from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
 from hgsp_core.artifacts.errors import PlanError
+from hgsp_core.artifacts.scales import Scales
 from hgsp_core.data.calibrate import calibrate
 from hgsp_core.data.contract import Dataset
 from hgsp_core.engine.launched import launched
 from hgsp_core.model.layout import Layout
 from hgsp_core.plugin import registry
 from hgsp_core.repair.contract import Reconstructor
-from hgsp_core.report.diagnosis import Replan, Scales
 from hgsp_core.runtime.measure import Reused, gradient_scale, measure
 from hgsp_core.runtime.monitor import Monitor
 from hgsp_core.runtime.recipe import Recipe, resolved_use
@@ -133,7 +133,7 @@ def normalized(scores: Scores, normalizers: Sequence[Normalizer[Any]], layout: L
     return scores
 
 
-def replan(decision: Decision) -> Replan:
+def replan(decision: Decision) -> Callable[[Recipe], tuple[Scores, Plan]]:
     """Plans of other recipes from what was measured for this one: nothing is measured, and nothing is written."""
 
     def planned(recipe: Recipe) -> tuple[Scores, Plan]:

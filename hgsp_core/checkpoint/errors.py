@@ -266,3 +266,9 @@ class CheckpointError(HgspError):
             f"model.path: '{name}' is no local directory, and it could not be fetched from the hub: {reason}\n"
             "Check the name, the network (HF_HUB_OFFLINE) and your access to it, or give a local directory."
         )
+
+    @classmethod
+    def no_model_in_run(cls, path: Path) -> CheckpointError:
+        return cls(
+            f"The run '{path}' holds no model to evaluate: its recipe exported none. Run it with export: [{{use: huggingface}}]."
+        )

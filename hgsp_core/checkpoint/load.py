@@ -69,6 +69,11 @@ def load_model(
     return model.to(device).eval(), config  # type: ignore[arg-type]  # its decorator hides `self`
 
 
+def load(directory: Path | str, device: str | torch.device = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model, pruned or not, and its tokenizer. Raises CheckpointError."""
+    return load_model(directory, device=device)[0], load_tokenizer(directory)
+
+
 def load_config(directory: Path | str) -> PreTrainedConfig:
     """config.json as its class reads it: with defaults and derived values. Raises CheckpointError.
 

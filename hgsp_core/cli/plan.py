@@ -33,9 +33,9 @@ def plan(
 
     read = read_recipe(recipe, settings, output)
     with terminal(quiet) as monitor:
-        from hgsp_core.pipeline import forecast
+        from hgsp_core.pipeline import plan as carry_out
 
-        result = forecast(read, monitor, open_store(cache))
+        result = carry_out(read, monitor, open_store(cache))
     show(result, as_json)
 
 

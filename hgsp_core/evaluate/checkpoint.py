@@ -10,12 +10,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from hgsp_core.checkpoint.read import read_config, stored_dtype, weight_bytes
+from hgsp_core.checkpoint.read import stored_dtype, weight_bytes
 from hgsp_core.evaluate.contract import EvaluateJob
-from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.evaluate.run import check_evaluable, evaluate_one, evaluate_pair, open_evaluators
 from hgsp_core.files.json_files import write_json
-from hgsp_core.files.paths import expanded
 from hgsp_core.files.text import require_writable
 from hgsp_core.plugin.errors import PluginError
 from hgsp_core.report.tables import PROTOCOL
@@ -23,7 +21,7 @@ from hgsp_core.runtime.errors import OutputError
 from hgsp_core.runtime.measure import placed
 from hgsp_core.runtime.monitor import Monitor, Progress
 from hgsp_core.runtime.recipe import ModelPart, Use
-from hgsp_core.runtime.source import BYTES, checkpoint_layout, locate
+from hgsp_core.runtime.source import BYTES, checkpoint_layout, model_directory
 from hgsp_core.runtime.versions import versions
 
 
@@ -102,18 +100,6 @@ def evaluate_checkpoint(
     if output is not None:
         _write(output, result)
     return result
-
-
-def model_directory(model: str | Path) -> Path:
-    """Where a model lies: the model of a run, a directory, or what a hub id stands for. Raises HgspError if nowhere."""
-    path = expanded(model)
-    if (path / "report.json").is_file() and not (path / "config.json").is_file():
-        if not (path / "model" / "config.json").is_file():
-            raise EvaluationError.no_model_in_run(path)
-        path = path / "model"
-    directory = path if path.is_dir() else locate(ModelPart(path=str(model)))
-    read_config(directory)
-    return directory
 
 
 def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor, progress: Progress) -> EvaluateJob:

@@ -69,9 +69,3 @@ class EvaluationError(HgspError):
     @classmethod
     def overlap(cls, error: Exception) -> EvaluationError:
         return cls(f"evaluate: lm_eval: tasks: {error}. Leave one of the two out.")
-
-    @classmethod
-    def no_model_in_run(cls, path: Path) -> EvaluationError:
-        return cls(
-            f"The run '{path}' holds no model to evaluate: its recipe exported none. Run it with export: [{{use: huggingface}}]."
-        )

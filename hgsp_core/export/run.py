@@ -15,7 +15,7 @@ import yaml
 
 from hgsp_core.artifacts import BlockPlan, Plan
 from hgsp_core.checkpoint.read import stored_dtype
-from hgsp_core.evaluate.checkpoint import model_directory
+from hgsp_core.errors import RecipeError
 from hgsp_core.export.contract import Exporter, ExportJob
 from hgsp_core.export.errors import ExportError
 from hgsp_core.files.forms import PlanFile, Report
@@ -25,7 +25,7 @@ from hgsp_core.runtime.directory import run_directory
 from hgsp_core.runtime.measure import open_weights
 from hgsp_core.runtime.monitor import Monitor, Progress
 from hgsp_core.runtime.recipe import Use, parse_recipe
-from hgsp_core.runtime.source import checkpoint_layout
+from hgsp_core.runtime.source import checkpoint_layout, model_directory
 
 #: windows and tokens of the input that exporters compare logits on
 PROBE = (2, 16)
@@ -111,6 +111,16 @@ def publish(exporters: Sequence[Exporter[Any]], written: Sequence[str], output: 
                 monitor.say(f"Published: {place}")
                 places.append(place)
     return places
+
+
+def check_exports(uses: Sequence[Use]) -> None:
+    """No two exports write to the same folder. Raises RecipeError."""
+    seen: set[tuple[str, Any]] = set()
+    for index, use in enumerate(uses):
+        target = (use.use, use.with_.get("directory"))
+        if target in seen:
+            raise RecipeError(f"export.{index}: '{use.use}' is to write to the same folder twice; leave one out.")
+        seen.add(target)
 
 
 def check_exportable(uses: Sequence[Use], directory: Path, layout: Layout) -> None:

@@ -16,7 +16,8 @@ from typing import Any, cast
 import numpy as np
 import yaml
 
-from hgsp_core.artifacts import LayerStatistics, Plan, Scores
+from hgsp_core.artifacts import Plan, Scores
+from hgsp_core.artifacts.scales import Scales
 from hgsp_core.errors import HgspError
 from hgsp_core.files import forms
 from hgsp_core.files.text import read_object
@@ -45,44 +46,6 @@ _CAPPED = "allocate.with.limits.layer_max_rate=0.45"
 
 #: recipe -> the scores that the allocator is given, and its plan; from what was measured already
 Replan = Callable[[Recipe], tuple[Scores, Plan]]
-
-
-@dataclass(frozen=True)
-class Scales:
-    """How large the gradients of each layer are, or, without gradients, the scores of its units. Columns [layers]."""
-
-    source: str
-    mean: np.ndarray
-    std: np.ndarray
-    norm: np.ndarray
-    max: np.ndarray
-    min: np.ndarray
-
-    @classmethod
-    def of_gradients(cls, layers: Sequence[LayerStatistics]) -> Scales:
-        """From what the sweep's GradientScale found."""
-        columns = {
-            name: np.array([float(layer[name]) for layer in layers]) for name in ("mean", "std", "norm", "max", "min")
-        }
-        return cls("gradients", **columns)
-
-    @classmethod
-    def of_scores(cls, scores: Scores) -> Scales:
-        """Of the units' absolute scores as measured, before normalizers."""
-        sizes = [np.abs(scores.score[scores.layer == i]) for i in range(int(scores.layer.max()) + 1)]
-        norms = [np.sqrt((x**2).sum()) for x in sizes]
-        parts = ([measure(x) for x in sizes] for measure in (np.mean, np.std))
-        mean, std = map(np.array, parts)
-        return cls(
-            "scores", mean, std, np.array(norms), np.array([x.max() for x in sizes]), np.array([x.min() for x in sizes])
-        )
-
-    @property
-    def what(self) -> str:
-        """What the numbers are, for a reader."""
-        if self.source == "gradients":
-            return "absolute gradients of the mean calibration loss, over all weights of a layer's units"
-        return "absolute scores of a layer's units before normalizers; this run took no gradients"
 
 
 def ratio(values: np.ndarray) -> float:

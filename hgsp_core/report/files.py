@@ -15,11 +15,18 @@ from hgsp_core.report.outcome import analysis, comparison
 from hgsp_core.report.picture import draw_curves, draw_layers
 from hgsp_core.report.run_page import run_page
 from hgsp_core.report.tables import HEADER, headline
+from hgsp_core.runtime.recipe import resolved
 
 
-def write_reports(directory: Path, facts: RunFacts) -> None:
-    """Write every report of a run into its directory, apart from report.json itself."""
+def write_reports(directory: Path, facts: RunFacts, model: str, fingerprint: str) -> None:
+    """Write every file of a run but the model; report.json comes last.
+
+    Args:
+        model, fingerprint: what the recipe calls the original, and its fingerprint.
+    """
     layout, plan = facts.layout, facts.plan
+    (directory / "recipe.yaml").write_text(resolved(facts.recipe).to_yaml(), encoding="utf-8")
+    write_json(directory / "plan.json", plan.to_json(layout, model, fingerprint))
     write_unit_table(directory / "global_group_table.csv", facts)
     write_removed_units(directory / "groups_to_prune.csv", facts)
     (directory / "pruning_summary_by_layer.txt").write_text(summary(facts), encoding="utf-8")
@@ -44,6 +51,7 @@ def write_reports(directory: Path, facts: RunFacts) -> None:
     )
     draw_layers(directory / "layers.png", facts)
     (directory / "report.html").write_text(run_page(facts), encoding="utf-8")
+    write_json(directory / "report.json", facts.report)
 
 
 def write_unit_table(path: Path, facts: RunFacts) -> None:

@@ -160,3 +160,15 @@ def locate(part: ModelPart) -> Path:
     if not any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
         raise CheckpointError.no_safetensors(part.path)
     return directory
+
+
+def model_directory(model: str | Path) -> Path:
+    """Where a model lies: the model of a run, a directory, or what a hub id stands for. Raises HgspError if nowhere."""
+    path = expanded(model)
+    if (path / "report.json").is_file() and not (path / "config.json").is_file():
+        if not (path / "model" / "config.json").is_file():
+            raise CheckpointError.no_model_in_run(path)
+        path = path / "model"
+    directory = path if path.is_dir() else locate(ModelPart(path=str(model)))
+    read_config(directory)
+    return directory

@@ -4,9 +4,8 @@ import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel  # noqa: F401
 
-import hgsp_core.artifacts.surgery
-import hgsp_core.checkpoint.load
-import hgsp_core.engine.run
+import hgsp_core.allocate.judge
+import hgsp_core.runtime.cut
 import hgsp_core.sweeps.shared  # noqa: F401
 from hgsp_core.plugin import registry
 

@@ -17,7 +17,7 @@ from hgsp_core.data.calibrate import calibrate, calibration_inputs
 from hgsp_core.data.run import calibration_text, open_dataset
 from hgsp_core.evaluate.run import check_evaluable, evaluate_source, open_evaluators
 from hgsp_core.export.contract import Exporter
-from hgsp_core.pipeline import check_exports
+from hgsp_core.export.run import check_exports
 from hgsp_core.recover.contract import Recoverer
 from hgsp_core.runtime.measure import measure, statistics_inputs
 from hgsp_core.runtime.monitor import Monitor

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hgsp_core.artifacts import Plan
+from hgsp_core import Architecture, Axis, BlockLayout, Layout, Plan
 from hgsp_core.artifacts.surgery import mask_tensors, prune_tensors
 from hgsp_core.checkpoint.config import pruned_config
 from hgsp_core.checkpoint.load import load_model
@@ -25,8 +25,6 @@ from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Resident
 from hgsp_core.errors import did_you_mean
 from hgsp_core.export.reload import verify_reload
-from hgsp_core.model.architecture import Architecture, Axis
-from hgsp_core.model.layout import BlockLayout, Layout
 from hgsp_core.testing.check import Check, Table, checks_of, require
 from hgsp_core.testing.model import layout_of, random_model, tiny_config
 from hgsp_core.testing.plans import fewer_heads, same_sizes, thinned, without

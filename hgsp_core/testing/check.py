@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, NoReturn
 from unittest import SkipTest
 
-from hgsp_core.errors import HgspError
+from hgsp_core import HgspError
 
 #: a function that raises AssertionError, and the ones that must hold before it can tell anything
 Table = Mapping[Callable[[Any], None], tuple[Callable[[Any], None], ...]]

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from typing import Literal
 from unittest import SkipTest
 
+from hgsp_core import Architecture
 from hgsp_core.errors import did_you_mean
-from hgsp_core.model.architecture import Architecture
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.errors import PluginError
 from hgsp_core.testing.architecture import architecture_checks

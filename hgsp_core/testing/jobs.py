@@ -10,16 +10,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from hgsp_core.allocate.contract import AllocateJob, Allocator
-from hgsp_core.artifacts import LayerStatistics, Plan, Priors, Scores, Statistics
+from hgsp_core import (
+    AllocateJob,
+    Allocator,
+    BlockJob,
+    Collector,
+    Dataset,
+    DatasetJob,
+    LayerStatistics,
+    Layout,
+    Moments,
+    NormalizeJob,
+    Normalizer,
+    Plan,
+    Prior,
+    PriorJob,
+    Priors,
+    ReadJob,
+    Reconstructor,
+    ScoreJob,
+    Scorer,
+    Scores,
+    Statistics,
+)
 from hgsp_core.artifacts.surgery import positions
-from hgsp_core.data.contract import Dataset, DatasetJob
-from hgsp_core.engine.collectors import Collector
 from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Resident
-from hgsp_core.model.layout import Layout
-from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor
-from hgsp_core.score.contract import NormalizeJob, Normalizer, Prior, PriorJob, ScoreJob, Scorer
 from hgsp_core.testing.check import fail
 from hgsp_core.testing.model import VOCABULARY, sample_layout, sample_model
 

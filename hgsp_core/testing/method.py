@@ -9,37 +9,25 @@ import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache, cached_property
-from importlib import import_module
+from dataclasses import fields, is_dataclass
+from functools import cache
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
-from unittest import SkipTest
+from typing import Any, Union, get_args, get_origin
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from hgsp_core.allocate.contract import Allocator
-from hgsp_core.data.contract import Dataset
-from hgsp_core.evaluate.contract import Evaluator
-from hgsp_core.export.contract import Exporter
-from hgsp_core.plugin.method import HOOKS, Implementation, Method, Params
-from hgsp_core.recover.contract import Recoverer
-from hgsp_core.repair.contract import Reconstructor
+from hgsp_core import (
+    Method,
+    Params,
+)
+from hgsp_core.plugin.method import HOOKS
 from hgsp_core.runtime.fresh import run_fresh
-from hgsp_core.score.contract import Normalizer, Prior, Scorer
 from hgsp_core.testing import results
 from hgsp_core.testing.check import Check, Table, checks_of, fail, require
 from hgsp_core.testing.jobs import JOBS
-
-C = TypeVar("C", bound=Implementation[Any])
-
-#: kind -> the contract that its classes subclass
-CONTRACTS: Mapping[str, type[Implementation[Any]]] = {
-    contract.kind: contract
-    for contract in (Scorer, Prior, Normalizer, Allocator, Reconstructor, Recoverer, Evaluator, Exporter, Dataset)
-}
+from hgsp_core.testing.trial import CONTRACTS, Trial
 
 
 def method_checks(method: Method, kind: str, params: Mapping[str, Any] | None = None) -> list[Check]:
@@ -56,47 +44,6 @@ def method_checks(method: Method, kind: str, params: Mapping[str, Any] | None = 
         kind in HOOKS and kind != "architecture", f"There is no kind of method '{kind}'; one of {', '.join(HOOKS)}."
     )
     return checks_of({**DECLARED, **BEHAVIOUR.get(kind, {})}, Trial(method, kind, dict(params or {})))
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A method, and the parameters with which it is tried."""
-
-    method: Method
-    kind: str
-    given: Mapping[str, Any]
-
-    @cached_property
-    def params(self) -> Params:
-        try:
-            return self.method.params(**self.given)
-        except ValidationError as error:
-            missing = [".".join(map(str, fault["loc"])) for fault in error.errors() if fault["type"] == "missing"]
-            if missing:
-                raise SkipTest(f"needs a value for: {', '.join(missing)} (`params` of method_checks)") from error
-            raise
-
-    def having(self, **params: Any) -> Trial:
-        return replace(self, given={**self.given, **params})
-
-    @property
-    def implementation(self) -> type[Implementation[Any]]:
-        module, _, attribute = self.method.target.partition(":")
-        return getattr(import_module(module), attribute)
-
-    def build(self) -> Implementation[Any]:
-        return self.implementation(self.params)
-
-    def build_as(self, contract: type[C]) -> C:
-        built = self.build()
-        assert isinstance(built, contract)  # `target_imports` made sure
-        return built
-
-    def run(self, job: Any = None) -> Any:
-        """The result of a new instance for a job; without one, for a fresh job of the kind."""
-        built = self.build()
-        result = built(JOBS[self.kind](built) if job is None else job)
-        return list(result) if inspect.isgenerator(result) else result
 
 
 def is_named_and_summarised(trial: Trial) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hgsp_core.model.architecture import Architecture, Axis, Slice
-from hgsp_core.model.layout import Layout, read_layout
+from hgsp_core import Architecture, Axis, Layout, Slice, read_layout
 
 LAYERS, VOCABULARY = 4, 61
 #: groups and channels of the random models: GQA with two query heads to a group

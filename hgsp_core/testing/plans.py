@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from types import MappingProxyType
 
-from hgsp_core.artifacts import Plan
-from hgsp_core.model.layout import BlockLayout, Layout
+from hgsp_core import BlockLayout, Layout, Plan
 
 Block = tuple[int, str]
 

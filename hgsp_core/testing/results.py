@@ -10,19 +10,25 @@ from unittest import SkipTest
 import numpy as np
 import torch
 
-from hgsp_core.allocate.contract import Allocator
-from hgsp_core.artifacts import Plan, Priors, Scores
-from hgsp_core.data.contract import Dataset, DatasetJob
-from hgsp_core.errors import HgspError
-from hgsp_core.model.layout import Layout
-from hgsp_core.repair.contract import Reconstructor, Repair
-from hgsp_core.score.contract import NormalizeJob
+from hgsp_core import (
+    Allocator,
+    Dataset,
+    DatasetJob,
+    HgspError,
+    Layout,
+    NormalizeJob,
+    Plan,
+    Priors,
+    Reconstructor,
+    Repair,
+    Scores,
+)
 from hgsp_core.testing import jobs
 from hgsp_core.testing.check import fail, require
 from hgsp_core.testing.model import sample_layout
 
 if TYPE_CHECKING:
-    from hgsp_core.testing.method import Trial
+    from hgsp_core.testing.trial import Trial
 
 #: shares of the parameters that an allocator is asked to remove
 RATIOS = (0.2, 0.35, 0.5)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hgsp_core.engine.collectors import Collector, Depth
+from hgsp_core import Collector, Depth
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ Its bias compensation is the reconstructor `bias` of hgsp-core.
 import numpy as np
 
 from hgsp_baselines.collectors import WriterColumns
-from hgsp_core import Params, Scorer, Scores
+from hgsp_core import Params, ScoreJob, Scorer, Scores
 from hgsp_core.engine.collectors import InputMoments
-from hgsp_core.score.contract import ScoreJob
 
 
 class Flap(Scorer[Params]):

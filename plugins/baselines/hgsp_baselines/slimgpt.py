@@ -15,8 +15,7 @@ from __future__ import annotations
 import torch
 
 from hgsp_baselines.slimgpt_params import SlimGPTParams
-from hgsp_core import Reconstructor, Repair
-from hgsp_core.repair.contract import BlockJob
+from hgsp_core import BlockJob, Reconstructor, Repair
 from hgsp_core.repair.elimination import eliminate, inverse_hessian, remove
 
 

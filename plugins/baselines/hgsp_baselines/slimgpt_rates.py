@@ -13,9 +13,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from hgsp_core import Allocator, Plan
+from hgsp_core import AllocateJob, Allocator, Plan
 from hgsp_core.allocate.budget import Capacity, RatioParams, plan_within
-from hgsp_core.allocate.contract import AllocateJob
 from hgsp_core.allocate.limits import SizeLimits, floors, in_force
 from hgsp_core.allocate.rates import fill_channels, queue_by_rate, rates_of_blocks, scaled_rates
 

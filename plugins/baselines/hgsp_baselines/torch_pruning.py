@@ -24,11 +24,9 @@ import numpy as np
 from pydantic import Field
 
 from hgsp_baselines.errors import TorchPruningError
-from hgsp_core import Allocator, HgspError, Layout, Plan
+from hgsp_core import AllocateJob, Allocator, BlockLayout, HgspError, Layout, Plan
 from hgsp_core.allocate.budget import RatioParams
-from hgsp_core.allocate.contract import AllocateJob
 from hgsp_core.allocate.limits import mixes_tokens
-from hgsp_core.model.layout import BlockLayout
 
 #: tries at its ratio: along the straight line between the nearest ones below and above, every third in their middle
 ROUNDS = 15

@@ -6,9 +6,8 @@ is the same order inside a block; blocks are not compared with each other there,
 """
 
 from hgsp_baselines.collectors import WriterColumns
-from hgsp_core import Params, Scorer, Scores
+from hgsp_core import Params, ScoreJob, Scorer, Scores
 from hgsp_core.engine.collectors import InputNorm
-from hgsp_core.score.contract import ScoreJob
 
 
 class WandaSp(Scorer[Params]):

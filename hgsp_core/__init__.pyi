@@ -1,0 +1,54 @@
+"""The public names, for type checkers and editors; `tests/test_public.py` holds them equal to `__init__.py`."""
+
+from hgsp_core.allocate.contract import AllocateJob as AllocateJob
+from hgsp_core.allocate.contract import Allocator as Allocator
+from hgsp_core.allocate.contract import PlanJudge as PlanJudge
+from hgsp_core.artifacts import Calibration as Calibration
+from hgsp_core.artifacts import LayerStatistics as LayerStatistics
+from hgsp_core.artifacts import Plan as Plan
+from hgsp_core.artifacts import Priors as Priors
+from hgsp_core.artifacts import Scores as Scores
+from hgsp_core.artifacts import Statistics as Statistics
+from hgsp_core.checkpoint.load import load as load
+from hgsp_core.data.contract import Dataset as Dataset
+from hgsp_core.data.contract import DatasetJob as DatasetJob
+from hgsp_core.engine.collectors import Collector as Collector
+from hgsp_core.engine.collectors import Depth as Depth
+from hgsp_core.engine.collectors import Sums as Sums
+from hgsp_core.engine.layer import Layer as Layer
+from hgsp_core.engine.layer import Passage as Passage
+from hgsp_core.errors import HgspError as HgspError
+from hgsp_core.evaluate.checkpoint import evaluate_checkpoint as evaluate_checkpoint
+from hgsp_core.evaluate.contract import EvaluateJob as EvaluateJob
+from hgsp_core.evaluate.contract import Evaluator as Evaluator
+from hgsp_core.evaluate.contract import PairEvaluator as PairEvaluator
+from hgsp_core.export.contract import Exporter as Exporter
+from hgsp_core.export.contract import ExportJob as ExportJob
+from hgsp_core.model.architecture import Architecture as Architecture
+from hgsp_core.model.architecture import Axis as Axis
+from hgsp_core.model.architecture import Slice as Slice
+from hgsp_core.model.layout import BlockLayout as BlockLayout
+from hgsp_core.model.layout import LayerLayout as LayerLayout
+from hgsp_core.model.layout import Layout as Layout
+from hgsp_core.model.layout import SliceLayout as SliceLayout
+from hgsp_core.model.layout import read_layout as read_layout
+from hgsp_core.pipeline import plan as plan
+from hgsp_core.pipeline import run as run
+from hgsp_core.plugin.hookspecs import hookimpl as hookimpl
+from hgsp_core.plugin.method import Method as Method
+from hgsp_core.plugin.method import Params as Params
+from hgsp_core.recover.contract import Recoverer as Recoverer
+from hgsp_core.recover.contract import RecoverJob as RecoverJob
+from hgsp_core.repair.contract import BlockJob as BlockJob
+from hgsp_core.repair.contract import Moments as Moments
+from hgsp_core.repair.contract import ReadJob as ReadJob
+from hgsp_core.repair.contract import Reconstructor as Reconstructor
+from hgsp_core.repair.contract import Repair as Repair
+from hgsp_core.score.contract import NormalizeJob as NormalizeJob
+from hgsp_core.score.contract import Normalizer as Normalizer
+from hgsp_core.score.contract import Prior as Prior
+from hgsp_core.score.contract import PriorJob as PriorJob
+from hgsp_core.score.contract import ScoreJob as ScoreJob
+from hgsp_core.score.contract import Scorer as Scorer
+
+__version__: str

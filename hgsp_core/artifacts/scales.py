@@ -1,0 +1,49 @@
+"""How large the gradients, or the scores, of each layer are: what a diagnosis looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hgsp_core.artifacts.calibration import LayerStatistics
+from hgsp_core.artifacts.scores import Scores
+
+
+@dataclass(frozen=True)
+class Scales:
+    """How large the gradients of each layer are, or, without gradients, the scores of its units. Columns [layers]."""
+
+    source: str
+    mean: np.ndarray
+    std: np.ndarray
+    norm: np.ndarray
+    max: np.ndarray
+    min: np.ndarray
+
+    @classmethod
+    def of_gradients(cls, layers: Sequence[LayerStatistics]) -> Scales:
+        """From what the sweep's GradientScale found."""
+        columns = {
+            name: np.array([float(layer[name]) for layer in layers]) for name in ("mean", "std", "norm", "max", "min")
+        }
+        return cls("gradients", **columns)
+
+    @classmethod
+    def of_scores(cls, scores: Scores) -> Scales:
+        """Of the units' absolute scores as measured, before normalizers."""
+        sizes = [np.abs(scores.score[scores.layer == i]) for i in range(int(scores.layer.max()) + 1)]
+        norms = [np.sqrt((x**2).sum()) for x in sizes]
+        parts = ([measure(x) for x in sizes] for measure in (np.mean, np.std))
+        mean, std = map(np.array, parts)
+        return cls(
+            "scores", mean, std, np.array(norms), np.array([x.max() for x in sizes]), np.array([x.min() for x in sizes])
+        )
+
+    @property
+    def what(self) -> str:
+        """What the numbers are, for a reader."""
+        if self.source == "gradients":
+            return "absolute gradients of the mean calibration loss, over all weights of a layer's units"
+        return "absolute scores of a layer's units before normalizers; this run took no gradients"
