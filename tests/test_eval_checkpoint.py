@@ -147,9 +147,11 @@ def test_a_run_measures_both_models_in_turns_and_its_directory_can_be_evaluated(
         assert again[side]["perplexity_protocol"] == report[side]["perplexity_protocol"]
 
 
-@pytest.mark.parametrize(("weights", "stage"), [("streamed", "calibrate"), ("auto", "cut")])
+@pytest.mark.parametrize(
+    ("weights", "stage"), [("streamed", "hgsp_core.allocate.run.calibrate"), ("auto", "hgsp_core.run.cut.cut")]
+)
 def test_a_run_that_streams_refuses_what_needs_a_whole_model(tmp_path, small_memory, weights, stage, monkeypatch):
-    monkeypatch.setattr(f"hgsp_core.pipeline.{stage}", lambda *arguments: pytest.fail("it went on"))
+    monkeypatch.setattr(stage, lambda *arguments: pytest.fail("it went on"))
     with pytest.raises(EvaluationError, match="'efficiency' needs the whole model in memory"):
         run_recipe(tmp_path, weights)
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -26,6 +26,9 @@ from hgsp_core.runtime.measure import open_weights
 from hgsp_core.runtime.monitor import Monitor, Progress
 from hgsp_core.runtime.recipe import Use, parse_recipe
 from hgsp_core.runtime.source import checkpoint_layout, model_directory
+
+if TYPE_CHECKING:
+    from hgsp_core.engine.weights import Weights
 
 #: windows and tokens of the input that exporters compare logits on
 PROBE = (2, 16)
@@ -71,7 +74,7 @@ def export(
     checkpoint: Path,
     destination: Path,
     plan: Plan,
-    weights: Any,
+    weights: Weights,
     progress: Progress,
     note: Callable[[str], None],
     report: Mapping[str, Any] = MappingProxyType({}),
