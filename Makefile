@@ -1,4 +1,4 @@
-# make demo · make test · make fuzz · make setup · make lint · make bench · make demo-model
+# make demo · make test · make quality · make format · make coverage · make fuzz · make setup · make bench · make demo-model
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,18 +8,30 @@ export HF_HUB_OFFLINE := 1
 # What is skipped is named, and why: pages without a Chromium, llama.cpp outside of test-all.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -rs
 
-.PHONY: demo test test-all fuzz setup lint bench demo-model clean
+.PHONY: demo test test-all quality format coverage fuzz setup bench demo-model clean
 
 demo: setup
 	$(BIN)/hgsp run recipes/demo.yaml --output results/demo-$$(date +%Y%m%d-%H%M%S)
 
-test: setup
-	$(BIN)/ruff check .
+test: quality
 	$(PYTEST) -m "not slow"
 
 # llama.cpp is built from its source here, which takes a C++ compiler and some minutes, once.
 test-all: setup $(VENV)/.llama-cpp
 	HGSP_TEST_ALL=1 $(PYTEST)
+
+quality: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# What `make test` runs, line by line, in htmlcov/: it takes longer, so no test asks for it.
+coverage: setup
+	$(PYTEST) -m "not slow" --cov --cov-report term --cov-report html
 
 # Ten thousand damaged recipes, two thousand damaged directories, sixty kills: an hour. SEED=1 repeats a campaign.
 fuzz: setup
@@ -37,9 +49,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard plugins/*/pyprojec
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]" $(patsubst %/pyproject.toml,-e %,$(wildcard plugins/*/pyproject.toml))
 	touch $@
 
-lint: setup
-	$(BIN)/ruff check .
-
 bench: setup
 	$(BIN)/python benchmarks/sweep.py
 
@@ -47,4 +56,4 @@ demo-model: setup
 	$(BIN)/python scripts/make_demo_model.py
 
 clean:
-	rm -rf $(VENV) build dist results .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist results htmlcov .coverage* .pytest_cache .ruff_cache .mypy_cache

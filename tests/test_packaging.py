@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 MODEL = ROOT / "models" / "pydoc-llama"
 SITE = sysconfig.get_paths()["purelib"]
 
@@ -35,7 +36,7 @@ def pip_install(target, *what):
 def wheels(tmp_path_factory):
     """Each distribution's wheel, built on its own."""
     folder = tmp_path_factory.mktemp("wheels")
-    for project in (ROOT, ROOT / "plugins" / "hgsp_llama"):
+    for project in (ROOT, *PLUGINS):
         python("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, project)
     return sorted(folder.glob("*.whl"))
 
@@ -80,6 +81,12 @@ def test_an_editable_install_reads_the_catalogue_at_the_root_of_the_checkout(bar
     where, first = python("-c", code, interpreter=bare, path=SITE, cwd=tmp_path).split()
     assert (Path(where), first) == (ROOT / "registry.yaml", "hgsp-llama")
     assert not list(ROOT.glob("hgsp_core/**/registry.yaml"))
+
+
+def test_every_wheel_carries_its_types(wheels):
+    assert len(wheels) == 1 + len(PLUGINS)
+    for wheel in wheels:
+        assert f"{wheel.name.split('-')[0]}/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_installed_wheels_find_each_other(wheels, tmp_path):
