@@ -16,38 +16,38 @@ from hgsp_core.plugin.method import Method, Params
 from hgsp_core.recover.training_params import FullParams, LoRAParams
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
 from hgsp_core.score.normalizers import ClipParams, LevelParams
-from hgsp_core.score.output_error_params import ObsParams
+from hgsp_core.score.params import ObsParams, RemovalParams, Taylor2ndParams
 from hgsp_core.score.prior_file import PriorFileParams
-from hgsp_core.score.removal import RemovalParams
-from hgsp_core.score.taylor_2nd import Taylor2ndParams
 
 
 @hookimpl
 def hgsp_scorers() -> list[Method]:
     return [
-        Method("taylor", "hgsp_core.score.taylor:Taylor", Params, "sum of |W * gradient| over the unit's weights"),
+        Method("taylor", "hgsp_core.score.scorers:Taylor", Params, "sum of |W * gradient| over the unit's weights"),
         Method(
             "taylor_2nd",
-            "hgsp_core.score.taylor_2nd:Taylor2nd",
+            "hgsp_core.score.scorers:Taylor2nd",
             Taylor2ndParams,
             "taylor + 1/2 sum of |W^2 * curvature|",
         ),
-        Method("wanda", "hgsp_core.score.wanda:Wanda", Params, "sum of |W| times the norm of its input; no gradients"),
+        Method(
+            "wanda", "hgsp_core.score.scorers:Wanda", Params, "sum of |W| times the norm of its input; no gradients"
+        ),
         Method(
             "output",
-            "hgsp_core.score.output_error:Output",
+            "hgsp_core.score.scorers:Output",
             Params,
             "squared error of the block's output without the unit",
         ),
         Method(
             "obs",
-            "hgsp_core.score.output_error:Obs",
+            "hgsp_core.score.scorers:Obs",
             ObsParams,
             "the same when what stays is refitted: Optimal Brain Surgeon",
         ),
-        Method("magnitude", "hgsp_core.score.magnitude:Magnitude", Params, "sum of |W|; needs no calibration data"),
-        Method("l2", "hgsp_core.score.l2:L2", Params, "sum of W^2; needs no calibration data"),
-        Method("random", "hgsp_core.score.random_scores:Random", Params, "seeded noise: the control"),
+        Method("magnitude", "hgsp_core.score.scorers:Magnitude", Params, "sum of |W|; needs no calibration data"),
+        Method("l2", "hgsp_core.score.scorers:L2", Params, "sum of W^2; needs no calibration data"),
+        Method("random", "hgsp_core.score.scorers:Random", Params, "seeded noise: the control"),
     ]
 
 
@@ -56,12 +56,12 @@ def hgsp_priors() -> list[Method]:
     return [
         Method(
             "similarity",
-            "hgsp_core.score.similarity:Similarity",
+            "hgsp_core.score.priors:Similarity",
             Params,
             "1 - cosine of the residual stream before and after",
         ),
-        Method("removal", "hgsp_core.score.removal:Removal", RemovalParams, "loss without the layer or block - loss"),
-        Method("activation", "hgsp_core.score.activation:Activation", Params, "mean norm of the layer's output"),
+        Method("removal", "hgsp_core.score.priors:Removal", RemovalParams, "loss without the layer or block - loss"),
+        Method("activation", "hgsp_core.score.priors:Activation", Params, "mean norm of the layer's output"),
         Method(
             "file", "hgsp_core.score.prior_file:PriorFile", PriorFileParams, "priors measured before, from a JSON file"
         ),

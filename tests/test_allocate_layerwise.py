@@ -1,4 +1,4 @@
-"""The layerwise allocation: rates of layers from their priors (R5), in whole units, within the budget."""
+"""The layerwise allocation: rates of layers from their priors, in whole units, within the budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalizers change the balance between blocks (R6), never the order inside one."""
+"""Normalizers change the balance between blocks, never the order inside one."""
 
 from __future__ import annotations
 

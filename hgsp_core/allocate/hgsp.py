@@ -1,4 +1,4 @@
-"""H-GSP: one global knapsack over units whose scores are gated by the importance of their layer or block (R4)."""
+"""H-GSP: one global knapsack over units whose scores are gated by the importance of their layer or block."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class ShareLimits(Params):
 
 
 class Limits(RateLimits, ShareLimits):
-    """Every limit of an allocation (R4.6)."""
+    """Every limit of an allocation."""
 
 
 def mixes_tokens(block: BlockLayout) -> bool:

@@ -1,4 +1,4 @@
-"""Uniform: every layer of a range loses the same share of its attention groups and of its MLP channels (R5)."""
+"""Uniform: every layer of a range loses the same share of its attention groups and of its MLP channels."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from hgsp_core.model.layout import LayerLayout, Layout
 class Scores:
     """One number per unit of the model. Columns, each [units]: layer, axis (index into `axes`), index, importance, cost, score.
 
-    Starts as importance / cost (R4.1); normalizers return a copy with other scores. Low goes first.
+    Starts as importance / cost; normalizers return a copy with other scores. Low goes first.
 
     `heads`: of each layer, axis -> [units, query heads], the part (0..1) of a unit's importance that is its query heads';
     empty where the scorer does not tell.

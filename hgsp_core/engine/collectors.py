@@ -162,7 +162,7 @@ class GradientScale(Collector):
 
 @dataclass(frozen=True)
 class TaylorCurvature(Collector):
-    """Axis -> Σ ½ W²·H of each unit, H the mean over batches of g_b², g_b the gradient of one batch's mean loss (R2).
+    """Axis -> Σ ½ W²·H of each unit, H the mean over batches of g_b², g_b the gradient of one batch's mean loss.
 
     batch: samples of one gradient. It belongs to the result, and is not the micro-batch, which only changes cost.
     """
@@ -374,7 +374,7 @@ def diagonal_blocks(matrices: Tensor, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class RemovalLoss(Collector):
-    """Layer and axis -> loss of the model with that layer (or only that block) skipped - its loss as it is (R3).
+    """Layer and axis -> loss of the model with that layer (or only that block) skipped - its loss as it is.
 
     samples: of the calibration set, from its beginning; a skipped block adds nothing to the residual stream.
     """

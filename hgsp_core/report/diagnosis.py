@@ -2,7 +2,7 @@
 
 The usual cause of "extreme pruning" is scores on different scales: where the gradients of one layer are a thousand times those
 of another, a ranking over all layers together empties the second, however useful its units are. A repair is not guessed: each
-candidate of the choice guide (R6) is allocated on the scores of this very run, and the first that is healthy is suggested.
+candidate of the choice guide is allocated on the scores of this very run, and the first that is healthy is suggested.
 """
 
 from __future__ import annotations
@@ -304,7 +304,7 @@ def forced_repair(recipe: Recipe, faults: Sequence[Fault]) -> Repair | None:
 
 
 def candidates(recipe: Recipe, mean_ratio: float, extreme: int) -> Iterator[list[str]]:
-    """Settings in the order in which to try them: the choice guide (R6) first, then its other normalizers, then limits."""
+    """Settings in the order in which to try them: the choice guide first, then its other normalizers, then limits."""
     log, clip_log = [{"use": "log"}], [{"use": "clip"}, {"use": "log"}]
     guide = [_MINMAX, [{"use": "sqrt"}]]
     if mean_ratio > FAR_APART:

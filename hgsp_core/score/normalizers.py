@@ -1,4 +1,4 @@
-"""Normalizers bring the scores of layers, whose gradients differ by 1000 times and more, to one scale (R6).
+"""Normalizers bring the scores of layers, whose gradients differ by 1000 times and more, to one scale.
 
 Each keeps the order of the units inside a block, and changes only the balance between blocks. With `level: layer` the
 order inside a whole layer, attention against MLP, stays too.

@@ -5,4 +5,4 @@ from hgsp_core import Method, hookimpl
 
 @hookimpl
 def hgsp_scorers():
-    return [Method("taylor", "hgsp_core.score.magnitude:Magnitude", summary="not the taylor that you know")]
+    return [Method("taylor", "hgsp_core.score.scorers:Magnitude", summary="not the taylor that you know")]

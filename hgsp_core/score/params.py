@@ -1,0 +1,19 @@
+"""Parameters of scorers and priors; read without torch."""
+
+from pydantic import Field
+
+from hgsp_core.plugin.method import Params
+
+
+class Taylor2ndParams(Params):
+    batch: int = Field(4, ge=1, description="samples of one gradient g_b in H = mean of g_b²")
+
+
+class ObsParams(Params):
+    damping: float = Field(
+        0.01, gt=0, le=1, description="λ as a part of the mean diagonal of H: how far the refit is trusted, 0..1"
+    )
+
+
+class RemovalParams(Params):
+    samples: int = Field(50, ge=1, description="calibration samples, from the first one")
