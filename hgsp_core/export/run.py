@@ -83,7 +83,7 @@ def export(
     """Every form asked for, below `destination`; each exporter is given the logits that its output must reproduce.
 
     Args:
-        weights: the checkpoint's, as `open_weights` gives them.
+        weights: the checkpoint's.
         report, original: as in `ExportJob`.
 
     Returns:

@@ -131,7 +131,7 @@ def load_plugins(points: Iterator[tuple[str, EntryPoint]]) -> Registry:
     return result
 
 
-def _entries_of(distribution: str, plugin: Any) -> list[Entry]:
+def _entries_of(distribution: str, plugin: object) -> list[Entry]:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     for name in dir(plugin):
@@ -156,7 +156,7 @@ def _entries_of(distribution: str, plugin: Any) -> list[Entry]:
     return entries
 
 
-def _checked(kind: str, hook: str, method: Any) -> Method | Architecture:
+def _checked(kind: str, hook: str, method: object) -> Method | Architecture:
     wanted = Architecture if kind == "architecture" else Method
     if not isinstance(method, wanted):
         raise PluginError.wrong_type(hook, wanted.__name__, type(method).__name__)
