@@ -13,7 +13,7 @@ from hgsp_core.engine.collectors import ResidualCosine, TaylorAbs, WandaAbs
 from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Masked, Resident
 from hgsp_core.errors import HgspError
-from hgsp_core.pipeline import decide
+from hgsp_core.pipeline import forecast
 from hgsp_core.plugin import registry
 from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import parse_recipe
@@ -21,6 +21,10 @@ from hgsp_core.runtime.store import Store
 
 MODEL = Path(__file__).parents[1] / "models" / "pydoc-llama"
 TEXT = f"model: {{path: {MODEL}}}\ncalibrate: {{dataset: pydoc, samples: 8, seq_len: 32}}\noutput: nowhere\n"
+
+
+def decide(*arguments):
+    return forecast(*arguments).decision
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))

@@ -7,13 +7,17 @@ import pytest
 
 from hgsp_core.allocate.judge import Judge
 from hgsp_core.allocate.judgement import StoredJudge
-from hgsp_core.pipeline import decide
+from hgsp_core.pipeline import forecast
 from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import parse_recipe
 from hgsp_core.runtime.store import Store
 
 MODEL = Path(__file__).parents[1] / "models" / "pydoc-llama"
 TEXT = f"model: {{path: {MODEL}}}\ncalibrate: {{dataset: pydoc, samples: 12, seq_len: 32}}\noutput: nowhere\n"
+
+
+def decide(*arguments):
+    return forecast(*arguments).decision
 
 
 def decided(store, *settings):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from hgsp_core.checkpoint.load import load_model, load_tokenizer
 from hgsp_core.engine.weights import Resident
 from hgsp_core.errors import HgspError, NumericError
-from hgsp_core.pipeline import decide, forecast, run
+from hgsp_core.pipeline import forecast, run
 from hgsp_core.repair.least_squares import LeastSquares
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
 from hgsp_core.repair.sequential import repair_blocks
@@ -36,6 +36,10 @@ allocate: {{use: hgsp}}
 reconstruct: {{use: none}}
 evaluate: [{{use: perplexity, with: {{datasets: [pydoc], max_windows: 24}}}}]
 """
+
+
+def decide(*arguments):
+    return forecast(*arguments).decision
 
 
 def recipe(output, *settings):
@@ -261,7 +265,10 @@ def test_a_failing_run_leaves_nothing(folder, store, tmp_path, monkeypatch):
 
 
 def test_the_peak_of_memory_is_that_of_the_process_and_not_of_the_one_that_started_it():
-    child = "from hgsp_core.pipeline import peak_memory; before = peak_memory(); own = bytearray(2**27); print(before, peak_memory())"
+    child = (
+        "from hgsp_core.runtime.session import peak_memory; "
+        "before = peak_memory(); own = bytearray(2**27); print(before, peak_memory())"
+    )
     parent = f"import subprocess, sys; ballast = b'x' * 2**29; print(subprocess.check_output([sys.executable, '-c', {child!r}], text=True))"
     found = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True).stdout
     before, after = map(int, found.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -68,7 +69,7 @@ class Layerwise(Allocator[LayerwiseParams]):
         cost = np.array([layer.cost for layer in layout.layers])
         layer_max = Capacity.layers(queue, np.floor(p.limits.layer_max_rate * cost).astype(np.int64))
 
-        def solve(budget: int):
+        def solve(budget: int) -> tuple[np.ndarray, Sequence[str]]:
             capacities = [Capacity.total(queue, budget), layer_max]
             if share is not None:
                 return fill_shares(queue, share, budget, capacities), []

@@ -248,16 +248,16 @@ def blocks_add_to_the_residual_stream(case: Case) -> None:
     added: dict[str, Tensor] = {}
     streams: list[Tensor] = []
 
-    def first(output):
+    def first(output: Any) -> Tensor:
         return output[0] if isinstance(output, tuple) else output
 
-    def keep(axis: Axis):
+    def keep(axis: Axis) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, arguments, output: added.__setitem__(axis.name, first(output))
 
-    def enter(module, arguments, keywords):
+    def enter(module: nn.Module, arguments: Any, keywords: Any) -> None:
         streams.append(arguments[0] if arguments else keywords["hidden_states"])
 
-    def leave(module, arguments, keywords, output):
+    def leave(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
         streams.append(first(output))
 
     for index, layer in enumerate(case.layers()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 from typing import Literal
 from unittest import SkipTest
 
@@ -73,14 +73,14 @@ def _architecture_checks(architecture: Architecture) -> Iterator[tuple[str, Chec
         yield f"architecture {architecture.name}, with biases", check
 
 
-def plugin_loads(subject) -> None:
+def plugin_loads(subject: tuple[EntryPoint, registry.Registry]) -> None:
     """The entry point imports, and its hooks return methods or architectures."""
     _, loaded = subject
     if loaded.broken:
         raise PluginError(loaded.broken[0].reason)
 
 
-def importing_the_plugin_brings_no_torch(subject) -> None:
+def importing_the_plugin_brings_no_torch(subject: tuple[EntryPoint, registry.Registry]) -> None:
     """The entry point's module imports neither torch nor transformers."""
     point, _ = subject
     require_light(point.module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from hgsp_core import BlockLayout, Layout, Plan
@@ -51,6 +51,10 @@ def fewer_heads(layout: Layout, everywhere: bool) -> Plan:
     return _plan(layout, lambda block: range(block.units), {(b.layer, b.axis.name): heads(b) for b in chosen})
 
 
-def _plan(layout: Layout, kept, heads=MappingProxyType({})) -> Plan:
+def _plan(
+    layout: Layout,
+    kept: Callable[[BlockLayout], Iterable[int]],
+    heads: Mapping[tuple[int, str], Sequence[Sequence[int]]] = MappingProxyType({}),
+) -> Plan:
     plan = Plan.of(layout, {(b.layer, b.axis.name): kept(b) for b in layout.blocks()}, 0, heads=heads)
     return Plan(plan.layers, plan.before, plan.parameters_after(layout))

@@ -10,7 +10,7 @@ _HERE = "hgsp_baselines"
 
 
 @hookimpl
-def hgsp_scorers():
+def hgsp_scorers() -> list[Method]:
     return [
         Method(
             "wanda-sp",
@@ -26,7 +26,7 @@ def hgsp_scorers():
 
 
 @hookimpl
-def hgsp_allocators():
+def hgsp_allocators() -> list[Method]:
     return [
         Method(
             "slimgpt",
@@ -44,7 +44,7 @@ def hgsp_allocators():
 
 
 @hookimpl
-def hgsp_reconstructors():
+def hgsp_reconstructors() -> list[Method]:
     return [
         Method(
             "slimgpt",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hgsp_core import Collector, Depth
+from hgsp_core import Collector, Depth, Layer, LayerStatistics, Sums
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,7 @@ class WriterColumns(Collector):
 
     depth = Depth.WEIGHTS
 
-    def reduce(self, layer, sums):
+    def reduce(self, layer: Layer, sums: Sums) -> LayerStatistics:
         found = {}
         for block in layer.layout.blocks.values():
             w = layer.weights[block.writer.weight].float()  # [out, in]

@@ -10,6 +10,8 @@ ln(32) for any number of layers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from pydantic import Field
 
@@ -42,7 +44,7 @@ class SlimGPTRates(Allocator[SlimGPTRatesParams]):
         groups, block_rates = rates_of_blocks(layout, rates, floor)
         queue = queue_by_rate(layout, job.scores, block_rates, floor, p.limits.channel_multiple)
 
-        def solve(budget: int):
+        def solve(budget: int) -> tuple[np.ndarray, Sequence[str]]:
             return fill_channels(queue, groups, [Capacity.total(queue, budget)]), []
 
         return plan_within(layout, queue, p, solve, in_force(p))

@@ -36,5 +36,5 @@ LLAMA = Architecture(
 
 
 @hookimpl
-def hgsp_architectures():
+def hgsp_architectures() -> list[Architecture]:
     return [LLAMA]

@@ -36,5 +36,5 @@ MISTRAL = Architecture(
 
 
 @hookimpl
-def hgsp_architectures():
+def hgsp_architectures() -> list[Architecture]:
     return [MISTRAL]

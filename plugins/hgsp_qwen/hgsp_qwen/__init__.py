@@ -45,5 +45,5 @@ QWEN3 = replace(
 
 
 @hookimpl
-def hgsp_architectures():
+def hgsp_architectures() -> list[Architecture]:
     return [QWEN2, QWEN3]
