@@ -1,6 +1,8 @@
 """What a user can name is documented."""
 
 import inspect
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,21 @@ from hgsp_core.testing.trial import CONTRACTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+sys.path.insert(0, str(ROOT / "scripts"))
+import make_methods_page  # noqa: E402
+
+#: kind -> the parts that the docstring of each of its methods has, beside what the method does; "A or B": one of them at least
+PARTS = {
+    "scorer": ("Formula or Source", "Cost", "When"),
+    "prior": ("Formula or Source", "Cost", "When"),
+    "normalizer": ("Formula", "When"),
+    "allocator": ("Formula or Source", "Cost", "When"),
+    "reconstructor": ("Cost", "When"),
+    "recoverer": ("Cost", "When"),
+    "evaluator": ("Cost", "When"),
+    "exporter": ("When",),
+}
+OWN_METHODS = [entry for kind in PARTS for entry in make_methods_page.own(kind)]
 
 
 def text(name):
@@ -61,3 +78,24 @@ def test_every_method_is_documented(entry):
     if entry.kind != "architecture":
         for name, field in entry.method.params.model_fields.items():
             assert field.description, f"{entry.name}.{name} has no description"
+
+
+@pytest.mark.parametrize("entry", OWN_METHODS, ids=lambda e: f"{e.kind}-{e.name}")
+def test_every_method_of_this_project_says_what_it_does_what_it_costs_and_when_to_use_it(entry):
+    found = make_methods_page.parts(make_methods_page.implementation(entry).__doc__)
+    assert "\n" not in found["What"], (
+        "the docstring's first paragraph is one sentence or two; the rest belongs to a part"
+    )
+    missing = [part for part in PARTS[entry.kind] if not found.keys() & set(part.split(" or "))]
+    assert not missing, f"the docstring of {entry.declared.target} lacks {missing}"
+
+
+def test_the_page_of_methods_is_the_one_that_the_methods_make():
+    fresh = text("methods.md") == make_methods_page.page()
+    assert fresh, "docs/methods.md is out of date: run python scripts/make_methods_page.py"
+
+
+def test_no_table_cell_of_the_page_of_methods_is_longer_than_200_characters():
+    rows = [line for line in text("methods.md").splitlines() if line.startswith("|")]
+    assert rows
+    assert not [cell for row in rows for cell in re.split(r"(?<!\\)\|", row) if len(cell.strip()) > 200]

@@ -1,4 +1,4 @@
-"""Depth: the layers of least prior go whole (ShortGPT, arXiv 2403.03853, where the prior is `similarity`)."""
+"""Depth pruning: entire layers, by their priors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ class DepthParams(RatioParams):
 
 
 class Depth(Allocator[DepthParams]):
-    """Layers in ascending order of prior, equal ones in order of depth; each goes if it still fits the budget."""
+    """Removes entire layers in ascending order of prior.
+
+    Formula: a layer is removed if it still fits the budget; equal priors go in order of depth.
+    Source: ShortGPT (Men et al. 2024, arXiv 2403.03853), where the prior is `similarity`.
+    Cost: that of the prior.
+    When: latency matters and the ratio is small.
+    """
 
     needs_priors = True
 

@@ -1,4 +1,4 @@
-"""Layerwise: each layer has a rate of its own, which follows from its prior (R5, "unbalanced")."""
+"""Layerwise pruning: a rate for each layer, from its prior."""
 
 from __future__ import annotations
 
@@ -46,11 +46,19 @@ class LayerwiseParams(RatioParams):
 
 
 class Layerwise(Allocator[LayerwiseParams]):
-    """Rates from priors, whole groups and channels from rates, and the lowest-scored units of each block.
+    """Derives the rate of each layer from its prior: inverse, proportional or uniform.
 
-    Attention loses round(rate · groups) groups, a half down, and the layer's MLP what its rate still asks for. What is
-    left over by then goes to the channels of all pruned layers alike. No block goes whole. With `pruning_distribution`
-    attention and MLPs each have their part of the budget, and spend it at the layers' rates.
+    Formula: rate ∝ `1 − x` (inverse) or `x` (proportional), where x is the prior, or its logarithm, mapped to 0..1
+        and raised to `importance_weight`.
+    Source: `llama3_unbalanced_pruning.py` of the research scripts.
+    Cost: that of the prior.
+    When: there is no repair, and half of the layers are pruned.
+    Notes: Attention removes round(rate · groups) groups (a half rounds down), and the layer's MLP the rest of its
+        rate. What is still missing comes from the channels of all pruned layers alike. Each block keeps at least one
+        unit. With `pruning_distribution`, attention and MLPs each have their own budget and spend it at the rates of
+        the layers.
+
+        Limits: the same as for `hgsp`.
     """
 
     def __init__(self, params: LayerwiseParams):

@@ -53,7 +53,26 @@ Halves = tuple[np.ndarray, ...]
 
 
 class Search(Allocator[SearchParams]):
-    """Prices of blocks, H-GSP's knapsack over them, and moves of the prices."""
+    """Searches the rate of each block by the KL divergence to the dense model on held-out windows.
+
+    Formula: price of a block = slope of the KL over removed parameters, from pruning this block alone to five sizes,
+        with its writer refitted. The knapsack of `hgsp` removes units in ascending order of price.
+    Source: after Týr-the-Pruner (Li et al. 2025, arXiv 2503.09657); prices and moves are this project's.
+    Cost: about four forwards. With `moves`: two repairs on half of the tokens for the start, one for each move, and a
+        second one for a move that helps on the first half. A Gram matrix of each writer's input in host memory, or on
+        disk if there is no room (4·in² bytes each: 0.9 GB a layer at FFN 14336).
+    When: the default (`quality: balanced`). `quality: best` adds 24 moves and tries blocks on twice as many windows.
+    Notes: A move multiplies the prices of attention or of MLPs by factors up to √e, first in waves over the
+        depth, then for one block at a time. The resulting plan is repaired and judged on each half of the windows
+        that judge no blocks, with the repair fitted to the other half. It replaces the best plan if it is better on
+        both halves by more than one standard error over the windows. A move that helped is repeated.
+
+        On the windows that judge, the start is never worse than the plan of `hgsp`, and the result of the moves,
+        repaired, is never worse than the start.
+
+        `samples: auto` sets the number of judging windows so that trying blocks costs `forwards`, whatever the depth
+        of the model.
+    """
 
     def __init__(self, params: SearchParams):
         super().__init__(params)

@@ -1,4 +1,4 @@
-"""Uniform: every layer of a range loses the same share of its attention groups and of its MLP channels."""
+"""Uniform pruning: one rate for all layers of a range."""
 
 from __future__ import annotations
 
@@ -41,10 +41,17 @@ class UniformParams(RatioParams):
 
 
 class Uniform(Allocator[UniformParams]):
-    """The rate is the budget's share of what may be pruned. Attention loses round(rate · groups), the MLP the rest.
+    """Prunes every layer of a range at the same rate, attention and MLP each.
 
-    With few groups the rounding is coarse: at 20 % a layer of 2 loses none, one of 4 loses 1, and the MLP makes up for
-    it. Inside a block the lowest-scored units go. No block goes whole.
+    Formula: `round(rate · groups)` attention groups are removed from each layer; the MLP covers the rest. The rate is
+        the budget's share of what may be pruned.
+    Source: LLM-Pruner.
+    Cost: none.
+    When: small models whose layers matter alike; comparisons.
+    Notes: With few groups the rounding is coarse: at 20 %, a layer of 2 groups keeps both and one of 4 keeps 3; the
+        MLP makes up for it. Each block removes its lowest-scored units and keeps at least one.
+
+        Limits: ranges of layers, `min_heads`, `min_channels`, `channel_multiple`, `pruning_distribution`.
     """
 
     needs_priors = False

@@ -53,6 +53,14 @@ class Round:
 
 
 class Efficiency(PairEvaluator[EfficiencyParams]):
+    """Measures time, memory, KV cache and multiply-accumulates of the running model.
+
+    Cost: `warmup` + `rounds` prompts for each batch size, each continued by `new_tokens` tokens.
+    When: the gain in latency, throughput or memory matters. Needs resident weights.
+    Notes: It times prefill and decode. The dense and the pruned model run in turns, so that other load on the machine
+        affects both alike.
+    """
+
     whole_model = True
     measures = ("efficiency",)
 

@@ -61,6 +61,13 @@ class LmEvalParams(Params):
 
 
 class LmEval(Evaluator[LmEvalParams]):
+    """Measures accuracy on tasks of the Language Model Evaluation Harness.
+
+    Source: lm-eval's own `HFLM`, on the model in memory.
+    Cost: one forward for each answer choice of each document of the tasks; more for tasks that generate text.
+    When: perplexity does not tell enough. Needs resident weights and `pip install 'hgsp-core[eval]'`.
+    """
+
     whole_model = True
 
     def __init__(self, params: LmEvalParams):

@@ -74,6 +74,13 @@ class PerplexityParams(Params):
 
 
 class Perplexity(Evaluator[PerplexityParams]):
+    """Measures the perplexity of texts, with or without overlapping windows.
+
+    Formula: exp of the mean loss of the predicted tokens.
+    Cost: one forward over the texts.
+    When: always: it also works with streamed weights.
+    """
+
     def __init__(self, params: PerplexityParams):
         super().__init__(params)
         self.datasets: list[tuple[TextUse, Dataset[Any]]] = []

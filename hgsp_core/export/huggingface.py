@@ -36,9 +36,12 @@ class HuggingFaceParams(Params):
 
 
 class HuggingFace(Exporter[HuggingFaceParams]):
-    """Writes the directory, reloads it in a fresh process without hgsp and compares logits bit for bit.
+    """Writes a safetensors directory that transformers loads.
 
-    A model that does not fit in memory is computed there layer by layer instead, which takes hgsp.
+    When: the default; every other tool starts from it.
+    Notes: The stock class loads it if all layers have the same sizes; otherwise the directory ships its modeling
+        file. The directory is reloaded in a fresh process without hgsp, and logits are compared bit for bit. A model
+        that does not fit in memory is computed layer by layer there, which needs hgsp.
     """
 
     def check(self, directory: Path, layout: Layout) -> None:

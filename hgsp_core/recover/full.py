@@ -1,4 +1,4 @@
-"""Full finetuning: all weights are trained, in fp32 whatever they are stored in, as steps of AdamW are smaller than bf16 resolves."""
+"""Full finetuning: all weights, in fp32."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
 
 class Full(Recoverer[FullParams]):
+    """Trains all weights in fp32.
+
+    Cost: 16 bytes of memory a parameter, and activations.
+    When: there is memory for it.
+    Notes: fp32 holds whatever number type the weights are stored in: steps of AdamW are smaller than bf16 resolves.
+    """
+
     parallel = True
 
     def __init__(self, params: FullParams):

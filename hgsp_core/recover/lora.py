@@ -1,8 +1,4 @@
-"""LoRA: beside each linear W of the layers a product of two thin matrices is trained, W x + (α/r)·B A x, and added to W at the end.
-
-Source: Hu et al. 2021 (arXiv 2106.09685), eq. 3; B starts at zero, so training starts at the pruned model. By peft. Which
-linears there are is the architecture's data; blocks that were removed have none.
-"""
+"""LoRA: low-rank adapters, trained with peft and merged at the end."""
 
 from __future__ import annotations
 
@@ -31,6 +27,17 @@ _PREFIX = "base_model.model."
 
 
 class LoRA(Recoverer[LoRAParams]):
+    """Trains small adapters beside the pruned linears and merges them into the weights.
+
+    Formula: `W x + (α/r)·B A x` during training, with A and B of rank `r`; `(α/r)·B A` is added to W at the end.
+    Source: Hu et al. 2021 (arXiv 2106.09685), eq. 3, by peft. B starts at zero, so training starts at the pruned
+        model.
+    Cost: memory for the weights as stored (fp16 as fp32) and activations.
+    When: the model fits in memory, but not four fp32 copies of it.
+    Notes: The linears are those that units are cut from (q, k, v, o, gate, up, down), by the architecture's data.
+        `adapter: DIR` continues from an adapter of this very model.
+    """
+
     parallel = True
 
     def __init__(self, params: LoRAParams):

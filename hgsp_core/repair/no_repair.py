@@ -1,10 +1,16 @@
-"""The reconstructor that does nothing: the ablation of every other one."""
+"""The reconstructor that does nothing."""
 
 from hgsp_core.plugin.method import Params
 from hgsp_core.repair.contract import BlockJob, Reconstructor, Repair
 
 
 class NoRepair(Reconstructor[Params]):
+    """Leaves the kept weights as they are.
+
+    Cost: none.
+    When: training follows; the ablation of every other reconstructor.
+    """
+
     targets = ()
 
     def __call__(self, job: BlockJob) -> Repair:

@@ -29,17 +29,23 @@ class LevelParams(Params):
 
 
 class Keep(Normalizer[Params]):
-    """x: the scores as they are."""
+    """Leaves the scores as they are.
+
+    Formula: `x`.
+    When: the scores of all layers are on one scale already.
+    """
 
     def __call__(self, job: NormalizeJob) -> Scores:
         return job.scores
 
 
 class Log(Normalizer[LevelParams]):
-    """ln(x − min + 1), min over the group.
+    """Takes logarithms of the scores above the minimum of the group.
 
-    The formula is R6's, to the letter. Scores far below 1 (a Taylor score per parameter may be 1e-9) stay nearly linear
-    under it: only their minimum goes. Put `minmax` or `zscore` there where layers are to weigh the same.
+    Formula: `ln(x − min + 1)`, min over the group.
+    When: gradient scales differ more than 1000 times between layers.
+    Notes: Scores far below 1 (a Taylor score per parameter may be 1e-9) stay nearly linear: only the minimum is
+        subtracted. Use `minmax` or `zscore` to give all layers the same weight.
     """
 
     def __call__(self, job: NormalizeJob) -> Scores:
@@ -60,7 +66,11 @@ def _maximum(x: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 class MinMax(Normalizer[LevelParams]):
-    """(x − min) / (max − min), over the group; 0 where all of it is equal."""
+    """Maps the scores of each group to 0..1.
+
+    Formula: `(x − min) / (max − min)`, over the group; 0 if all its scores are equal.
+    When: gradient scales differ 100 to 1000 times between layers.
+    """
 
     def __call__(self, job: NormalizeJob) -> Scores:
         x, group = job.scores.score, self.params.groups(job.scores)
@@ -69,7 +79,12 @@ class MinMax(Normalizer[LevelParams]):
 
 
 class ZScore(Normalizer[LevelParams]):
-    """(x − mean) / standard deviation, over the group; 0 where all of it is equal. Half of the scores are below 0."""
+    """Standardises the scores of each group.
+
+    Formula: `(x − mean) / deviation`, over the group; 0 if all its scores are equal. About half of the results are
+        negative.
+    When: units should compete by how far they stand out in their own layer.
+    """
 
     def __call__(self, job: NormalizeJob) -> Scores:
         x, group = job.scores.score, self.params.groups(job.scores)
@@ -81,7 +96,11 @@ class ZScore(Normalizer[LevelParams]):
 
 
 class Sqrt(Normalizer[LevelParams]):
-    """√x; a group with scores below 0 is shifted up to 0 first."""
+    """Takes square roots of the scores.
+
+    Formula: `√x`. A group with negative scores is first shifted so that its minimum is 0.
+    When: gradient scales differ 100 to 1000 times between layers.
+    """
 
     def __call__(self, job: NormalizeJob) -> Scores:
         x, group = job.scores.score, self.params.groups(job.scores)
@@ -106,7 +125,11 @@ class ClipParams(Params):
 
 
 class Clip(Normalizer[ClipParams]):
-    """min(max(x, P_low), P_high), percentiles over all units. Comes before the normalizer where both are used."""
+    """Limits the scores to the range between two percentiles.
+
+    Formula: `min(max(x, P_low), P_high)`, P being percentiles over all units.
+    When: a few units have extreme scores. Put it before another normalizer.
+    """
 
     def __call__(self, job: NormalizeJob) -> Scores:
         x = job.scores.score

@@ -1,4 +1,4 @@
-"""Priors that were measured before: the `layer_importance.json` of a run, or one made by hand."""
+"""Priors from a JSON file."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ class PriorFileParams(Params):
 
 
 class PriorFile(Prior[PriorFileParams]):
+    """Reads priors that were measured before.
+
+    Source: `layer_importance.json` of a run, or a file made by hand.
+    Cost: none.
+    When: many runs of one model.
+    """
+
     collectors = ()
 
     def __init__(self, params: PriorFileParams):

@@ -25,25 +25,53 @@ class OneStatistic(Scorer[P]):
 
 
 class Taylor(OneStatistic[Params]):
-    """Σ |W·g|: first-order estimate of the loss without the unit (Molchanov et al. 2019, eq. 8, per weight)."""
+    """Estimates, to first order, how much the loss changes without the unit.
+
+    Formula: `Σ |W·g|` over the unit's weights. g is summed over the calibration set before the absolute value is
+        taken.
+    Source: Molchanov et al. 2019, eq. 8, per weight. LLM-Pruner's `param_first` without its sum of absolute values
+        over the set.
+    Cost: one forward and one backward; the gradients of one layer in memory.
+    When: the loss itself should judge the units, and gradients fit in memory.
+    """
 
     collectors = (TaylorAbs(),)
 
 
 class Wanda(OneStatistic[Params]):
-    """Σ |W_ij|·‖X_j‖₂, X the inputs over all calibration tokens; no gradients (Sun et al. 2023, eq. 1)."""
+    """Weighs each weight by the norm of its input.
+
+    Formula: `Σ |W_ij|·‖X_j‖₂` over all linears of the unit, each with its own input. Norms are exact, over all
+        calibration tokens.
+    Source: Sun et al. 2023, eq. 1.
+    Cost: one forward.
+    When: there is no memory for gradients.
+    """
 
     collectors = (WandaAbs(),)
 
 
 class Output(OneStatistic[Params]):
-    """Σ |W_S (x_S − mean)|² over the tokens, x the writer's input and S the columns of the unit (after FLAP, An et al. 2024)."""
+    """Measures the squared error of the block's output without the unit. Constants do not count.
+
+    Formula: `Σ |W_S (x_S − mean)|²` over the tokens, where x is the writer's input (o_proj, down_proj) and S the
+        columns of the unit.
+    Source: after FLAP (An et al. 2024), which scores the columns of a group one by one.
+    Cost: one forward and the diagonal blocks of one Gram matrix.
+    When: the default, together with `least-squares`.
+    """
 
     collectors = (OutputError(),)
 
 
 class Obs(OneStatistic[ObsParams]):
-    """tr(W_S [(H⁻¹)_SS]⁻¹ W_Sᵀ): Hassibi & Stork 1993 for a set of columns, as SlimGPT (Ling et al. 2024) scores groups."""
+    """Measures the squared error of the block's output without the unit, with all kept columns refitted.
+
+    Formula: `tr(W_S [(H⁻¹)_SS]⁻¹ W_Sᵀ)`, where H is the damped Gram matrix of the writer's input.
+    Source: Hassibi & Stork 1993 for a set of columns, as SlimGPT (Ling et al. 2024) scores groups.
+    Cost: one forward, one Gram matrix and its inverse.
+    When: inputs depend on each other.
+    """
 
     def __init__(self, params: ObsParams):
         super().__init__(params)
@@ -51,19 +79,37 @@ class Obs(OneStatistic[ObsParams]):
 
 
 class Magnitude(OneStatistic[Params]):
-    """Σ |W|; needs no calibration data."""
+    """Sums the absolute values of the unit's weights.
+
+    Formula: `Σ |W|`.
+    Source: Han et al. 2015.
+    Cost: none; needs no calibration data.
+    When: a baseline that every other scorer should beat.
+    """
 
     collectors = (WeightAbs(),)
 
 
 class L2(OneStatistic[Params]):
-    """Σ W²; needs no calibration data."""
+    """Sums the squares of the unit's weights.
+
+    Formula: `Σ W²`.
+    Cost: none; needs no calibration data.
+    When: a baseline like `magnitude`, in which large weights count more.
+    """
 
     collectors = (WeightSquare(),)
 
 
 class Taylor2nd(Scorer[Taylor2ndParams]):
-    """Σ |W·g| + Σ ½ W²·H, H the mean of squared batch gradients (LeCun et al. 1990; LLM-Pruner, eq. 4)."""
+    """Adds a second-order term to `taylor`.
+
+    Formula: `Σ |W·g| + Σ ½ W²·H`, where H is the mean of g² over gradient batches: the diagonal of the empirical
+        Fisher matrix.
+    Source: LeCun et al. 1990; LLM-Pruner, eq. 4.
+    Cost: one forward and one backward.
+    When: all first-order scores are close to zero.
+    """
 
     def __init__(self, params: Taylor2ndParams):
         super().__init__(params)
@@ -76,7 +122,12 @@ class Taylor2nd(Scorer[Taylor2ndParams]):
 
 
 class Random(Scorer[Params]):
-    """Noise, the same for the same seed: the control that every other scorer must beat."""
+    """Scores units by noise.
+
+    Formula: uniform noise; the same `calibrate.seed` gives the same scores.
+    Cost: none.
+    When: the control of every comparison.
+    """
 
     def __call__(self, job: ScoreJob) -> Scores:
         generator = np.random.default_rng(job.seed)

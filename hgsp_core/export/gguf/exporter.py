@@ -25,9 +25,11 @@ class GgufParams(Params):
 
 
 class Gguf(Exporter[GgufParams]):
-    """Writes the file tensor by tensor and has another process compare it with the checkpoint.
+    """Writes one GGUF file with tokenizer and chat template, for llama.cpp.
 
-    Every tensor is compared. Where llama-cpp-python is installed, it is asked for logits and token ids as well.
+    When: llama.cpp runs the model. Needs `pip install 'hgsp-core[gguf]'`.
+    Notes: Another process compares every tensor with the checkpoint, and logits and token ids too if llama-cpp-python
+        is installed. A model that GGUF cannot hold is refused before any work starts.
     """
 
     def check(self, directory: Path, layout: Layout) -> None:

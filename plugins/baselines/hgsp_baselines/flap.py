@@ -20,7 +20,16 @@ from hgsp_core.engine.collectors import InputMoments
 
 
 class Flap(Scorer[Params]):
-    """The score. `importance` in the table is Σ m_j over the unit's columns, before standardisation."""
+    """Scores units by how much their input fluctuates.
+
+    Formula: `m_j = Var(X_j)·‖W_:,j‖²`, standardised over the columns of each block; the score is the mean over the
+        unit's columns.
+    Source: FLAP (An et al. 2023, arXiv 2312.11983): WIFV, structure AL-AM.
+    Cost: one forward.
+    When: with `hgsp` at temperature 0.
+    Notes: The score is not divided by the cost of the unit. `importance` in the table is Σ m_j over the unit's
+        columns, before standardisation.
+    """
 
     collectors = (WriterColumns(), InputMoments())
 

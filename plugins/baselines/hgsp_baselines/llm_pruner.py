@@ -73,6 +73,15 @@ class Vector(Collector):
 
 
 class LLMPruner(Scorer[LLMPrunerParams]):
+    """Computes the group Taylor importance of LLM-Pruner, without biases.
+
+    Formula: `first`: `Σ |W·g|`. `mixed`: `Σ |W·g − ½ W²·H|`, where H is the mean of g² over samples. `vector`: `Σ |Σ
+        W·g|`, the inner sum along each row or column.
+    Source: LLM-Pruner (Ma et al. 2023, arXiv 2305.11627), aggregated by sum.
+    Cost: one forward and one backward; `mixed` with single samples as gradient batches.
+    When: with `uniform` over a middle range of layers.
+    """
+
     def __init__(self, params: LLMPrunerParams):
         super().__init__(params)
         kinds: dict[str, type[Collector]] = {"first": First, "mixed": Mixed, "vector": Vector}

@@ -29,9 +29,15 @@ class SlimGPTRatesParams(RatioParams):
 
 
 class SlimGPTRates(Allocator[SlimGPTRatesParams]):
-    """Attention loses round(rate · groups) groups, a half down, and the layer's MLP the rest of its rate.
+    """Sets rates that grow with the logarithm of depth.
 
-    Which units go is for the reconstructor `slimgpt` to choose; without it the lowest-scored ones of each block do.
+    Formula: `rate_i = r₀ + (r_last − r₀)·ln(1 + i)/ln(layers)`, with `r₀ = first·r_last`, scaled to the budget.
+    Source: SlimGPT (Ling et al. 2024, arXiv 2412.18110): incremental pruning ratio.
+    Cost: none.
+    When: with the reconstructor `slimgpt`, which chooses the units. Without it each block removes its lowest-scored
+        ones.
+    Notes: Attention removes round(rate · groups) groups (a half rounds down), and the layer's MLP the rest of its
+        rate.
     """
 
     needs_priors = False

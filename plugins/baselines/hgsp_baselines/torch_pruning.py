@@ -46,6 +46,15 @@ class TorchPruningParams(RatioParams):
 
 
 class TorchPruning(Allocator[TorchPruningParams]):
+    """Lets Torch-Pruning's BasePruner rank the units by the scores of the recipe.
+
+    Source: DepGraph (Fang et al. 2023, arXiv 2301.12900).
+    Cost: about 3 traces of a narrow stand-in of the model, 13 s each for an 8B model.
+    When: comparing its allocation with this project's on the same scores.
+    Notes: Its pruning ratio is searched for, so that the real model meets the budget. It cannot prune grouped-query
+        attention: a note says so, or, with `attention: prune`, an error.
+    """
+
     needs_priors = False
 
     def __call__(self, job: AllocateJob) -> Plan:

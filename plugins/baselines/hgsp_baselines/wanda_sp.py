@@ -11,6 +11,14 @@ from hgsp_core.engine.collectors import InputNorm
 
 
 class WandaSp(Scorer[Params]):
+    """Applies Wanda to the columns of o_proj and down_proj alone.
+
+    Formula: `Σ_j ‖X_j‖₂ · Σ_i |W_ij|` over the unit's columns j.
+    Source: the baseline of FLAP (An et al. 2023, arXiv 2312.11983), after Wanda.
+    Cost: one forward.
+    When: with `uniform`; better than `wanda` for entire units.
+    """
+
     collectors = (WriterColumns(), InputNorm())
 
     def __call__(self, job: ScoreJob) -> Scores:
