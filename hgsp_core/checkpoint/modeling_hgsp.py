@@ -33,6 +33,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 NO_ATTENTION = "moe"
+#: what transformers calls the KV cache: `cache` from 5.24 on
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 class HgspConfig(PreTrainedConfig):
@@ -122,7 +124,7 @@ class HgspPreTrainedModel(PreTrainedModel):
     config_class = HgspConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [CACHE]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -150,19 +152,21 @@ class HgspModel(HgspPreTrainedModel):
         input_ids: torch.LongTensor | None = None,  # [batch, tokens]
         attention_mask: torch.Tensor | None = None,  # [batch, cached + tokens], 1 = a token, 0 = padding
         position_ids: torch.LongTensor | None = None,
-        past_key_values=None,
+        past_key_values=None,  # the cache, as transformers before 5.24 calls it
         inputs_embeds: torch.FloatTensor | None = None,  # [batch, tokens, hidden], instead of input_ids
         use_cache: bool | None = None,
+        cache=None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either input_ids or inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past = cache.get_seq_length() if cache is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
 
         masks = attention_mask
@@ -172,8 +176,8 @@ class HgspModel(HgspPreTrainedModel):
                     config=self.config,
                     inputs_embeds=inputs_embeds,
                     attention_mask=attention_mask,
-                    past_key_values=past_key_values,
                     position_ids=position_ids,
+                    **{CACHE: cache},
                 )
                 for kind in set(self.config.layer_types) - {NO_ATTENTION}
             }
@@ -185,13 +189,13 @@ class HgspModel(HgspPreTrainedModel):
                 hidden_states,
                 attention_mask=masks.get(kind),
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
                 position_embeddings=position_embeddings,
+                **{CACHE: cache},
                 **kwargs,
             )
         return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
+            last_hidden_state=self.norm(hidden_states), **{CACHE: cache if use_cache else None}
         )
 
 
@@ -215,13 +219,14 @@ class HgspForCausalLM(HgspPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,  # the last n positions (0 = all), or their indices
+        cache=None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=past_key_values if cache is None else cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -234,7 +239,7 @@ class HgspForCausalLM(HgspPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
         )

@@ -35,6 +35,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Cache, PreTrainedModel
 
+from hgsp_core.checkpoint.modeling_hgsp import CACHE
 from hgsp_core.engine.parallel import processes
 from hgsp_core.evaluate.contract import EvaluateJob, PairEvaluator
 from hgsp_core.evaluate.efficiency_params import EfficiencyParams
@@ -122,9 +123,9 @@ def one_round(model: PreTrainedModel, prompt: Tensor, new_tokens: int) -> Round:
     read = _now(model.device)
     for _ in range(new_tokens):
         token = output.logits[:, -1:].argmax(-1)
-        output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1)
+        output = model(input_ids=token, **{CACHE: output[CACHE]}, use_cache=True, logits_to_keep=1)
     decoded = _now(model.device)
-    return Round(read - start, (decoded - read) / new_tokens, cache_bytes(output.past_key_values))
+    return Round(read - start, (decoded - read) / new_tokens, cache_bytes(output[CACHE]))
 
 
 def summary(rounds: Sequence[Round], prompt_tokens: int, batch: int) -> dict[str, float]:

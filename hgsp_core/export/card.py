@@ -113,7 +113,7 @@ def _opening(name: str, report: Mapping[str, Any]) -> str:
     of = f" of {md.text(name)}" if name else ""
     said = (
         f"Whole attention heads, MLP channels, blocks or layers{of} were removed by "
-        "[hgsp](https://pypi.org/project/hgsp-core/) (structured pruning). What is left is an ordinary dense model."
+        "hgsp (structured pruning). What is left is an ordinary dense model."
     )
     if {"parameters", "layer_parameters"} <= report.get("before", {}).keys() & report.get("after", {}).keys():
         before, after = report["before"], report["after"]
