@@ -212,7 +212,7 @@ def test_an_impossible_ratio_names_the_largest_and_what_holds_it():
 
 
 def test_a_least_effective_rate_above_the_highest_is_refused():
-    with pytest.raises(ValidationError, match="every layer would stay whole"):
+    with pytest.raises(ValidationError, match="no layer would be pruned"):
         LayerwiseParams(limits={"layer_max_rate": 0.1})
 
 

@@ -278,7 +278,7 @@ def test_a_run_prints_the_table_what_it_reused_and_how_to_load_the_result(ran, f
     assert report["reused"]
     assert done.stdout.count("Reused: ") == 1
     assert "Result: other" in done.stdout
-    assert "Look at: other/report.html" in done.stdout
+    assert "Report: other/report.html" in done.stdout
     assert "Plan" in done.stderr
     assert "Traceback" not in done.stderr
     code = done.stdout.partition("Load it with:\n")[2]

@@ -248,8 +248,8 @@ def test_an_mha_model_has_one_query_head_a_kv_head_and_its_head_size_follows(sai
 @pytest.mark.parametrize(
     ("flags", "note"),
     [
-        ("--layer_importance_method activation --layer_importance_samples 5", "measured on all calibration samples"),
-        ("--nsamples 10 --layer_importance_samples 50", "there are 10 calibration samples; all are used"),
+        ("--layer_importance_method activation --layer_importance_samples 5", "measured on the entire calibration set"),
+        ("--nsamples 10 --layer_importance_samples 50", "the calibration set has only 10 windows; all are used"),
         ("--temperature 0 --layer_importance_method removal", "no layer importance is measured at temperature 0"),
         (
             "--pruning_strategy uniform --layer_importance_samples 5",

@@ -24,9 +24,9 @@ from hgsp_core.plugin.method import Params
 class RatioParams(Params):
     """How much is to go."""
 
-    ratio: float = Field(0.2, gt=0, lt=1, description="share of the parameters to remove, 0..1; never passed")
+    ratio: float = Field(0.2, gt=0, lt=1, description="share of the parameters to remove, 0..1; never exceeded")
     of: Literal["total", "layers"] = Field(
-        "total", description="what the ratio is a share of: all parameters, or those of the decoder layers"
+        "total", description="base of the ratio: all parameters, or those of the decoder layers"
     )
 
     def denominator(self, layout: Layout) -> int:

@@ -16,9 +16,9 @@ class DepthParams(RatioParams):
     """Parameters of depth pruning."""
 
     n_remove_layers: int | None = Field(
-        None, ge=1, description="number of layers to remove, in place of the ratio; null = as many as the ratio allows"
+        None, ge=1, description="number of layers to remove, instead of the ratio; null = as many as the ratio allows"
     )
-    limits: LayerLimits = Field(LayerLimits(), description="which layers stay")
+    limits: LayerLimits = Field(LayerLimits(), description="limits on which layers are removed")
 
 
 class Depth(Allocator[DepthParams]):
