@@ -206,7 +206,7 @@ def test_an_impossible_ratio_names_the_largest_and_what_holds_it():
     message = str(error.value)
     assert "allocate.with.limits.layer_max_rate: 0.5" in message
     assert "allocate.with.strategy: inverse" in message
-    largest = float(message.split("cannot go, ")[1].split(" ")[0])
+    largest = float(message.split("at most ")[1].split(" ")[0])
     assert 0.3 < largest < 0.5
     plan_of(job(layout), ratio=largest, limits={"layer_max_rate": 0.5})
 

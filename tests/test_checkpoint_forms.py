@@ -196,7 +196,7 @@ def test_a_tensor_in_two_shards_is_refused(said, folder):
     first, second = sorted(model.glob("*.safetensors"))[:2]
     doubled = load_file(first) | dict([next(iter(load_file(second).items()))])
     save_file(doubled, first, metadata={"format": "pt"})
-    refuse_all(said, folder, "which one counts is not defined")
+    refuse_all(said, folder, "so it is ambiguous")
 
 
 def test_tensors_that_the_index_leaves_out_are_read_as_transformers_reads_them(folder):
@@ -287,7 +287,7 @@ def test_layers_with_a_sliding_window_but_no_window_are_refused(said, folder):
     [
         ("[]", "a JSON object is needed"),
         ("{", "cannot be read"),
-        ('{"max_new_tokens": -1}', "a value in generation_config.json"),
+        ('{"max_new_tokens": -1}', "the values in generation_config.json"),
     ],
 )
 def test_generation_settings_that_transformers_stumbles_over_are_not_handed_on(said, folder, content, message):

@@ -117,7 +117,7 @@ def test_broken_plugins_are_listed_with_their_reason_and_disturb_nobody(tmp_path
     done = hgsp("plugins", cwd=tmp_path, plugins=names)
     assert done.returncode == 0
     assert "hgsp-fails: ModuleNotFoundError: No module named 'a_package_that_nobody_has'" in done.stdout
-    assert "hgsp-misspells: it implements 'hgsp_scorer', which is no hook" in done.stdout
+    assert "hgsp-misspells: it implements 'hgsp_scorer', which is not a hook" in done.stdout
     assert "Did you mean 'hgsp_scorers'?" in done.stdout
     assert "hgsp-twice: it provides the scorer 'mine' twice" in done.stdout
     assert "first" in done.stdout

@@ -159,7 +159,7 @@ def _change_tensors(run, change):
         ),
         (
             lambda run: _change_tensors(run, lambda t: t.pop(sorted(t)[0])),
-            r"safetensors' does not hold the tensor",
+            r"safetensors' does not contain the tensor",
         ),
         (
             lambda run: _change_tensors(run, lambda t: t[sorted(t)[0]].fill_(float("nan"))),
@@ -191,7 +191,7 @@ def test_a_model_that_hgsp_did_not_write_is_checked_as_far_as_it_can_be():
 
 
 def test_a_directory_with_nothing_to_verify_is_the_users_mistake(tmp_path):
-    with pytest.raises(VerifyError, match="holds nothing that can be verified"):
+    with pytest.raises(VerifyError, match="contains nothing to verify"):
         verify(tmp_path, LogMonitor())
 
 
@@ -230,4 +230,4 @@ def test_the_command_says_what_it_checked_and_ends_with_its_verdict(run):
     (run.parent / "empty").mkdir()
     nothing = hgsp("verify", "empty", cwd=run.parent)
     assert nothing.returncode == 2
-    assert "Error: 'empty' holds nothing that can be verified" in nothing.stderr
+    assert "Error: 'empty' contains nothing to verify" in nothing.stderr

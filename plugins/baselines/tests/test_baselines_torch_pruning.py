@@ -76,7 +76,7 @@ def test_grouped_attention_that_must_be_pruned_is_an_error_before_torch_pruning_
 
 
 def test_a_ratio_that_the_mlps_cannot_give_is_an_error_and_no_smaller_plan():
-    with pytest.raises(TorchPruningError, match=r"asked for 0.7 of layers.*Attention stays whole"):
+    with pytest.raises(TorchPruningError, match=r"0.7 of layers is requested.*Attention is not pruned"):
         plan(GROUPS, ratio=0.7)
 
 
