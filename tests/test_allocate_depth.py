@@ -37,7 +37,7 @@ def test_as_many_layers_go_as_the_ratio_pays_for_and_the_rest_is_noted():
     plan = plan_of(ratio=0.4, of="layers")  # 2.4 layers
     assert plan.kept_layers() == [0, 2, 4, 5]
     assert plan.removed(layout) <= plan.before - plan.target
-    assert "whole layers only" in plan.notes[0]
+    assert "only entire layers are removed" in plan.notes[0]
 
 
 def test_a_ratio_of_less_than_one_layer_removes_nothing_and_says_so():

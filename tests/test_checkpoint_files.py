@@ -251,7 +251,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path):
         yield
 
     with pytest.raises(
-        CheckpointError, match=r"out' needs 1,000,000.000 GB and the disk has [\d,.]+ GB free. Nothing was written"
+        CheckpointError, match=r"out' needs 1,000,000.000 GB, but the disk has [\d,.]+ GB free. Nothing was written"
     ):
         write_checkpoint(tensors(), CONFIG, tmp_path, tmp_path / "out", size=10**15)
     assert not (tmp_path / "out").exists()

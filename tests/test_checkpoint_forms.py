@@ -108,7 +108,7 @@ def test_a_wrapper_around_each_layer_is_named_too(said, folder):
 
 def test_names_without_the_prefix_of_the_language_model_are_named_by_every_command(said, tied):
     change_tensors(tied / "model", lambda tensors: {n.removeprefix("model."): v for n, v in tensors.items()})
-    refuse_all(said, tied, "lack 'model.' in front")
+    refuse_all(said, tied, "lack the prefix 'model.'")
 
 
 def test_a_stored_copy_of_the_embedding_is_no_head_of_its_own(said, tied):

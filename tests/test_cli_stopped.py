@@ -160,7 +160,7 @@ def test_a_signal_that_was_ignored_stays_ignored(here):
     ("command", "most", "told"),
     [
         ("run", 300, "run.log' cannot be created: File too large"),
-        ("plan", 100, "Artifacts cannot be written to in '{store}': File too large"),
+        ("plan", 100, "Artifacts cannot be written to '{store}': File too large"),
     ],
 )
 def test_a_disk_that_is_full_is_told_as_that(here, command, most, told):

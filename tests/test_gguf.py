@@ -213,7 +213,7 @@ def test_a_tensor_too_few_is_found(tmp_path):
     ("kind", "kept", "config", "message"),
     [
         ("qwen3", PLANS["sizes differ"], {}, "supports only a tied head. Give all layers the same size"),
-        ("qwen3", {}, {"attention_bias": True}, "know no biases"),
+        ("qwen3", {}, {"attention_bias": True}, "have no biases"),
         ("llama", {}, {"hidden_act": "gelu"}, "hidden_act: 'gelu'"),
         (
             "llama",

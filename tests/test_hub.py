@@ -78,7 +78,7 @@ def test_a_refused_push_is_one_message_and_the_run_is_kept(hub, tmp_path):
     done = hgsp("run", "recipe.yaml", "--quiet", cwd=tmp_path, **hub.environment(HF_HOME=str(tmp_path / "hf")))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(
-        "Error: push_to_hub: the hub refused 'acme/smaller' (403: the token may not write there)"
+        "Error: push_to_hub: the hub refused 'acme/smaller' (403: the token has no write access)"
     )
     assert "kept in 'result/model'" in done.stderr
     assert "hf upload ORG/NAME result/model" in done.stderr

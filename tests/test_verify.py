@@ -64,7 +64,7 @@ def test_what_an_export_has_written_is_sound(exported):
         r"model: config\.json and 25 tensors agree",
         r"model: the model loads and answers as it did when it was exported \(logits (0|\de-\d\d) of",
         r"gguf: checksums of 1 file\(s\)",
-        r"gguf: model-f32\.gguf is whole: 34 tensors",
+        r"gguf: model-f32\.gguf is intact: 34 tensors",
         r"gguf: model-f32\.gguf: (llama\.cpp loads it and answers as it did|logits: llama-cpp-python is not installed)",
     ):
         assert re.search(expected, said), (expected, said)

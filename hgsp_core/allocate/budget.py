@@ -297,5 +297,5 @@ def plan_within(
 
 def shortfall(short: int, budget: int, limits: Sequence[str]) -> str:
     """The note on a budget that is not used up."""
-    because = f"limits: {', '.join(limits)}" if limits else "each unit left costs more"
-    return f"{short:,} of {budget:,} parameters to remove ({short / budget:.2%}) stay ({because})."
+    because = f"limits: {', '.join(limits)}" if limits else "each remaining unit costs more"
+    return f"{short:,} of {budget:,} parameters to remove ({short / budget:.2%}) are kept ({because})."

@@ -52,6 +52,6 @@ class Depth(Allocator[DepthParams]):
                 raise PlanError.ratio_impossible(p.ratio, p.of, cost[order].sum() / p.denominator(layout), limits)
 
         short = budget - int(cost[list(gone)].sum())
-        notes = [shortfall(short, budget, limits or ["whole layers only"])] if short else []
+        notes = [shortfall(short, budget, limits or ["only entire layers are removed"])] if short else []
         kept = {(b.layer, b.axis.name): () if b.layer in gone else range(b.units) for b in layout.blocks()}
         return Plan.of(layout, kept, budget, notes)

@@ -171,15 +171,15 @@ def allocate(queue: Queue, params: GateParams, budget: int, layer_min: np.ndarra
                 continue
             wider = np.where(blocks, queue.units, whole)
             if queue.floor[blocks].any():
-                refused[layer] = "limits, or the model's best-scored unit, hold it"
+                refused[layer] = "a limit, or the model's best-scored unit, keeps it"
             elif not bounds.allow(queue, wider):
-                refused[layer] = "the budget or a limit does not pay for the rest of it"
+                refused[layer] = "the budget or a limit does not allow removing the rest"
             else:
                 whole, new = wider, True
         if not new:
             break
     return gone, [
-        f"Layer {layer} keeps {stays[layer]:.1%}, under epsilon {params.epsilon:g}, but does not go whole: {reason}."
+        f"Layer {layer} keeps {stays[layer]:.1%}, below epsilon {params.epsilon:g}, but is not removed entirely: {reason}."
         for layer, reason in sorted(refused.items())
         if 0 < stays[layer] < params.epsilon
     ]

@@ -33,7 +33,7 @@ class PlanError(HgspError):
     @classmethod
     def uneven_heads(cls, layer: int, axis: str, heads: int) -> PlanError:
         return cls(
-            f"Plan of layer {layer}, {axis}: every kept unit must keep the same number of query heads, at least one, as indices below {heads} "
+            f"Plan of layer {layer}, {axis}: every kept unit must keep the same number of query heads, at least one, indexed below {heads} "
             "without repeats. Plan again (hgsp plan); if a plugin made the plan, this is a bug in it."
         )
 

@@ -11,8 +11,8 @@ class SweepError(HgspError):
     @classmethod
     def nothing_to_judge(cls, held_out: int, samples: int) -> SweepError:
         return cls(
-            f"allocate.with.samples: {held_out} windows are held out to judge plans, but calibrate.samples is {samples}; some must remain to "
-            "measure the model. Lower it, or raise calibrate.samples."
+            f"allocate.with.samples: {held_out} windows are held out to judge plans, but calibrate.samples is {samples}; some must "
+            "remain to measure the model. Lower it, or raise calibrate.samples."
         )
 
     @classmethod

@@ -36,7 +36,7 @@ class LayoutError(HgspError):
     @classmethod
     def indivisible(cls, name: str, shape: Sequence[int], dim: int, units: int, key: str) -> LayoutError:
         return cls(
-            f"Tensor '{name}' has {shape[dim]} rows along dimension {dim}, which is not divisible by {units} units ('{key}' in config.json). "
+            f"Tensor '{name}' has {shape[dim]} rows along dimension {dim}, not a multiple of {units} units ('{key}' in config.json). "
             "Check that config.json and the weights match."
         )
 

@@ -45,8 +45,8 @@ class RecoverError(HgspError):
     @classmethod
     def slow_tokenizer(cls, name: str, kind: str) -> RecoverError:
         return cls(
-            f"recover: '{name}' holds chats, and the model's tokenizer ({kind}) cannot map tokens to text, so the "
-            "assistant's turns cannot be located. Save it with a tokenizer.json (a fast tokenizer), or use records in instruction/input/output form."
+            f"recover: '{name}' holds chats, and the model's tokenizer ({kind}) cannot map tokens to text, so the assistant's turns "
+            "cannot be located. Save it with a tokenizer.json (a fast tokenizer), or use records in instruction/input/output form."
         )
 
     @classmethod

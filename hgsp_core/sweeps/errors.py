@@ -84,5 +84,5 @@ class GridError(HgspError):
     @classmethod
     def not_shared(cls, path: Path) -> GridError:
         return cls(
-            f"A run finished on the cluster, but '{path}' does not exist here. 'output' and the store must be on storage shared by all nodes."
+            f"A run finished on the cluster, but '{path}' does not exist here. Put 'output' and the store on storage shared by all nodes."
         )

@@ -85,7 +85,7 @@ class TorchPruning(Allocator[TorchPruningParams]):
             raise TorchPruningError.short(p.ratio, p.of, most / p.denominator(layout), with_attention)
         notes = [f"Torch-Pruning removes {most:,} of {budget:,} parameters."]
         if grouped and p.attention == "auto":
-            notes.append("Attention stays whole: Torch-Pruning cannot remove groups of grouped-query attention.")
+            notes.append("Attention is not pruned: Torch-Pruning cannot remove groups of grouped-query attention.")
         return Plan.of(layout, {_key(b): best.block(b).kept for b in layout.blocks()}, budget, notes)
 
 

@@ -65,7 +65,7 @@ def test_global_pruning_takes_the_lowest_scored_channels_of_all_layers():
 def test_grouped_attention_stays_whole_and_the_plan_says_so():
     _, result = plan(GROUPS, ratio=0.2)
     assert all(len(layer["attention"].kept) == 3 for layer in result.layers)
-    assert "Attention stays whole" in result.notes[1]
+    assert "Attention is not pruned" in result.notes[1]
     assert len(plan(GROUPS, ratio=0.2, attention="keep")[1].notes) == 1  # asked for: nothing to tell
 
 
