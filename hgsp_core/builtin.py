@@ -31,7 +31,10 @@ def hgsp_scorers() -> list[Method]:
             "taylor + 1/2 sum of |W^2 * curvature|",
         ),
         Method(
-            "wanda", "hgsp_core.score.scorers:Wanda", Params, "sum of |W| times the norm of its input; no gradients"
+            "wanda",
+            "hgsp_core.score.scorers:Wanda",
+            Params,
+            "sum of |W| times the norm of its input; needs no gradients",
         ),
         Method(
             "output",
@@ -43,11 +46,11 @@ def hgsp_scorers() -> list[Method]:
             "obs",
             "hgsp_core.score.scorers:Obs",
             ObsParams,
-            "the same when what stays is refitted: Optimal Brain Surgeon",
+            "squared output error after refitting the kept weights: Optimal Brain Surgeon",
         ),
         Method("magnitude", "hgsp_core.score.scorers:Magnitude", Params, "sum of |W|; needs no calibration data"),
         Method("l2", "hgsp_core.score.scorers:L2", Params, "sum of W^2; needs no calibration data"),
-        Method("random", "hgsp_core.score.scorers:Random", Params, "seeded noise: the control"),
+        Method("random", "hgsp_core.score.scorers:Random", Params, "seeded noise, as a control"),
     ]
 
 
@@ -60,27 +63,35 @@ def hgsp_priors() -> list[Method]:
             Params,
             "1 - cosine of the residual stream before and after",
         ),
-        Method("removal", "hgsp_core.score.priors:Removal", RemovalParams, "loss without the layer or block - loss"),
-        Method("activation", "hgsp_core.score.priors:Activation", Params, "mean norm of the layer's output"),
         Method(
-            "file", "hgsp_core.score.prior_file:PriorFile", PriorFileParams, "priors measured before, from a JSON file"
+            "removal",
+            "hgsp_core.score.priors:Removal",
+            RemovalParams,
+            "increase of the loss without the layer or block",
         ),
+        Method("activation", "hgsp_core.score.priors:Activation", Params, "mean norm of the layer's output"),
+        Method("file", "hgsp_core.score.prior_file:PriorFile", PriorFileParams, "precomputed priors from a JSON file"),
     ]
 
 
 @hookimpl
 def hgsp_normalizers() -> list[Method]:
     return [
-        Method("none", "hgsp_core.score.normalizers:Keep", Params, "scores as they are"),
+        Method("none", "hgsp_core.score.normalizers:Keep", Params, "leaves scores unchanged"),
         Method("log", "hgsp_core.score.normalizers:Log", LevelParams, "ln(score - min + 1) per block or layer"),
-        Method("minmax", "hgsp_core.score.normalizers:MinMax", LevelParams, "to 0..1 per block or layer"),
         Method(
-            "zscore", "hgsp_core.score.normalizers:ZScore", LevelParams, "to mean 0, deviation 1 per block or layer"
+            "minmax", "hgsp_core.score.normalizers:MinMax", LevelParams, "rescales scores to 0..1 per block or layer"
         ),
         Method(
-            "sqrt", "hgsp_core.score.normalizers:Sqrt", LevelParams, "square root of the score above the smallest one"
+            "zscore",
+            "hgsp_core.score.normalizers:ZScore",
+            LevelParams,
+            "rescales scores to mean 0, standard deviation 1 per block or layer",
         ),
-        Method("clip", "hgsp_core.score.normalizers:Clip", ClipParams, "cut off outside two percentiles of all units"),
+        Method(
+            "sqrt", "hgsp_core.score.normalizers:Sqrt", LevelParams, "square root of the score, shifted to 0 or above"
+        ),
+        Method("clip", "hgsp_core.score.normalizers:Clip", ClipParams, "clips scores to two percentiles of all units"),
     ]
 
 
@@ -97,30 +108,33 @@ def hgsp_allocators() -> list[Method]:
             "search",
             "hgsp_core.allocate.search:Search",
             SearchParams,
-            "rates by block, by what held-out windows lose; and moves",
+            "searches per-block rates against held-out KL",
         ),
         Method(
             "uniform", "hgsp_core.allocate.uniform:Uniform", UniformParams, "the same rate in every layer of a range"
         ),
         Method(
-            "layerwise", "hgsp_core.allocate.layerwise:Layerwise", LayerwiseParams, "the rate of a layer from its prior"
+            "layerwise", "hgsp_core.allocate.layerwise:Layerwise", LayerwiseParams, "per-layer rates from the priors"
         ),
-        Method("depth", "hgsp_core.allocate.depth:Depth", DepthParams, "whole layers of least prior"),
+        Method("depth", "hgsp_core.allocate.depth:Depth", DepthParams, "removes entire layers, lowest prior first"),
     ]
 
 
 @hookimpl
 def hgsp_reconstructors() -> list[Method]:
     return [
-        Method("none", "hgsp_core.repair.no_repair:NoRepair", Params, "what stays is left as it was"),
+        Method("none", "hgsp_core.repair.no_repair:NoRepair", Params, "leaves the kept weights unchanged"),
         Method(
-            "bias", "hgsp_core.repair.bias:Bias", Params, "adds the mean of what goes to the bias, where there is one"
+            "bias",
+            "hgsp_core.repair.bias:Bias",
+            Params,
+            "adds the mean output of the removed units to the bias, if there is one",
         ),
         Method(
             "least-squares",
             "hgsp_core.repair.least_squares:LeastSquares",
             LeastSquaresParams,
-            "what stays takes over what it can of what goes, block by block, in closed form",
+            "refits the kept weights to compensate for the removed ones, in closed form",
         ),
     ]
 
@@ -132,7 +146,7 @@ def hgsp_recoverers() -> list[Method]:
             "lora",
             "hgsp_core.recover.lora:LoRA",
             LoRAParams,
-            "trains small adapters beside the linears and merges them",
+            "trains low-rank adapters and merges them",
         ),
         Method("full", "hgsp_core.recover.full:Full", FullParams, "trains all weights"),
     ]
@@ -148,13 +162,13 @@ def hgsp_evaluators() -> list[Method]:
             "efficiency",
             "hgsp_core.evaluate.efficiency:Efficiency",
             EfficiencyParams,
-            "time, memory, cache and MACs of running it",
+            "inference time, memory, KV cache and MACs",
         ),
         Method(
             "lm_eval",
             "hgsp_core.evaluate.harness:LmEval",
             LmEvalParams,
-            "accuracy on tasks of lm-eval; by default seven zero-shot ones",
+            "accuracy on lm-eval tasks; seven zero-shot tasks by default",
         ),
     ]
 
@@ -180,10 +194,10 @@ def hgsp_exporters() -> list[Method]:
 @hookimpl
 def hgsp_datasets() -> list[Method]:
     return [
-        Method("pydoc", "hgsp_core.data.datasets:Pydoc", Params, "Python's documentation, embedded"),
+        Method("pydoc", "hgsp_core.data.datasets:Pydoc", Params, "Python documentation, bundled"),
         Method("wikitext2", "hgsp_core.data.datasets:Hub", Wikitext2Params, "WikiText-2 (raw), from the hub"),
         Method("c4", "hgsp_core.data.datasets:Hub", C4Params, "C4 (English), from the hub, streamed"),
         Method("ptb", "hgsp_core.data.datasets:Hub", PTBParams, "Penn Treebank, from the hub"),
         Method("file", "hgsp_core.data.datasets:File", FileParams, "local .txt, .json, .jsonl or .parquet"),
-        Method("hub", "hgsp_core.data.datasets:Hub", HubParams, "any dataset of the Hugging Face hub"),
+        Method("hub", "hgsp_core.data.datasets:Hub", HubParams, "any dataset on the Hugging Face hub"),
     ]

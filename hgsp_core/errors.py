@@ -81,7 +81,7 @@ def library_words(error: Exception, place: str) -> str:
     """What a library raised about the values in `place`; Python's own words for a wrong value say nothing without that."""
     reason = str(error).strip() or type(error).__name__
     if isinstance(error, (ArithmeticError, AttributeError, LookupError, TypeError)) or type(error) is ValueError:
-        return f"{type(error).__name__}: {reason.rstrip('.')}. It is about a value in {place}."
+        return f"{type(error).__name__}: {reason.rstrip('.')}. Check the values in {place}."
     return reason
 
 
@@ -99,34 +99,34 @@ class FlagError(HgspError):
     @classmethod
     def contradict(cls, one: tuple[str, object], other: tuple[str, object]) -> FlagError:
         return cls(
-            f"{one[0]} {one[1]} and {other[0]} {other[1]} contradict each other: they set the same thing. Leave one of them out."
+            f"{one[0]} {one[1]} and {other[0]} {other[1]} contradict each other: both set the same value. Remove one of them."
         )
 
     @classmethod
     def model_differs(cls, flag: str, given: int, model: str, there: int) -> FlagError:
         return cls(
-            f"{flag} {given}: '{model}' has {there} (config.json). The number is read from the model; leave the flag out."
+            f"{flag} {given}: '{model}' has {there} (config.json). This value is read from the model; remove the flag."
         )
 
     @classmethod
     def needs(cls, flag: str, other: str) -> FlagError:
-        return cls(f"{flag} does nothing without {other}. Add {other}, or leave {flag} out.")
+        return cls(f"{flag} does nothing without {other}. Add {other}, or remove {flag}.")
 
     @classmethod
     def excludes(cls, flag: str, other: str, why: str) -> FlagError:
-        return cls(f"{flag} and {other} exclude each other: {why}. Leave one of them out.")
+        return cls(f"{flag} and {other} cannot be combined: {why}. Remove one of them.")
 
     @classmethod
     def unused(cls, flags: Sequence[str], command: str) -> FlagError:
-        return cls(f"{command}: {', '.join(flags)} would do nothing together with the other flags. Leave it out.")
+        return cls(f"{command}: {', '.join(flags)} would do nothing together with the other flags. Remove it.")
 
     @classmethod
     def nothing_to_measure(cls) -> FlagError:
-        return cls("There is nothing to measure: --dataset none leaves no perplexity. Add --tasks or --efficiency.")
+        return cls("There is nothing to measure: --dataset none disables perplexity. Add --tasks or --efficiency.")
 
     @classmethod
     def other_key(cls, setting: str, part: str, example: str) -> FlagError:
-        return cls(f"--set {setting}: only keys of '{part}' mean something here, such as {example}.")
+        return cls(f"--set {setting}: only keys of '{part}' are allowed here, such as {example}.")
 
     @classmethod
     def strategy(cls, chosen: str | None, goes_with: Mapping[str, Sequence[str]]) -> FlagError:
@@ -134,8 +134,8 @@ class FlagError(HgspError):
         wrong = {flag: names for flag, names in goes_with.items() if chosen is None or chosen not in names}
         listed = "; ".join(f"{flag}: {', '.join(names)}" for flag, names in (wrong or goes_with).items())
         if chosen is not None and wrong:
-            return cls(f"--pruning_strategy {chosen} does not take {', '.join(wrong)}. What takes it: {listed}.")
-        return cls(f"No --pruning_strategy takes {', '.join(goes_with)} together. What takes each: {listed}.")
+            return cls(f"--pruning_strategy {chosen} does not accept {', '.join(wrong)}. Accepted by: {listed}.")
+        return cls(f"No --pruning_strategy accepts {', '.join(goes_with)} together. Each is accepted by: {listed}.")
 
     @classmethod
     def unknown(cls, flag: str, given: str, known: Iterable[str]) -> FlagError:
@@ -159,15 +159,17 @@ class PathError(HgspError):
 
     @classmethod
     def no_user(cls, path: str) -> PathError:
-        return cls(f"'{path}' cannot be followed: there is no user {path.partition('/')[0]}. Write the path without ~.")
+        return cls(f"'{path}' cannot be resolved: there is no user {path.partition('/')[0]}. Write the path without ~.")
 
     @classmethod
     def characters(cls, path: str) -> PathError:
-        return cls(f"{shown(path)} cannot be a path: it holds characters that no file name has. Write it in UTF-8.")
+        return cls(
+            f"{shown(path)} is not a valid path: it contains characters that are not allowed in file names. Write it in UTF-8."
+        )
 
     @classmethod
     def too_long(cls, path: str, longest: int) -> PathError:
-        return cls(f"{shown(path)} cannot be a path: one of its names is longer than {longest} bytes. Shorten it.")
+        return cls(f"{shown(path)} is not a valid path: one of its names is longer than {longest} bytes. Shorten it.")
 
     @classmethod
     def system(cls, error: OSError) -> PathError:
@@ -181,41 +183,41 @@ class NumericError(HgspError):
     @classmethod
     def overflow(cls, tensor: str, value: float, dtype: str, largest: float) -> NumericError:
         return cls(
-            f"model.dtype: '{tensor}' holds {value:g}, which {dtype} cannot (at most {largest:g}). "
+            f"model.dtype: '{tensor}' contains {value:g}, which {dtype} cannot represent (at most {largest:g}). "
             "Use model.dtype: bfloat16, which has the range of float32, or float32."
         )
 
     @classmethod
     def weight(cls, tensor: str) -> NumericError:
         return cls(
-            f"The tensor '{tensor}' holds NaN or infinity. The checkpoint is damaged: download or save it again."
+            f"The tensor '{tensor}' contains NaN or infinity. The checkpoint is damaged: download or save it again."
         )
 
     @classmethod
     def activation(cls, layer: int, tensor: str, dtype: str) -> NumericError:
         return cls(
             f"Layer {layer}: {tensor} is NaN or infinite in {dtype}, although the weights are finite. "
-            "Use a dtype of more range (model.dtype: float32 or bfloat16)."
+            "Use a dtype with more range (model.dtype: float32 or bfloat16)."
         )
 
     @classmethod
     def loss(cls, value: float, dtype: str) -> NumericError:
         return cls(
             f"The loss over the calibration set is {value} in {dtype}, although every layer's output is finite: "
-            "look at the final norm and the head, or use a dtype of more range (model.dtype: float32 or bfloat16)."
+            "check the final norm and the head, or use a dtype with more range (model.dtype: float32 or bfloat16)."
         )
 
     @classmethod
     def evaluation(cls, value: float, dtype: str) -> NumericError:
         return cls(
-            f"The loss over the evaluation text is {value} in {dtype}. Use a dtype of more range (float32 or bfloat16); "
-            "if it stays so, the weights are damaged."
+            f"The loss over the evaluation text is {value} in {dtype}. Use a dtype with more range (float32 or bfloat16); "
+            "if this does not help, the weights are damaged."
         )
 
     @classmethod
     def statistic(cls, layer: int, collector: str, name: str) -> NumericError:
         return cls(
-            f"Layer {layer}: the statistic '{name}' of {collector} is NaN or infinite, although what it was made from is finite."
+            f"Layer {layer}: the statistic '{name}' of {collector} is NaN or infinite, although its inputs are finite."
         )
 
 
@@ -225,9 +227,9 @@ class ResourceError(HgspError):
     @classmethod
     def memory(cls, reason: str) -> ResourceError:
         return cls(
-            f"Out of memory{f' ({reason})' if reason else ''}. These settings help, the first ones most: "
+            f"Out of memory{f' ({reason})' if reason else ''}. These settings help, most effective first: "
             "--set model.dtype=bfloat16, --set calibrate.batch_size=1, a smaller calibrate.seq_len, "
-            "--set device=cpu where the GPU is the small one. What was measured so far is kept and is not repeated."
+            "--set device=cpu if the GPU has less memory than the host. Finished measurements are kept and reused."
         )
 
     @classmethod
@@ -240,6 +242,6 @@ class ResourceError(HgspError):
     @classmethod
     def disk(cls, reason: str) -> ResourceError:
         return cls(
-            f"No space left on the disk ({reason}). Make room, or choose another disk: --output DIR for the result, "
+            f"No space left on the disk ({reason}). Make room, or use another disk: --output DIR for the result, "
             "--cache DIR (or HGSP_CACHE) for the store, TMPDIR for temporary files. Then run it again."
         )

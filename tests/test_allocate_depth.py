@@ -37,7 +37,7 @@ def test_as_many_layers_go_as_the_ratio_pays_for_and_the_rest_is_noted():
     plan = plan_of(ratio=0.4, of="layers")  # 2.4 layers
     assert plan.kept_layers() == [0, 2, 4, 5]
     assert plan.removed(layout) <= plan.before - plan.target
-    assert "whole layers only" in plan.notes[0]
+    assert "only entire layers are removed" in plan.notes[0]
 
 
 def test_a_ratio_of_less_than_one_layer_removes_nothing_and_says_so():
@@ -55,14 +55,18 @@ def test_frozen_layers_stay():
 
 def test_one_layer_always_stays():
     assert plan_of(n_remove_layers=5).kept_layers() == [0]
-    with pytest.raises(PlanError, match="6 layers cannot go, 5 at most, as one must stay"):
+    with pytest.raises(PlanError, match="6 layers cannot be removed; at most 5 can, because one must be kept"):
         plan_of(n_remove_layers=6)
 
 
 def test_more_layers_or_a_higher_ratio_than_the_limits_leave_are_refused():
-    with pytest.raises(PlanError, match=r"3 layers cannot go, 2 at most with .*allocate.with.limits.freeze_first: 4"):
+    with pytest.raises(
+        PlanError, match=r"3 layers cannot be removed; at most 2 can with .*allocate.with.limits.freeze_first: 4"
+    ):
         plan_of(n_remove_layers=3, limits={"freeze_first": 4})
-    with pytest.raises(PlanError, match=r"0.8 of the decoder layers' parameters cannot go, 0.3333 at most"):
+    with pytest.raises(
+        PlanError, match=r"0.8 of the decoder layers' parameters cannot be removed; at most 0.3333 is possible"
+    ):
         plan_of(ratio=0.8, of="layers", limits={"freeze_first": 4})
 
 

@@ -206,13 +206,13 @@ def test_an_impossible_ratio_names_the_largest_and_what_holds_it():
     message = str(error.value)
     assert "allocate.with.limits.layer_max_rate: 0.5" in message
     assert "allocate.with.strategy: inverse" in message
-    largest = float(message.split("cannot go, ")[1].split(" ")[0])
+    largest = float(message.split("at most ")[1].split(" ")[0])
     assert 0.3 < largest < 0.5
     plan_of(job(layout), ratio=largest, limits={"layer_max_rate": 0.5})
 
 
 def test_a_least_effective_rate_above_the_highest_is_refused():
-    with pytest.raises(ValidationError, match="every layer would stay whole"):
+    with pytest.raises(ValidationError, match="no layer would be pruned"):
         LayerwiseParams(limits={"layer_max_rate": 0.1})
 
 

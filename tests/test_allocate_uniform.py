@@ -97,7 +97,7 @@ def test_a_range_too_small_for_the_ratio_is_refused_with_the_largest_ratio():
         plan_of(job(layout), ratio=0.5, attention={"layer_end": 2}, mlp={"layer_end": 2})
     message = str(error.value)
     assert "allocate.with.mlp.layer_end: 2" in message
-    largest = float(message.split("cannot go, ")[1].split(" ")[0])
+    largest = float(message.split("at most ")[1].split(" ")[0])
     plan = plan_of(job(layout), ratio=largest, attention={"layer_end": 2}, mlp={"layer_end": 2})
     assert plan.removed(layout) / layout.parameters == pytest.approx(largest, abs=2e-3)
 

@@ -108,7 +108,7 @@ def test_a_wrapper_around_each_layer_is_named_too(said, folder):
 
 def test_names_without_the_prefix_of_the_language_model_are_named_by_every_command(said, tied):
     change_tensors(tied / "model", lambda tensors: {n.removeprefix("model."): v for n, v in tensors.items()})
-    refuse_all(said, tied, "lack 'model.' in front")
+    refuse_all(said, tied, "lack the prefix 'model.'")
 
 
 def test_a_stored_copy_of_the_embedding_is_no_head_of_its_own(said, tied):
@@ -196,7 +196,7 @@ def test_a_tensor_in_two_shards_is_refused(said, folder):
     first, second = sorted(model.glob("*.safetensors"))[:2]
     doubled = load_file(first) | dict([next(iter(load_file(second).items()))])
     save_file(doubled, first, metadata={"format": "pt"})
-    refuse_all(said, folder, "which one counts is not defined")
+    refuse_all(said, folder, "so it is ambiguous")
 
 
 def test_tensors_that_the_index_leaves_out_are_read_as_transformers_reads_them(folder):
@@ -287,7 +287,7 @@ def test_layers_with_a_sliding_window_but_no_window_are_refused(said, folder):
     [
         ("[]", "a JSON object is needed"),
         ("{", "cannot be read"),
-        ('{"max_new_tokens": -1}', "a value in generation_config.json"),
+        ('{"max_new_tokens": -1}', "the values in generation_config.json"),
     ],
 )
 def test_generation_settings_that_transformers_stumbles_over_are_not_handed_on(said, folder, content, message):

@@ -16,7 +16,7 @@ def test_verification_catches_one_changed_weight(tmp_path):
     tensors = load_file(directory / "model.safetensors")
     tensors["model.layers.2.mlp.up_proj.weight"][0, 0] += 1e-2
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="its logits differ by"):
+    with pytest.raises(CheckpointError, match="its logits after reloading differ by"):
         verify_reload(directory, tokens(), logits(model))
 
 

@@ -117,7 +117,7 @@ def test_broken_plugins_are_listed_with_their_reason_and_disturb_nobody(tmp_path
     done = hgsp("plugins", cwd=tmp_path, plugins=names)
     assert done.returncode == 0
     assert "hgsp-fails: ModuleNotFoundError: No module named 'a_package_that_nobody_has'" in done.stdout
-    assert "hgsp-misspells: it implements 'hgsp_scorer', which is no hook" in done.stdout
+    assert "hgsp-misspells: it implements 'hgsp_scorer', which is not a hook" in done.stdout
     assert "Did you mean 'hgsp_scorers'?" in done.stdout
     assert "hgsp-twice: it provides the scorer 'mine' twice" in done.stdout
     assert "first" in done.stdout
@@ -278,7 +278,7 @@ def test_a_run_prints_the_table_what_it_reused_and_how_to_load_the_result(ran, f
     assert report["reused"]
     assert done.stdout.count("Reused: ") == 1
     assert "Result: other" in done.stdout
-    assert "Look at: other/report.html" in done.stdout
+    assert "Report: other/report.html" in done.stdout
     assert "Plan" in done.stderr
     assert "Traceback" not in done.stderr
     code = done.stdout.partition("Load it with:\n")[2]

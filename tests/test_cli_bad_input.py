@@ -102,10 +102,10 @@ def run_quietly(*arguments):
         ("calibrate.seed=4294967296", "calibrate.seed", "less than 4294967296"),
         ("recover={use: full, with: {epochs: .inf}}", "recover.with.epochs", "less than or equal to 10000"),
         ("output=~a_user_that_nobody_is/x", "output", "there is no user ~a_user_that_nobody_is"),
-        ("model.path=~a_user_that_nobody_is/x", "'~a_user_that_nobody_is/x' cannot be followed", "without ~"),
+        ("model.path=~a_user_that_nobody_is/x", "'~a_user_that_nobody_is/x' cannot be resolved", "without ~"),
         (
             "evaluate=[{use: perplexity, with: {datasets: ['~a_user_that_nobody_is/x.txt']}}]",
-            "cannot be followed",
+            "cannot be resolved",
             "without ~",
         ),
     ],
@@ -251,14 +251,14 @@ def test_a_relative_of_a_known_family_is_not_taken_for_it(refused, here, model, 
 def test_a_model_with_code_of_its_own_is_not_taken_for_the_stock_one(refused, here, model):
     spoil_config(model, auto_map={"AutoModelForCausalLM": "modeling_mine.MineForCausalLM"})
     message = refused(*run_quietly())
-    assert "auto_map: the model brings code of its own (modeling_mine.MineForCausalLM)" in message
+    assert "auto_map: the model has custom code (modeling_mine.MineForCausalLM)" in message
 
 
 def test_heads_that_contradict_the_weights(refused, here, model):
     spoil_config(model, num_attention_heads=12)
     message = refused(*run_quietly())
     assert (
-        "'model.layers.0.self_attn.q_proj.weight' has the shape (256, 192), but by config.json it has (192, 192)"
+        "'model.layers.0.self_attn.q_proj.weight' has the shape (256, 192), but config.json implies (192, 192)"
         in message
     )
 
@@ -267,13 +267,13 @@ def test_a_head_size_that_contradicts_the_weights(refused, here, model):
     spoil_config(model, head_dim=8)
     message = refused(*run_quietly("--set", "score.use=taylor"))
     assert "_proj.weight' has the shape" in message
-    assert "but by config.json it has" in message
+    assert "but config.json implies" in message
 
 
 def test_a_weight_without_columns(refused, here, model):
     name = "model.layers.1.self_attn.o_proj.weight"
     spoil_tensors(model, lambda tensors: tensors.update({name: tensors[name].flatten()}))
-    assert f"Tensor '{name}' has the shape (49152,), where rows and columns are needed" in refused(*run_quietly())
+    assert f"Tensor '{name}' has the shape (49152,), but must be a matrix" in refused(*run_quietly())
 
 
 def test_a_tokenizer_whose_longest_text_is_no_number(refused, here, model):
@@ -292,7 +292,7 @@ def test_quantised_weights(refused, here, model):
         model, lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].to(torch.int8)})
     )
     message = refused(*run_quietly())
-    assert "stores 'model.norm.weight' as I8, which cannot be pruned. Use the model in one of: float32" in message
+    assert "stores 'model.norm.weight' as I8, which cannot be pruned. Convert the model to one of: float32" in message
     spoil_config(model, quantization_config={"quant_method": "gptq", "bits": 4})
     assert "config.json" not in message
     assert "quantised weights (gptq)" in refused(*run_quietly())
@@ -304,7 +304,9 @@ def test_quantised_weights(refused, here, model):
 def test_a_number_type_that_the_weights_would_overflow(refused, here, model, scorer):
     spoil_tensors(model, lambda tensors: tensors["model.layers.3.mlp.up_proj.weight"][7].fill_(7e4))
     message = refused(*run_quietly("--set", "model.dtype=float16", "--set", f"score.use={scorer}"))
-    assert "'model.layers.3.mlp.up_proj.weight' holds 70000, which float16 cannot (at most 65504)" in message
+    assert (
+        "'model.layers.3.mlp.up_proj.weight' contains 70000, which float16 cannot represent (at most 65504)" in message
+    )
     assert "Use model.dtype: bfloat16" in message
 
 
@@ -315,14 +317,14 @@ def test_a_shard_that_lacks_a_tensor(refused, here, model):
         json.dumps({"weight_map": dict.fromkeys([*names, "lm_head.weight"], "model-1.safetensors")})
     )
     message = refused(*run_quietly())
-    assert "model-1.safetensors' does not hold the tensor 'lm_head.weight'" in message
+    assert "model-1.safetensors' does not contain the tensor 'lm_head.weight'" in message
 
 
 @pytest.mark.parametrize("scorer", ["magnitude", "taylor"])
 def test_a_model_with_nan_among_its_weights(refused, here, model, scorer):
     spoil_tensors(model, lambda tensors: tensors["model.layers.3.mlp.up_proj.weight"][7].fill_(float("nan")))
     message = refused(*run_quietly("--set", f"score.use={scorer}"))
-    assert "'model.layers.3.mlp.up_proj.weight' holds NaN" in message
+    assert "'model.layers.3.mlp.up_proj.weight' contains NaN" in message
     assert "again" in message
 
 
@@ -349,7 +351,7 @@ def test_a_dataset_file_of_an_unknown_kind(refused, here):
 def test_an_empty_dataset(refused, here):
     (here / "text.txt").write_text("\n\n")
     needs_data(dataset="text.txt")
-    assert "'text.txt' holds no text" in refused(*run_quietly())
+    assert "'text.txt' contains no text" in refused(*run_quietly())
 
 
 @pytest.mark.parametrize("seq_len", [16, 2**62])
@@ -374,7 +376,7 @@ def test_an_output_that_exists(refused, here):
 def test_an_output_that_cannot_be_made(refused, here):
     (here / "file").write_text("in the way")
     message = refused(*run_quietly("--output", "file/result"))
-    assert "'file/result' cannot be made" in message
+    assert "'file/result' cannot be created" in message
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])

@@ -202,8 +202,8 @@ FAULTS = {
     "--finetune_lr 1e-4": ["--finetune_lr does nothing without --finetune"],
     "--finetune --finetune_method full --lora_r 4": ["--lora_r", "--finetune_method full", "no adapters"],
     "--finetune --finetune_method loar": ["There is no recoverer 'loar'", "Did you mean 'lora'?"],
-    "--skip_evaluation --tasks piqa": ["--skip_evaluation and --eval_tasks exclude each other"],
-    "--output a --output_name b": ["--output_name and --output exclude each other"],
+    "--skip_evaluation --tasks piqa": ["--skip_evaluation and --eval_tasks cannot be combined"],
+    "--output a --output_name b": ["--output_name and --output cannot be combined"],
     "--max_samples 0": ["--max_samples (calibrate.samples)", "greater than or equal to 1"],
     "--iterative_steps 0": ["--iterative_steps (iterative_steps)", "greater than or equal to 1"],
     "--device tpu": ["--device (device)", "auto|cpu|cuda"],
@@ -248,8 +248,8 @@ def test_an_mha_model_has_one_query_head_a_kv_head_and_its_head_size_follows(sai
 @pytest.mark.parametrize(
     ("flags", "note"),
     [
-        ("--layer_importance_method activation --layer_importance_samples 5", "measured on all calibration samples"),
-        ("--nsamples 10 --layer_importance_samples 50", "there are 10 calibration samples; all are used"),
+        ("--layer_importance_method activation --layer_importance_samples 5", "measured on the entire calibration set"),
+        ("--nsamples 10 --layer_importance_samples 50", "the calibration set has only 10 windows; all are used"),
         ("--temperature 0 --layer_importance_method removal", "no layer importance is measured at temperature 0"),
         (
             "--pruning_strategy uniform --layer_importance_samples 5",
@@ -320,7 +320,7 @@ def test_shortgpt_takes_a_number_of_layers_instead_of_a_ratio(recipe_of, refused
     assert recipe["allocate"]["with"] == {"n_remove_layers": 2}
     assert recipe["output"].endswith("shortgpt-2-layers")
     message = refused("baseline", "shortgpt", *BASE, "--n_remove_layers", 2, "--pruning_ratio", 0.2)
-    assert "--n_remove_layers and --pruning_ratio exclude each other" in message
+    assert "--n_remove_layers and --pruning_ratio cannot be combined" in message
 
 
 def test_a_flag_of_another_command_is_refused(refused):

@@ -107,8 +107,8 @@ def test_a_recipe_without_the_part_is_refused_as_are_flags_beside_it(refused, sa
     recipe.write_text("version: 1\nevaluate: [{use: efficiency}]\n")
     assert "recover: the file has no part 'recover:'" in refused("finetune", "m", "--recipe", recipe)
     recipe.write_text("recover: lora\nevaluate: [{use: efficiency}]\n")
-    assert "recover: it is not of the form {use: lora" in refused("finetune", "m", "--recipe", recipe)
-    assert "--tasks and --recipe exclude each other" in refused("eval", "m", "--recipe", recipe, "--tasks", "piqa")
+    assert "recover: expected the form {use: lora" in refused("finetune", "m", "--recipe", recipe)
+    assert "--tasks and --recipe cannot be combined" in refused("eval", "m", "--recipe", recipe, "--tasks", "piqa")
     _code, out, _ = said("eval", "m", "--recipe", recipe, "--print-recipe", "--set", "evaluate.0.with.rounds=4")
     assert yaml.safe_load(out) == {"evaluate": [{"use": "efficiency", "with": {"rounds": 4}}]}
 

@@ -159,8 +159,8 @@ def test_a_signal_that_was_ignored_stays_ignored(here):
 @pytest.mark.parametrize(
     ("command", "most", "told"),
     [
-        ("run", 300, "run.log' cannot be made: File too large"),
-        ("plan", 100, "Artifacts cannot be kept in '{store}': File too large"),
+        ("run", 300, "run.log' cannot be created: File too large"),
+        ("plan", 100, "Artifacts cannot be written to '{store}': File too large"),
     ],
 )
 def test_a_disk_that_is_full_is_told_as_that(here, command, most, told):
@@ -199,6 +199,6 @@ def test_a_store_that_is_no_directory_is_known_before_torch_is_imported(here):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment(here), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "False\n"), done.stderr
-    assert "Artifacts cannot be kept" in done.stderr
+    assert "Artifacts cannot be written to" in done.stderr
     assert "is a file, not a directory" in done.stderr
     assert "--cache DIR" in done.stderr

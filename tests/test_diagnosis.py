@@ -141,7 +141,7 @@ def test_a_run_that_is_none_is_one_message(extreme, folder):
     done = hgsp("diagnose", "extrem", cwd=folder)
     assert done.returncode == 2
     assert "no run directory 'extrem'. Did you mean 'extreme'?" in done.stderr
-    with pytest.raises(DiagnosisError, match="no finished run, or one of an older version"):
+    with pytest.raises(DiagnosisError, match="not a finished run, or it was written by an older version"):
         read_diagnosis(folder / "model")
     (folder / "broken").mkdir()
     for content in ("{", "[]", "{}", "\0"):

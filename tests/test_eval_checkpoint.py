@@ -60,7 +60,7 @@ def test_what_needs_a_whole_model_says_so_where_it_is_streamed(pruned, small_mem
     monkeypatch.setattr(
         LmEval, "__init__", lambda self, params: setattr(self, "params", params)
     )  # its tasks are not here
-    with pytest.raises(EvaluationError, match=f"'{name}' needs the whole model in memory"):
+    with pytest.raises(EvaluationError, match=f"'{name}' needs the model in memory"):
         evaluated(pruned, Use(use=name))
 
 
@@ -152,12 +152,12 @@ def test_a_run_measures_both_models_in_turns_and_its_directory_can_be_evaluated(
 )
 def test_a_run_that_streams_refuses_what_needs_a_whole_model(tmp_path, small_memory, weights, stage, monkeypatch):
     monkeypatch.setattr(stage, lambda *arguments: pytest.fail("it went on"))
-    with pytest.raises(EvaluationError, match="'efficiency' needs the whole model in memory"):
+    with pytest.raises(EvaluationError, match="'efficiency' needs the model in memory"):
         run_recipe(tmp_path, weights)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_grid_that_streams_refuses_what_needs_a_whole_model_before_it_starts(tmp_path):
     cell = Cell("one", recipe_of(tmp_path, "streamed"))
-    with pytest.raises(EvaluationError, match="'efficiency' needs the whole model in memory"):
+    with pytest.raises(EvaluationError, match="'efficiency' needs the model in memory"):
         check([cell])

@@ -171,7 +171,7 @@ def test_what_the_result_depends_on_is_told_and_changes_with_the_data(tasks, tmp
 def test_a_task_that_is_asked_for_twice_is_refused_before_any_work(tasks, tmp_path):
     shutil.copy(tasks / "pydoc_choice.yaml", tmp_path)
     (tmp_path / "group.yaml").write_text("group: both\ntask: [pydoc_choice]\n")
-    with pytest.raises(EvaluationError, match=r"Duplicate task 'pydoc_choice'.*Leave one of the two out"):
+    with pytest.raises(EvaluationError, match=r"Duplicate task 'pydoc_choice'.*Remove one of the two"):
         open_evaluators([lm_eval(tmp_path, tasks=["both", "pydoc_choice"])])
 
 

@@ -120,7 +120,7 @@ def test_windows_of_two_lengths_of_one_text_stand_side_by_side(text):
     ("name", "content", "message"),
     [
         ("missing.txt", None, "There is no file"),
-        ("empty.txt", "", "holds no text"),
+        ("empty.txt", "", "contains no text"),
         ("rows.jsonl", '{"story": "x"}', "has no column 'text'"),
     ],
 )

@@ -212,8 +212,8 @@ def test_a_tensor_too_few_is_found(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "kept", "config", "message"),
     [
-        ("qwen3", PLANS["sizes differ"], {}, "no head of its own. Give all layers one size"),
-        ("qwen3", {}, {"attention_bias": True}, "know no biases"),
+        ("qwen3", PLANS["sizes differ"], {}, "supports only a tied head. Give all layers the same size"),
+        ("qwen3", {}, {"attention_bias": True}, "have no biases"),
         ("llama", {}, {"hidden_act": "gelu"}, "hidden_act: 'gelu'"),
         (
             "llama",
@@ -242,7 +242,7 @@ def test_an_unknown_family_is_refused(tmp_path):
 @pytest.mark.parametrize(("number_type", "large"), [("f16", 70000.0), ("q8_0", 1e7)])
 def test_a_value_that_would_overflow_is_refused_with_its_tensor(tmp_path, number_type, large):
     with pytest.raises(
-        GgufError, match=r"'model\.layers\.0\.mlp\.down_proj\.weight' holds (70000|1e\+07), too large for"
+        GgufError, match=r"'model\.layers\.0\.mlp\.down_proj\.weight' contains (70000|1e\+07), which is too large for"
     ):
         _write_with(tmp_path, large, number_type)
     assert not (tmp_path / "model.gguf").exists()
@@ -272,7 +272,7 @@ def test_a_disk_that_fills_up_half_way_leaves_no_file(tmp_path):
     path, (soft, hard) = tmp_path / "full.gguf", resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
     try:
-        with pytest.raises(GgufError, match=r"full\.gguf' cannot be written: .*Nothing of it was kept"):
+        with pytest.raises(GgufError, match=r"full\.gguf' cannot be written: .*Nothing was kept"):
             write_gguf(path, Shards(written.pruned.directory), written.network, words, "f32", lambda done, total: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -290,7 +290,7 @@ def test_a_tensor_that_a_shard_lacks_is_named_and_no_file_is_left(tmp_path):
     from hgsp_core.runtime.source import checkpoint_layout
 
     with pytest.raises(
-        CheckpointError, match=r"model-.*does not hold the tensor 'model\.layers\.4\.mlp\.up_proj\.weight'"
+        CheckpointError, match=r"model-.*does not contain the tensor 'model\.layers\.4\.mlp\.up_proj\.weight'"
     ):
         checkpoint_layout(pruned.directory, "llama")
 
@@ -389,7 +389,7 @@ def _with_merges(change, size=1200):
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused():
     tokenizer = byte_level()
-    with pytest.raises(GgufError, match=f"{len(tokenizer)} tokens, but the model's embedding only 100 rows"):
+    with pytest.raises(GgufError, match=f"{len(tokenizer)} tokens, but the model's embedding has only 100 rows"):
         vocabulary(tokenizer, 100)
 
 

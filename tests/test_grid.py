@@ -75,7 +75,7 @@ def test_the_base_may_be_a_file_beside_the_sweep_and_needs_no_model_of_its_own(t
     [
         (
             {"grid": {"alocate.with.ratio": [0.1]}},
-            "grid: 'alocate.with.ratio' is no key of a recipe. Did you mean 'allocate'?",
+            "grid: 'alocate.with.ratio' is not a recipe key. Did you mean 'allocate'?",
         ),
         (
             {"grid": {"allocate.with.ratoi": [0.1]}},
@@ -96,7 +96,7 @@ def test_the_base_may_be_a_file_beside_the_sweep_and_needs_no_model_of_its_own(t
         ({"grid": {"allocate.with.ratio": [0.2, 0.20]}}, "have the same recipe"),
         ({"grid": {}}, "nothing varies"),
         ({"gird": {"calibrate.seed": [1]}}, "gird: unknown key. Did you mean 'grid'?"),
-        ({"variants": {"method": METHODS * 2}}, "variants.method: two are called 'plain'"),
+        ({"variants": {"method": METHODS * 2}}, "variants.method: two variants are called 'plain'"),
         (
             {"variants": {"method": [{"name": "a/b", "set": {"calibrate.seed": 1}}]}},
             "variants.method.0.name: String should match",

@@ -171,10 +171,10 @@ def test_a_sweep_that_is_done_runs_nothing_again_and_goes_on_when_it_grows(folde
     [
         (
             {"grid": {"allocate.with.ratio": [0.3]}},
-            "holds another sweep: its run 'model-1_even_ratio-0.2' is none of this one",
+            "contains another sweep: its run 'model-1_even_ratio-0.2' is not part of this one",
         ),
         ({"base": {"calibrate": {"dataset": "pydoc", "samples": 5, "seq_len": 16}}}, "was made with"),
-        ({"output": str(ROOT / "models")}, "exists and holds no sweep"),
+        ({"output": str(ROOT / "models")}, "exists and is not a sweep"),
     ],
 )
 def test_the_output_of_another_sweep_is_left_alone(folder, swept, parts, message):
@@ -190,7 +190,7 @@ def test_the_output_of_another_sweep_is_left_alone(folder, swept, parts, message
 
 
 def test_a_run_that_fails_is_reported_and_the_others_go_on(folder, tmp_path):
-    sweep_file(tmp_path, [folder / "model-1"], grid={"allocate.with.ratio": [0.2, 0.999]})  # so much cannot go
+    sweep_file(tmp_path, [folder / "model-1"], grid={"allocate.with.ratio": [0.2, 0.999]})  # so much cannot be removed
     done = command(tmp_path, "--jobs", "2", "--json")
     assert done.exit_code == 1
     result = json.loads(done.stdout)
@@ -198,7 +198,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(folder, tmp_path):
     assert set(result["failed"]) == {"model-1_gated_ratio-0.999", "model-1_even_ratio-0.999"}
     page = html.unescape((tmp_path / "out" / "comparison.html").read_text())
     for name, message in result["failed"].items():
-        assert "allocate.with.ratio: 0.999 of the decoder layers' parameters cannot go" in message
+        assert "allocate.with.ratio: 0.999 of the decoder layers' parameters cannot be removed" in message
         assert (tmp_path / "out" / "failed" / f"{name}.txt").read_text() == f"{message}\n"
         assert message in page
         assert f"Warning: {name} failed: {message}" in done.stderr

@@ -78,7 +78,7 @@ def test_a_refused_push_is_one_message_and_the_run_is_kept(hub, tmp_path):
     done = hgsp("run", "recipe.yaml", "--quiet", cwd=tmp_path, **hub.environment(HF_HOME=str(tmp_path / "hf")))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(
-        "Error: push_to_hub: the hub refused 'acme/smaller' (403: the token may not write there)"
+        "Error: push_to_hub: the hub refused 'acme/smaller' (403: the token has no write access)"
     )
     assert "kept in 'result/model'" in done.stderr
     assert "hf upload ORG/NAME result/model" in done.stderr
@@ -90,7 +90,7 @@ def test_a_refused_push_is_one_message_and_the_run_is_kept(hub, tmp_path):
     ("changes", "message"),
     [
         ({"HF_TOKEN": ""}, "there is no token to write 'acme/smaller' with. Log in (hf auth login)"),
-        ({"HF_HUB_OFFLINE": "1"}, "cannot be reached, as HF_HUB_OFFLINE is set"),
+        ({"HF_HUB_OFFLINE": "1"}, "cannot be reached because HF_HUB_OFFLINE is set"),
         ({"HF_TOKEN": "hf_of_somebody_else"}, "(401: the token is not valid)"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "'acme/smaller' could not be written: "),
     ],
@@ -108,7 +108,7 @@ def test_what_stands_in_the_way_is_said(hub, folder, changes, message):
 
 def test_a_repository_with_files_is_not_overwritten(hub, folder):
     hub.repositories["acme/smaller"] = {".gitattributes": b"", "README.md": b"by hand"}
-    assert "holds files already (README.md), and nothing there is overwritten" in push(folder, hub.environment())
+    assert "already contains files (README.md), which are not overwritten" in push(folder, hub.environment())
     assert hub.repositories["acme/smaller"]["README.md"] == b"by hand"
     assert hub.commits == 0
 

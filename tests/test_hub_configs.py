@@ -24,7 +24,7 @@ NO_GGUF = {
     "llama-longrope": "longrope",
     "yarn-llama-2-7b-128k": "yarn",
     "qwen2.5-7b-yarn": "yarn",
-    "qwen3-8b": "no head of its own",
+    "qwen3-8b": "supports only a tied head",
 }
 #: one of each family; the others take minutes
 QUICK = ("llama-3.2-1b", "mistral-nemo", "qwen2.5-0.5b")

@@ -119,7 +119,7 @@ def test_where_the_dense_predictions_have_no_room_they_are_made_for_each_plan_wi
 
 
 def test_a_judge_needs_windows_on_both_sides():
-    with pytest.raises(SweepError, match=r"12 windows are to judge plans, and calibrate.samples is 12"):
+    with pytest.raises(SweepError, match=r"12 windows are held out to judge plans, but calibrate.samples is 12"):
         Judge(Resident(sample_model(), LAYOUT), TOKENS, 12, 2)
 
 
@@ -274,7 +274,7 @@ def test_what_cannot_be_is_said_before_anything_is_judged():
             AllocateJob(LAYOUT, scores_of(0), None, judge)
         )
     assert not judge.found
-    with pytest.raises(SweepError, match=r"12 windows are to judge plans, and calibrate.samples is 12"):
+    with pytest.raises(SweepError, match=r"12 windows are held out to judge plans, but calibrate.samples is 12"):
         Search(SearchParams(samples=12)).held_out(LAYOUT, 12)
     with pytest.raises(SweepError, match=r"Set calibrate.samples to 6 or more, or moves to 0"):
         Search(SearchParams(moves=1)).held_out(LAYOUT, 5)

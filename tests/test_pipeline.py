@@ -110,7 +110,7 @@ def test_a_final_norm_with_nan_is_named_also_where_the_repair_meets_it_first(unt
     tensors["model.norm.weight"][3] = float("nan")
     save_file(tensors, broken / "model.safetensors")
     settings = [f"model.path={broken}", "score.use=wanda", "reconstruct.use=least-squares", "evaluate=[]"]
-    with pytest.raises(NumericError, match=r"'model.norm.weight' holds NaN"):
+    with pytest.raises(NumericError, match=r"'model.norm.weight' contains NaN"):
         run(recipe(folder / "no", *settings), LogMonitor(), Store(folder / "broken-store"))
     assert not (folder / "no").exists()
 
@@ -227,7 +227,7 @@ def test_priors_of_a_run_can_be_loaded_again(first, folder, store):
     assert again.plan == decide(recipe(folder / "no"), LogMonitor(), store).plan
     short = folder / "short.json"
     short.write_text('{"layer": [1, 2]}')
-    with pytest.raises(HgspError, match="2 numbers, the model has 6 layers"):
+    with pytest.raises(HgspError, match="2 numbers, but the model has 6 layers"):
         decide(recipe(folder / "no", f"prior={{use: file, with: {{path: {short}}}}}"), LogMonitor(), store)
     short.unlink()
 

@@ -34,7 +34,9 @@ def test_a_plugin_with_a_fault_fails_with_the_reason_and_exit_code_1(installed):
     installed("misspells_a_hook")
     done = check("hgsp-misspells")
     assert done.exit_code == 1
-    assert re.search(r"plugin_loads +plugin [\w-]+ +failed: it implements 'hgsp_scorer', which is no hook", done.stdout)
+    assert re.search(
+        r"plugin_loads +plugin [\w-]+ +failed: it implements 'hgsp_scorer', which is not a hook", done.stdout
+    )
     assert re.search(r"importing_the_plugin_brings_no_torch +plugin [\w-]+ +not run: .*'plugin_loads'", done.stdout)
     assert done.stdout.splitlines()[-1] == "1 failed, 1 not run"
 

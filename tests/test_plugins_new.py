@@ -229,7 +229,7 @@ def test_a_name_that_cannot_be_one_is_refused(name, tmp_path, monkeypatch):
         (
             "architecture",
             "smollm33",
-            "transformers knows no models with model_type 'smollm33'. Did you mean 'smollm3'?",
+            "transformers has no models with model_type 'smollm33'. Did you mean 'smollm3'?",
         ),
     ],
 )
@@ -258,7 +258,7 @@ def test_a_project_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 
     files = project_files("scorer", substitutions("scorer", "mine", set()))
     monkeypatch.setattr(Path, "write_text", full_disk)
-    with pytest.raises(ProjectError, match="mine' cannot be made: No space left on device"):
+    with pytest.raises(ProjectError, match="mine' cannot be created: No space left on device"):
         write_project(tmp_path / "mine", files)
     assert len(written) == 2
     assert not list(tmp_path.iterdir())

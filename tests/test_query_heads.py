@@ -158,11 +158,11 @@ def test_a_plan_with_query_heads_survives_its_json():
 def test_groups_that_keep_different_numbers_of_heads_are_refused():
     everything = {(b.layer, b.axis.name): range(b.units) for b in LAYOUT.blocks()}
     uneven = {(0, "attention"): [[0]] + [range(ATTENTION.heads)] * (ATTENTION.units - 1)}
-    with pytest.raises(PlanError, match="layer 0, attention: every kept unit must keep as many query heads"):
+    with pytest.raises(PlanError, match="layer 0, attention: every kept unit must keep the same number of query heads"):
         Plan.of(LAYOUT, everything, 0, heads=uneven)
 
 
 def test_a_scorer_that_says_nothing_about_query_heads_is_named():
     silent = Scores.of(LAYOUT, [{n: np.ones(b.units) for n, b in layer.blocks.items()} for layer in LAYOUT.layers])
-    with pytest.raises(PlanError, match=r"allocate.with.query_heads: the scorer says nothing"):
+    with pytest.raises(PlanError, match=r"allocate.with.query_heads: the scorer gives no scores"):
         HGSP(HGSPParams(temperature=0, query_heads=True))(AllocateJob(LAYOUT, silent, None))

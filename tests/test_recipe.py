@@ -114,7 +114,7 @@ def test_a_missing_recipe_names_its_neighbours(tmp_path):
     ("text", "words"),
     [
         (BASE + "allocate: {with: {ratio: 0.2, ratio: 0.5}}", ["line 3", "'ratio' is given twice"]),
-        (BASE + "calibrate: {samples: true}", ["calibrate.samples", "true and false mean nothing here"]),
+        (BASE + "calibrate: {samples: true}", ["calibrate.samples", "true and false are not accepted here"]),
         (BASE + "calibrate: {with_: {}}", ["calibrate.with_", "unknown key"]),
         ("model: {path: a}\noutput: !!timestamp 2024-13-45", ["not valid YAML"]),
     ],

@@ -252,14 +252,14 @@ def test_a_training_goes_on_from_an_adapter_and_refuses_one_of_another_model(che
         RecoverError, match=r"trained on another model: model.layers.0.self_attn.q_proj is not in this one"
     ):
         recover(checkpoint, tmp_path / "never", adapter=str(tmp_path / "other"))
-    with pytest.raises(RecoverError, match="is no LoRA adapter"):
+    with pytest.raises(RecoverError, match="is not a LoRA adapter"):
         recover(checkpoint, tmp_path / "never", adapter=str(tmp_path))
     assert not (tmp_path / "never").exists()
 
 
 def test_what_cannot_be_trained_is_refused(checkpoint, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    with pytest.raises(RecoverError, match="batch_size: 6 rows cannot be made of parts of 4 rows"):
+    with pytest.raises(RecoverError, match="batch_size: 6 rows cannot be split into parts of 4 rows"):
         recover(checkpoint, out, batch_size=6)
     with pytest.raises(RecoverError, match="distill needs the dense model"):
         recover(checkpoint, out, distill=True)

@@ -432,7 +432,7 @@ class Letters(PreTrainedTokenizer):
 
 def test_a_tokenizer_that_does_not_know_which_text_a_token_stands_for_is_refused():
     tokenizer = Letters(chat_template=TEMPLATES["chatml"])
-    with pytest.raises(RecoverError, match="tokenizer \\(Letters\\) cannot tell which text a token stands for"):
+    with pytest.raises(RecoverError, match="tokenizer \\(Letters\\) cannot map tokens to text"):
         make_rows(Records("x", "chat", (PLAIN_CHAT,)), tokenizer, None, 512)
 
 

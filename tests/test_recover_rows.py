@@ -174,7 +174,7 @@ def test_data_that_is_not_there_or_empty_is_refused(tmp_path, tokenizer):
     (tmp_path / "train.jsonl").write_text("")
     datasets.Dataset.from_dict({"instruction": [], "output": []}).to_parquet(tmp_path / "none.parquet")
     for name in ("list.json", "train.jsonl", "none.parquet"):
-        with pytest.raises(DataError, match="holds no text"):
+        with pytest.raises(DataError, match="contains no text"):
             read_records(str(tmp_path / name), {}, "auto", None, 16)
     with pytest.raises(DataError, match=r"no file .* Did you mean 'train.jsonl'"):
         read_records(str(tmp_path / "trian.jsonl"), {}, "auto", None, 16)

@@ -192,7 +192,7 @@ def test_a_training_that_is_killed_resumes_and_ends_the_same(command, tmp_path):
     again = start("out")
     assert again.communicate(timeout=600)
     assert again.returncode == 0
-    assert "Training goes on from" in (tmp_path / "out" / "run.log").read_text()
+    assert "Training resumes from" in (tmp_path / "out" / "run.log").read_text()
     fresh = start("fresh")
     assert fresh.communicate(timeout=600)
     assert fresh.returncode == 0

@@ -86,10 +86,10 @@ def test_the_summary_adds_up(small):
     assert sum(after) + outside == plan.parameters_after(small)
     assert cells[1][5] == "100.0%"
     assert [row[6] for row in cells] == ["0.5", "0.25", "0.125", "-"]
-    assert f"Removed {plan.removed(small):,} of the {small.layer_parameters:,} parameters that were to go:" in lines
+    assert f"Removed {plan.removed(small):,} of the {small.layer_parameters:,} parameters in the budget:" in lines
     assert any(line.split() == ["perplexity,", "pydoc", "20.00", "25.00", "+25.0%"] for line in lines)
     assert any(line.endswith("Layer 1 was removed whole.") for line in lines)
-    assert "Finding (critical): Early layers lose more than half. See gradient_diagnosis.json." in lines
+    assert "Finding (critical): More than half of early layers removed. See gradient_diagnosis.json." in lines
     assert not any(line != line.rstrip() for line in lines)
 
 

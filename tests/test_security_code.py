@@ -111,13 +111,13 @@ def test_every_command_refuses_a_model_class_of_the_models_own(said, tmp_path, m
     for name, command in commands(model, files).items():
         code, out, err = said(*command)
         assert (code, out) == (2, ""), (name, err)
-        assert "auto_map: the model brings code of its own (" in err, (name, err)
+        assert "auto_map: the model has custom code (" in err, (name, err)
         assert "Traceback" not in err, (name, err)
         assert not list(tmp_path.iterdir()), name
     code, out, _ = said("verify", model)
     assert code == 1
     assert "FAULT" in out
-    assert "auto_map: the model brings code of its own (" in out
+    assert "auto_map: the model has custom code (" in out
 
 
 def test_every_command_refuses_an_attention_kernel_of_the_hub(said, tmp_path, model, files):
@@ -125,7 +125,7 @@ def test_every_command_refuses_an_attention_kernel_of_the_hub(said, tmp_path, mo
     for name, command in commands(model, files).items():
         code, out, err = said(*command)
         assert (code, out) == (2, ""), (name, err)
-        assert "'someone/evil-kernel' is a kernel of the hub" in err, (name, err)
+        assert "'someone/evil-kernel' is a kernel from the hub" in err, (name, err)
         assert not list(tmp_path.iterdir()), name
 
 
@@ -141,7 +141,7 @@ def test_a_tokenizer_class_of_the_models_own_is_refused_where_there_is_no_tokeni
             continue  # needs no tokenizer of this model, or tells it of one of several runs
         code, out, err = said(*command)
         assert (code, out) == (2, ""), (name, err)
-        assert "the tokenizer is code of the model's own (evil.EvilTokenizer)" in err, (name, err)
+        assert "the tokenizer has custom code (evil.EvilTokenizer)" in err, (name, err)
         assert not list(tmp_path.iterdir()), name
 
 

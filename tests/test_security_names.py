@@ -168,7 +168,7 @@ def test_a_recipe_that_holds_a_password_or_token_is_refused_without_repeating_it
         message = refused(*command)
         assert SECRET not in message, message
         assert TOKEN not in message, message
-        assert "it holds a password or a token" in message, message
+        assert "it contains a password or a token" in message, message
 
 
 @pytest.mark.parametrize("address", ADDRESSES)

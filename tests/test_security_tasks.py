@@ -70,9 +70,9 @@ def test_a_task_file_that_names_code_is_refused_before_it_is_read(refused, folde
     (folder / "other.yaml").write_text("task: other\n" + added.replace("EVIL", str(folder / "evil.py")) + "\n")
     message = refused(*evaluate(folder))
     named = "more.yml" if "include" in added else "other.yaml"
-    assert f"include_path: '{folder / named}' names code: " in message
+    assert f"include_path: '{folder / named}' references code: " in message
     assert quoted in message
-    assert "set trust_task_code: true beside include_path" in message
+    assert "set trust_task_code: true next to include_path" in message
     assert not trap.sprung()
 
 
@@ -89,7 +89,7 @@ def test_the_permission_alone_means_nothing(refused):
     message = refused(
         "eval", MODEL, "--dataset", "none", "--tasks", "piqa", "--set", "evaluate.0.with.trust_task_code=true"
     )
-    assert "trust_task_code is about the files in include_path, and none is given" in message
+    assert "trust_task_code requires include_path" in message
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["every document", "the last document"])

@@ -57,6 +57,6 @@ def test_a_damaged_artifact_is_reported_and_not_served(store, damage, caplog):
 
 def test_a_failed_write_leaves_nothing(store, monkeypatch):
     monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(StoreError, match=r"cannot be kept in .*: No space left on device"):
+    with pytest.raises(StoreError, match=r"cannot be written to .*: No space left on device"):
         store.put("statistics", INPUTS, ARRAYS)
     assert not [p for p in store.root.rglob("*") if p.is_file()]

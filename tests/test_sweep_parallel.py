@@ -84,7 +84,7 @@ def test_two_processes_find_what_one_does(tmp_path):
 def test_more_processes_than_samples_are_refused():
     done = launch("refused", "1")
     assert done.returncode != 0
-    assert "2 processes share a calibration set that has only 1 part(s)" in done.stderr
+    assert "2 processes cannot share a calibration set of only 1 part(s)" in done.stderr
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_what_an_export_has_written_is_sound(exported):
         r"model: config\.json and 25 tensors agree",
         r"model: the model loads and answers as it did when it was exported \(logits (0|\de-\d\d) of",
         r"gguf: checksums of 1 file\(s\)",
-        r"gguf: model-f32\.gguf is whole: 34 tensors",
+        r"gguf: model-f32\.gguf is intact: 34 tensors",
         r"gguf: model-f32\.gguf: (llama\.cpp loads it and answers as it did|logits: llama-cpp-python is not installed)",
     ):
         assert re.search(expected, said), (expected, said)
@@ -159,7 +159,7 @@ def _change_tensors(run, change):
         ),
         (
             lambda run: _change_tensors(run, lambda t: t.pop(sorted(t)[0])),
-            r"safetensors' does not hold the tensor",
+            r"safetensors' does not contain the tensor",
         ),
         (
             lambda run: _change_tensors(run, lambda t: t[sorted(t)[0]].fill_(float("nan"))),
@@ -191,7 +191,7 @@ def test_a_model_that_hgsp_did_not_write_is_checked_as_far_as_it_can_be():
 
 
 def test_a_directory_with_nothing_to_verify_is_the_users_mistake(tmp_path):
-    with pytest.raises(VerifyError, match="holds nothing that can be verified"):
+    with pytest.raises(VerifyError, match="contains nothing to verify"):
         verify(tmp_path, LogMonitor())
 
 
@@ -230,4 +230,4 @@ def test_the_command_says_what_it_checked_and_ends_with_its_verdict(run):
     (run.parent / "empty").mkdir()
     nothing = hgsp("verify", "empty", cwd=run.parent)
     assert nothing.returncode == 2
-    assert "Error: 'empty' holds nothing that can be verified" in nothing.stderr
+    assert "Error: 'empty' contains nothing to verify" in nothing.stderr

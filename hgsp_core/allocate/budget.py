@@ -24,9 +24,9 @@ from hgsp_core.plugin.method import Params
 class RatioParams(Params):
     """How much is to go."""
 
-    ratio: float = Field(0.2, gt=0, lt=1, description="share of the parameters to remove, 0..1; never passed")
+    ratio: float = Field(0.2, gt=0, lt=1, description="share of the parameters to remove, 0..1; never exceeded")
     of: Literal["total", "layers"] = Field(
-        "total", description="what the ratio is a share of: all parameters, or those of the decoder layers"
+        "total", description="base of the ratio: all parameters, or those of the decoder layers"
     )
 
     def denominator(self, layout: Layout) -> int:
@@ -297,5 +297,5 @@ def plan_within(
 
 def shortfall(short: int, budget: int, limits: Sequence[str]) -> str:
     """The note on a budget that is not used up."""
-    because = f"limits: {', '.join(limits)}" if limits else "each unit left costs more"
-    return f"{short:,} of {budget:,} parameters to remove ({short / budget:.2%}) stay ({because})."
+    because = f"limits: {', '.join(limits)}" if limits else "each remaining unit costs more"
+    return f"{short:,} of {budget:,} parameters to remove ({short / budget:.2%}) are kept ({because})."

@@ -16,9 +16,9 @@ class DepthParams(RatioParams):
     """Parameters of depth pruning."""
 
     n_remove_layers: int | None = Field(
-        None, ge=1, description="number of layers to remove, in place of the ratio; null = as many as the ratio allows"
+        None, ge=1, description="number of layers to remove, instead of the ratio; null = as many as the ratio allows"
     )
-    limits: LayerLimits = Field(LayerLimits(), description="which layers stay")
+    limits: LayerLimits = Field(LayerLimits(), description="limits on which layers are removed")
 
 
 class Depth(Allocator[DepthParams]):
@@ -58,6 +58,6 @@ class Depth(Allocator[DepthParams]):
                 raise PlanError.ratio_impossible(p.ratio, p.of, cost[order].sum() / p.denominator(layout), limits)
 
         short = budget - int(cost[list(gone)].sum())
-        notes = [shortfall(short, budget, limits or ["whole layers only"])] if short else []
+        notes = [shortfall(short, budget, limits or ["only entire layers are removed"])] if short else []
         kept = {(b.layer, b.axis.name): () if b.layer in gone else range(b.units) for b in layout.blocks()}
         return Plan.of(layout, kept, budget, notes)

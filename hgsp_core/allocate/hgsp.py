@@ -21,21 +21,21 @@ class GateParams(RatioParams):
     """Parameters of the gate, the knapsack and the collapse."""
 
     temperature: float = Field(
-        1.0, ge=0, le=10, description="exponent T of the gate, 0..10; 0 = plain global importance, without priors"
+        1.0, ge=0, le=10, description="exponent T of the gate, 0..10; 0 = global importance without priors"
     )
     tau: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         "auto",
-        description="layer prior, 0 or above, under which a layer's own prior gates its units, else the prior of their "
-        "block; auto = 25th percentile of the layers, 0 = always the block, .inf = always the layer",
+        description="layer prior, 0 or above, below which the layer's prior gates its units; above it, the block's prior does; "
+        "auto = 25th percentile of the layers, 0 = always the block, .inf = always the layer",
     )
     epsilon: float = Field(
-        0.15, ge=0, le=1, description="kept share, 0..1, under which a layer is removed whole; 0 = never"
+        0.15, ge=0, le=1, description="removes a layer entirely below this kept share, 0..1; 0 = never"
     )
     query_heads: bool = Field(
         False,
-        description="true = attention may also lose single query heads, as many in every group of a layer; its KV heads stay",
+        description="true = also removes single query heads, the same number from every group of a layer; keeps the KV heads",
     )
-    limits: Limits = Field(Limits(), description="which layers lose units, and how many")
+    limits: Limits = Field(Limits(), description="limits on which layers are pruned, and by how much")
 
 
 class HGSPParams(GateParams):
@@ -43,14 +43,14 @@ class HGSPParams(GateParams):
 
     uniform: bool = Field(
         False,
-        description="true = the same sizes in every layer that stays, for a checkpoint of the stock class; whole layers may go, "
+        description="true = the same sizes in every kept layer, for a checkpoint of the stock class; may remove entire layers "
         "unless epsilon is 0",
     )
 
     @model_validator(mode="after")
     def _alike_everywhere(self) -> HGSPParams:
         if self.uniform and self.query_heads:
-            raise ValueError("uniform: true takes whole groups: leave out query_heads")
+            raise ValueError("uniform: true removes entire groups: leave out query_heads")
         others = sorted(self.limits.model_dump(exclude_defaults=True).keys() - SizeLimits.model_fields.keys())
         if self.uniform and others:
             raise ValueError(f"uniform: true prunes every layer alike: leave out limits.{others[0]}")
@@ -186,15 +186,15 @@ def allocate(queue: Queue, params: GateParams, budget: int, layer_min: np.ndarra
                 continue
             wider = np.where(blocks, queue.units, whole)
             if queue.floor[blocks].any():
-                refused[layer] = "limits, or the model's best-scored unit, hold it"
+                refused[layer] = "a limit, or the model's best-scored unit, keeps it"
             elif not bounds.allow(queue, wider):
-                refused[layer] = "the budget or a limit does not pay for the rest of it"
+                refused[layer] = "the budget or a limit does not allow removing the rest"
             else:
                 whole, new = wider, True
         if not new:
             break
     return gone, [
-        f"Layer {layer} keeps {stays[layer]:.1%}, under epsilon {params.epsilon:g}, but does not go whole: {reason}."
+        f"Layer {layer} keeps {stays[layer]:.1%}, below epsilon {params.epsilon:g}, but is not removed entirely: {reason}."
         for layer, reason in sorted(refused.items())
         if 0 < stays[layer] < params.epsilon
     ]

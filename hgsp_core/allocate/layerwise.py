@@ -20,27 +20,31 @@ class LayerwiseParams(RatioParams):
     """Parameters of the layerwise allocation."""
 
     strategy: Literal["inverse", "proportional", "uniform"] = Field(
-        "inverse", description="inverse = important layers lose less, proportional = they lose more, uniform = as much"
+        "inverse",
+        description="inverse = lower rates for important layers, proportional = higher rates for them, uniform = equal rates",
     )
-    log_transform: bool = Field(True, description="compare logarithms of the priors, shifted to 1 and above")
+    log_transform: bool = Field(True, description="compare logarithms of the priors, shifted to a minimum of 1")
     importance_weight: float = Field(
-        1.5, gt=0, le=10, description="exponent, 0..10, of a layer's relative prior; higher spares the top layers alone"
+        1.5,
+        gt=0,
+        le=10,
+        description="exponent, 0..10, of a layer's relative prior; higher values spare only the top layers",
     )
     min_effective_rate: float = Field(
         0.15,
         ge=0,
         lt=1,
-        description="rate, 0..1, under which a layer stays whole and leaves its share to the others; "
-        "limits.layer_min_rate, where set, lowers it",
+        description="rate, 0..1, below which a layer is not pruned and its share moves to the others; "
+        "limits.layer_min_rate, if set, lowers it",
     )
-    limits: Limits = Field(Limits(), description="which layers lose units, and how many")
+    limits: Limits = Field(Limits(), description="limits on which layers are pruned, and by how much")
 
     @model_validator(mode="after")
     def _reachable(self) -> LayerwiseParams:
         if self.min_effective_rate > self.limits.layer_max_rate:
             raise ValueError(
                 f"min_effective_rate ({self.min_effective_rate:g}) must not be above "
-                f"limits.layer_max_rate ({self.limits.layer_max_rate:g}): every layer would stay whole"
+                f"limits.layer_max_rate ({self.limits.layer_max_rate:g}): no layer would be pruned"
             )
         return self
 

@@ -17,8 +17,8 @@ from hgsp_core.plugin.method import Params
 class LayerRange(Params):
     """A half-open range of layers; the others stay whole."""
 
-    layer_start: int = Field(0, ge=0, description="first layer that may be pruned; layers count from 0")
-    layer_end: int | None = Field(None, ge=1, description="layer behind the last that may be pruned; null = all layers")
+    layer_start: int = Field(0, ge=0, description="start of the range (inclusive); layers count from 0")
+    layer_end: int | None = Field(None, ge=1, description="end of the range (exclusive); null = all layers")
 
     @model_validator(mode="after")
     def _not_empty(self) -> LayerRange:
@@ -30,29 +30,29 @@ class LayerRange(Params):
 class LayerLimits(LayerRange):
     """Which layers stay whole."""
 
-    freeze_first: int = Field(0, ge=0, description="number of layers at the input that stay whole")
-    freeze_last: int = Field(0, ge=0, description="number of layers at the output that stay whole")
-    freeze_most_important: int = Field(0, ge=0, description="number of layers of highest prior that stay whole")
+    freeze_first: int = Field(0, ge=0, description="number of first layers that are not pruned")
+    freeze_last: int = Field(0, ge=0, description="number of last layers that are not pruned")
+    freeze_most_important: int = Field(
+        0, ge=0, description="number of layers with the highest prior that are not pruned"
+    )
 
 
 class SizeLimits(Params):
     """How many units a block keeps."""
 
-    min_heads: int = Field(0, ge=0, description="KV heads (attention groups) that each layer keeps at the least")
-    min_channels: int = Field(0, ge=0, description="MLP channels that each layer keeps at the least")
+    min_heads: int = Field(0, ge=0, description="minimum number of KV heads (attention groups) to keep in each layer")
+    min_channels: int = Field(0, ge=0, description="minimum number of MLP channels to keep in each layer")
     channel_multiple: int = Field(
-        1, ge=1, description="kept channels of every MLP that is cut are a multiple of this (32, 64, 128, 256)"
+        1, ge=1, description="the kept channels of every pruned MLP are a multiple of this (32, 64, 128, 256)"
     )
 
 
 class RateLimits(LayerLimits, SizeLimits):
     """How much of a layer may go."""
 
-    layer_min_rate: float = Field(
-        0.0, ge=0, le=1, description="share of its parameters, 0..1, that each layer loses at the least, to one unit"
-    )
+    layer_min_rate: float = Field(0.0, ge=0, le=1, description="minimum rate of each layer, 0..1, to within one unit")
     layer_max_rate: float = Field(
-        1.0, ge=0, le=1, description="share of its parameters, 0..1, that a layer loses at the most; 1 = all of it"
+        1.0, ge=0, le=1, description="maximum rate of each layer, 0..1; 1 = the layer may be removed"
     )
 
     @model_validator(mode="after")
@@ -67,7 +67,7 @@ class ShareLimits(Params):
     """How attention and MLPs share the budget."""
 
     pruning_distribution: str | None = Field(
-        None, description='shares of the budget, "attention:mlp", such as "5:5" or "0:10"; null = one common budget'
+        None, description='split of the budget, "attention:mlp", such as "5:5" or "0:10"; null = one shared budget'
     )
 
     @field_validator("pruning_distribution", mode="before")

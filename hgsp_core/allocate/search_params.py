@@ -10,30 +10,28 @@ from hgsp_core.allocate.hgsp import GateParams
 
 
 class SearchParams(GateParams):
-    """Those of H-GSP, whose plan the search starts from, and how long it searches."""
+    """The parameters of H-GSP, which makes the starting plan, and the cost of the search."""
 
-    temperature: float = Field(
-        0.0, ge=0, le=10, description="exponent T of the gate of the plan to start from; 0 = no gate"
-    )
+    temperature: float = Field(0.0, ge=0, le=10, description="exponent T of the gate in the starting plan; 0 = no gate")
     query_heads: bool = Field(
         True,
-        description="true = attention may also lose single query heads, as many in every group of a layer; its KV heads stay",
+        description="true = also removes single query heads, the same number from every group of a layer; keeps the KV heads",
     )
     samples: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
-        description="windows of the calibration set, its last ones, that judge a plan, the others measure the model; auto = as "
-        "many as `forwards` allows, 2 at the least; never fewer than processes",
+        description="number of calibration windows held out to judge plans, taken from the end; auto = as many as `forwards` "
+        "allows, at least 2; never fewer than processes",
     )
     forwards: float = Field(
         2.0,
         gt=0,
         le=100,
-        description="what the search of blocks may cost, in forwards over the calibration set, where `samples` is auto",
+        description="cost of the block search, in forward passes over the calibration set; used if `samples` is auto",
     )
     moves: int = Field(
         0,
         ge=0,
-        description="plans to try once every block has been tried by itself, each repaired; they hold where they do better on both "
-        "halves of the other windows, the repair fitted to the other half, by more than a standard error",
+        description="plans to try after the block search; each is repaired on one half of the other windows, judged on the opposite "
+        "half, and accepted if both halves improve by more than a standard error",
     )
-    seed: int = Field(0, ge=0, description="which moves are tried")
+    seed: int = Field(0, ge=0, description="seed that draws the moves")

@@ -20,16 +20,14 @@ class UniformLimits(SizeLimits, ShareLimits):
 class UniformParams(RatioParams):
     """Parameters of the uniform allocation. LLM-Pruner's ranges for 32 layers are 3..30, for both kinds of block."""
 
-    attention: LayerRange = Field(LayerRange(), description="layers whose attention is pruned; default all")
-    mlp: LayerRange = Field(LayerRange(), description="layers whose MLP is pruned; default all")
+    attention: LayerRange = Field(LayerRange(), description="range of layers whose attention is pruned; default all")
+    mlp: LayerRange = Field(LayerRange(), description="range of layers whose MLP is pruned; default all")
     uniform: bool = Field(
         False,
-        description="true = as many groups and channels in every layer, for a checkpoint of the stock class; "
-        "short of the ratio by up to one channel of every layer",
+        description="true = the same number of groups and channels in every layer, for a checkpoint of the stock class; "
+        "may fall short of the ratio by one channel per layer",
     )
-    limits: UniformLimits = Field(
-        UniformLimits(), description="how many units each block keeps, and shares of the budget"
-    )
+    limits: UniformLimits = Field(UniformLimits(), description="minimum units of each block, and split of the budget")
 
     @model_validator(mode="after")
     def _alike_everywhere(self) -> UniformParams:

@@ -14,7 +14,7 @@ class PlanError(HgspError):
     def other_model(cls, what: str, planned: int, there: int) -> PlanError:
         return cls(
             f"plan.json is for another model: it has {planned} {what}, the model has {there}. "
-            "Use it with the model named in its 'model' entry, or plan again (hgsp plan)."
+            "Use it with the model in its 'model' entry, or plan again (hgsp plan)."
         )
 
     @classmethod
@@ -27,55 +27,55 @@ class PlanError(HgspError):
     def other_count(cls, layer: int, axis: str, planned: int, kept: Sequence[int]) -> PlanError:
         return cls(
             f"The reconstructor kept {len(set(kept))} units in layer {layer}, {axis}; the plan keeps {planned}. "
-            "This is a fault of the reconstructor's plugin."
+            "This is a bug in the reconstructor's plugin."
         )
 
     @classmethod
     def uneven_heads(cls, layer: int, axis: str, heads: int) -> PlanError:
         return cls(
-            f"Plan of layer {layer}, {axis}: every kept unit must keep as many query heads, one or more, as indices below {heads} "
-            "without repeats. Plan again (hgsp plan); if a plugin made it, this is its fault."
+            f"Plan of layer {layer}, {axis}: every kept unit must keep the same number of query heads, at least one, indexed below {heads} "
+            "without repeats. Plan again (hgsp plan); if a plugin made the plan, this is a bug in it."
         )
 
     @classmethod
     def units_of_heads(cls, layer: int, axis: str) -> PlanError:
         return cls(
-            f"The reconstructor kept other units than planned in layer {layer}, {axis}, where single query heads go. "
+            f"The reconstructor kept other units than planned in layer {layer}, {axis}, where single query heads are removed. "
             "Use reconstruct.use: least-squares, or allocate.with.query_heads: false."
         )
 
     @classmethod
     def no_head_scores(cls, layer: int, axis: str) -> PlanError:
         return cls(
-            f"allocate.with.query_heads: the scorer says nothing about the query heads of layer {layer}, {axis}. "
+            f"allocate.with.query_heads: the scorer gives no scores for the query heads of layer {layer}, {axis}. "
             "Use score.use: taylor, or set allocate.with.query_heads: false."
         )
 
     @classmethod
     def given_back(cls, allocator: str) -> PlanError:
         return cls(
-            f"allocate.use: '{allocator}' kept units in one iterative step that the step before had removed, so its steps do not "
-            "add up to a plan. Set iterative_steps: 1, or use another allocator."
+            f"allocate.use: '{allocator}' kept units that an earlier iterative step had removed, so its steps do not "
+            "form a plan. Set iterative_steps: 1, or use another allocator."
         )
 
     @classmethod
     def no_ratio(cls, allocator: str) -> PlanError:
         return cls(
-            f"iterative_steps: the allocator '{allocator}' has no parameter 'ratio' that could grow step by step."
+            f"iterative_steps: the allocator '{allocator}' has no parameter 'ratio' to raise step by step. Set iterative_steps: 1."
         )
 
     @classmethod
     def score_shape(cls, layer: int, axis: str, units: int, shape: tuple[int, ...]) -> PlanError:
         return cls(
             f"The scorer returned an array of shape {shape} for layer {layer}, {axis}; it needs one number for each of {units} units. "
-            "This is a fault of the scorer's plugin."
+            "This is a bug in the scorer's plugin."
         )
 
     @classmethod
     def score_not_finite(cls, layer: int, axis: str, index: int) -> PlanError:
         return cls(
             f"The score of layer {layer}, {axis}, unit {index} is not a finite number. "
-            "This is a fault of the scorer or of a normalizer: try score.use: taylor and normalize: []."
+            "This is a bug in the scorer or a normalizer: try score.use: taylor and normalize: []."
         )
 
     @classmethod
@@ -94,20 +94,24 @@ class PlanError(HgspError):
         what = "all parameters" if of == "total" else "the decoder layers' parameters"
         largest = int(largest * 10_000) / 10_000
         if limits:
-            cause, fix = f"with these limits: {', '.join(limits)}", "Lower the ratio or loosen a limit."
+            cause, fix = f"with these limits:  {', '.join(limits)}", "Lower the ratio or loosen a limit."
         else:
-            cause, fix = "as some units must stay in every model", "Lower the ratio."
-        return cls(f"allocate.with.ratio: {ratio:g} of {what} cannot go, {largest:g} at most, {cause}. {fix}")
+            cause, fix = "because every model must keep some units", "Lower the ratio."
+        return cls(
+            f"allocate.with.ratio: {ratio:g} of {what} cannot be removed; at most {largest:g} is possible, {cause}. {fix}"
+        )
 
     @classmethod
     def too_many_layers(cls, asked: int, most: int, limits: Sequence[str]) -> PlanError:
-        under = f" with these limits: {', '.join(limits)}" if limits else ", as one must stay"
-        return cls(f"allocate.with.n_remove_layers: {asked} layers cannot go, {most} at most{under}. Lower it.")
+        under = f" with these limits: {', '.join(limits)}" if limits else ", because one must be kept"
+        return cls(
+            f"allocate.with.n_remove_layers: {asked} layers cannot be removed; at most {most} can{under}. Lower it."
+        )
 
     @classmethod
     def ratio_below_layer_min(cls, ratio: float, least: float, limits: Sequence[str]) -> PlanError:
         least = -(-least * 10_000 // 1) / 10_000
         return cls(
-            f"allocate.with.ratio: {ratio:g} is less than what every layer must lose, {least:g} together, "
+            f"allocate.with.ratio: {ratio:g} is below the minimum rates of the layers, {least:g} in total, "
             f"with these limits: {', '.join(limits)}. Raise the ratio or lower allocate.with.limits.layer_min_rate."
         )

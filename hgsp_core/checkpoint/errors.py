@@ -34,7 +34,7 @@ class CheckpointError(HgspError):
     @classmethod
     def pickles(cls, path: Path, names: Sequence[str]) -> CheckpointError:
         return cls(
-            f"'{path}' has no safetensors, only {', '.join(names[:3])}. Pickles are not read, because opening one runs its code. "
+            f"'{path}' has no safetensors, only {', '.join(names[:3])}. Pickles are not read, because loading one can run code. "
             f"If you trust it, convert it: AutoModelForCausalLM.from_pretrained('{path}').save_pretrained('NEW_DIRECTORY')."
         )
 
@@ -49,13 +49,13 @@ class CheckpointError(HgspError):
     @classmethod
     def in_two_shards(cls, name: str, one: Path, other: Path) -> CheckpointError:
         return cls(
-            f"The tensor '{name}' is in both '{one}' and '{other}', so which one counts is not defined. Download or save the model again."
+            f"The tensor '{name}' is in both '{one}' and '{other}', so it is ambiguous. Download or save the model again."
         )
 
     @classmethod
     def gguf(cls, path: Path) -> CheckpointError:
         return cls(
-            f"'{path}' is a GGUF model, which is made for llama.cpp and mostly quantised; it cannot be pruned. Give the Hugging Face "
+            f"'{path}' is a GGUF model for llama.cpp, which cannot be pruned. Give the Hugging Face "
             "directory (config.json and safetensors) that it was made from, and export the result with: hgsp export RUN --to gguf"
         )
 
@@ -83,23 +83,23 @@ class CheckpointError(HgspError):
     @classmethod
     def other_task(cls, path: Path, name: str) -> CheckpointError:
         return cls(
-            f"'{path}': architectures: {name} is not a language model: it has no head that predicts tokens. "
-            "Give the model that it was trained from, or another one whose class ends in ForCausalLM."
+            f"'{path}': architectures: {name} is not a language model: it has no LM head. "
+            "Give its base model, or another one whose class ends in ForCausalLM."
         )
 
     @classmethod
     def wrapped(cls, path: Path, name: str, part: str, wrapper: str) -> CheckpointError:
         return cls(
-            f"'{path}': the tensor '{name}' has '{part}' in its name: the checkpoint was saved from inside {wrapper}, and no "
-            f"program finds its weights. Save the model itself, or rename the tensors without '{part}'."
+            f"'{path}': the tensor '{name}' has '{part}' in its name: the checkpoint was saved from inside {wrapper}, so its "
+            f"weights cannot be loaded. Save the model itself, or rename the tensors without '{part}'."
         )
 
     @classmethod
     def no_prefix(cls, path: Path | str, prefix: str) -> CheckpointError:
         return cls(
-            f"'{path}': the names of the tensors lack '{prefix}.' in front: this was saved from the base class, without a head. "
+            f"'{path}': the tensor names lack the prefix '{prefix}.': this was saved from the base class, without a head. "
             f"Save the language model: AutoModelForCausalLM.from_pretrained('{path}').save_pretrained('NEW_DIRECTORY'). "
-            "Check its answers first: a head that is not the embedding is missing."
+            "Check its output first: an untied head is missing."
         )
 
     @classmethod
@@ -119,7 +119,7 @@ class CheckpointError(HgspError):
     @classmethod
     def number_type(cls, path: Path, key: str, value: str, known: Sequence[str]) -> CheckpointError:
         return cls(
-            f"'{path}': {key} is {shown(value)}. Use the model in one of: {', '.join(known)}; then that is its {key}."
+            f"'{path}': {key} is {shown(value)}. Convert the model to one of: {', '.join(known)}, and set {key} to it."
         )
 
     @classmethod
@@ -132,7 +132,7 @@ class CheckpointError(HgspError):
     @classmethod
     def not_in_shard(cls, name: str, path: Path, index: str) -> CheckpointError:
         return cls(
-            f"'{path}' does not hold the tensor '{name}', but {index} says so. Download or save the model again."
+            f"'{path}' does not contain the tensor '{name}', although {index} lists it. Download or save the model again."
         )
 
     @classmethod
@@ -144,16 +144,16 @@ class CheckpointError(HgspError):
     def missing_keys(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return cls(
-            f"'{path}' has no weights for {', '.join(names[:3])}{more}; transformers would make them up at random. "
-            "config.json and the weights do not belong together: download or save the model again."
+            f"'{path}' has no weights for {', '.join(names[:3])}{more}; transformers would initialize them at random. "
+            "config.json and the weights do not match: download or save the model again."
         )
 
     @classmethod
     def no_place(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return cls(
-            f"'{path}': config.json has no place for {', '.join(names[:3])}{more}; transformers would leave them out. A setting such as "
-            "attention_bias or tie_word_embeddings is wrong, or config.json and the weights do not belong together."
+            f"'{path}': config.json has no place for {', '.join(names[:3])}{more}; transformers would ignore them. A setting such as "
+            "attention_bias or tie_word_embeddings is wrong, or config.json and the weights do not match."
         )
 
     @classmethod
@@ -161,49 +161,47 @@ class CheckpointError(HgspError):
         cls, path: Path | str, name: str, stored: Sequence[int], expected: Sequence[int]
     ) -> CheckpointError:
         return cls(
-            f"'{path}': the tensor '{name}' has the shape {tuple(stored)}, but by config.json it has {tuple(expected)}. "
-            "config.json and the weights do not belong together: download or save the model again."
+            f"'{path}': the tensor '{name}' has the shape {tuple(stored)}, but config.json implies {tuple(expected)}. "
+            "config.json and the weights do not match: download or save the model again."
         )
 
     @classmethod
     def own_code(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
         return cls(
-            f"'{path}': auto_map: the model brings code of its own ({', '.join(names)}), which may compute something else than its "
-            "model_type says; it is not run, and not guessed at. Take 'auto_map' out of config.json if the stock class is meant."
+            f"'{path}': auto_map: the model has custom code ({', '.join(names)}), which may differ from the stock class of its "
+            "model_type and is not run. Remove 'auto_map' from config.json if the stock class is meant."
         )
 
     @classmethod
     def own_kernel(cls, path: Path | str, key: str, name: str) -> CheckpointError:
         return cls(
-            f"'{path}': {key}: '{name}' is a kernel of the hub: code, which is not fetched and not run. Take {key} out of config.json."
+            f"'{path}': {key}: '{name}' is a kernel from the hub: code, which is not downloaded or run. Remove {key} from config.json."
         )
 
     @classmethod
     def own_tokenizer(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
         return cls(
-            f"'{path}': auto_map: the tokenizer is code of the model's own ({', '.join(names)}), which is not run, and there is no "
-            "tokenizer.json, which would do without. Put a tokenizer.json (a fast tokenizer's save_pretrained writes it) beside it."
+            f"'{path}': auto_map: the tokenizer has custom code ({', '.join(names)}), which is not run, and there is no "
+            "tokenizer.json to use instead. Put a tokenizer.json (a fast tokenizer's save_pretrained writes it) into the directory."
         )
 
     @classmethod
     def other_code(cls, fault: str) -> CheckpointError:
         return cls(
-            f"{fault}. It is not run: write the model again (hgsp export DIR --to huggingface), which ships hgsp-core's own."
+            f"{fault}. It is not run. Export the model again (hgsp export DIR --to huggingface) to get the modeling file of hgsp-core."
         )
 
     @classmethod
     def panic(cls, error: BaseException) -> CheckpointError:
         return cls(
-            f"The library that reads tokenizers and weights gave up: {str(error).strip()}. A file of the model, most likely "
-            "tokenizer.json, holds values that cannot be: download or save the model again."
+            f"The library that reads tokenizers and weights failed: {str(error).strip()}. A file of the model, most likely "
+            "tokenizer.json, contains invalid values: download or save the model again."
         )
 
     @classmethod
     def no_tokenizer(cls, path: Path, error: Exception) -> CheckpointError:
         reason = library_words(error, "its files").splitlines()[0]
-        return cls(
-            f"'{path}' has no tokenizer that can be read: {reason} Copy the original model's tokenizer files into it."
-        )
+        return cls(f"'{path}' has no readable tokenizer: {reason} Copy the original model's tokenizer files into it.")
 
     @classmethod
     def exists(cls, path: Path) -> CheckpointError:
@@ -212,7 +210,7 @@ class CheckpointError(HgspError):
     @classmethod
     def no_room(cls, path: Path, needed: int, free: int) -> CheckpointError:
         return cls(
-            f"'{path}' needs {needed / 1e9:,.3f} GB and the disk has {free / 1e9:,.3f} GB free. Nothing was written; make room or "
+            f"'{path}' needs {needed / 1e9:,.3f} GB, but the disk has {free / 1e9:,.3f} GB free. Nothing was written; free some space or "
             "choose another place (--output DIR)."
         )
 
@@ -220,7 +218,7 @@ class CheckpointError(HgspError):
     def not_written(cls, path: Path, error: Exception, needed: int, free: int) -> CheckpointError:
         return cls(
             f"'{path}' cannot be written: {error}. Its weights take {needed / 1e9:,.3f} GB, and the disk has {free / 1e9:,.3f} GB "
-            "free. Nothing of it was kept; make room or choose another place."
+            "free. Nothing was kept; free some space or choose another place."
         )
 
     @classmethod
@@ -231,26 +229,26 @@ class CheckpointError(HgspError):
     @classmethod
     def differs(cls, path: Path, difference: float) -> CheckpointError:
         return cls(
-            f"'{path}' was written, but reloaded its logits differ by {difference:g} from those in memory, and must not differ at all. "
+            f"'{path}' was written, but its logits after reloading differ by {difference:g} from those in memory; they must be equal. "
             "The disk or the memory is faulty, or this is a bug: please report it."
         )
 
     @classmethod
     def no_model_type(cls, path: Path) -> CheckpointError:
-        return cls(
-            f"'{path}' has no 'model_type', so the model's family is not known. Download or save the model again."
-        )
+        return cls(f"'{path}' has no 'model_type', so its architecture is unknown. Download or save the model again.")
 
     @classmethod
     def pruned_already(cls, path: Path) -> CheckpointError:
         return cls(
-            f"'{path}' is of a model that is pruned already, with layers of different sizes. Prune the original model by a "
+            f"'{path}' is already pruned, with layers of different sizes. Prune the original model with a "
             "larger ratio instead, or start from a model with equal layers (allocate: {use: uniform, with: {uniform: true}})."
         )
 
     @classmethod
     def quantised(cls, path: Path, stored: str, known: Sequence[str]) -> CheckpointError:
-        return cls(f"'{path}' stores {stored}, which cannot be pruned. Use the model in one of: {', '.join(known)}.")
+        return cls(
+            f"'{path}' stores {stored}, which cannot be pruned. Convert the model to one of: {', '.join(known)}."
+        )
 
     @classmethod
     def no_safetensors(cls, name: str) -> CheckpointError:
@@ -263,12 +261,12 @@ class CheckpointError(HgspError):
     def hub(cls, name: str, error: Exception) -> CheckpointError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return cls(
-            f"model.path: '{name}' is no local directory, and it could not be fetched from the hub: {reason}\n"
+            f"model.path: '{name}' is not a local directory, and could not be downloaded from the hub: {reason}\n"
             "Check the name, the network (HF_HUB_OFFLINE) and your access to it, or give a local directory."
         )
 
     @classmethod
     def no_model_in_run(cls, path: Path) -> CheckpointError:
         return cls(
-            f"The run '{path}' holds no model to evaluate: its recipe exported none. Run it with export: [{{use: huggingface}}]."
+            f"The run '{path}' contains no model to evaluate: its recipe exported none. Run it with export: [{{use: huggingface}}]."
         )

@@ -26,9 +26,9 @@ from hgsp_core.cli.flags import FlagCommand
 
 app = typer.Typer(
     name="hgsp",
-    help="""Prune Hugging Face language models by recipe: whole attention groups, MLP channels, blocks and layers.
+    help="""Prune Hugging Face language models by recipe: attention groups, MLP channels, blocks and layers.
 
-    Start with `hgsp recipe init`, look with `hgsp plan recipe.yaml`, prune with `hgsp run recipe.yaml`.""",
+    Write a recipe with `hgsp recipe init`, preview it with `hgsp plan recipe.yaml`, run it with `hgsp run recipe.yaml`.""",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -60,7 +60,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options of `hgsp` itself."""

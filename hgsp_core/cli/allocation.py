@@ -137,7 +137,7 @@ def _prior(draft: Draft, strategy: str) -> None:
     method, samples, config = (draft.take(flag) for flag in PRIOR_FLAGS)
     if config is not None:
         if len(given) > 1:
-            raise FlagError.excludes("--layer_importance_config", given[0], "with a file nothing is measured")
+            raise FlagError.excludes("--layer_importance_config", given[0], "a file replaces the measurement")
         prior: dict[str, Any] = {
             "use": "file",
             "with": {"path": existing_file("--layer_importance_config", Path(config))},
@@ -150,11 +150,11 @@ def _prior(draft: Draft, strategy: str) -> None:
             there = draft.data["calibrate"]["samples"]
             if samples is not None and samples > there:
                 draft.notes.append(
-                    f"--layer_importance_samples {samples}: there are {there} calibration samples; all are used."
+                    f"--layer_importance_samples {samples}: the calibration set has only {there} windows; all are used."
                 )
         elif samples is not None:
             draft.notes.append(
-                f"--layer_importance_samples {samples}: '{method}' is measured on all calibration samples, at no further cost."
+                f"--layer_importance_samples {samples}: '{method}' is measured on the entire calibration set, at no extra cost."
             )
     if strategy == "uniform" or draft.data["allocate"]["with"].get("temperature") == 0:
         if given:

@@ -16,33 +16,33 @@ from hgsp_core.files.paths import expanded
 
 app = typer.Typer(
     name="baseline",
-    help="""Baselines: published pruning methods by flags, on the calibration that `hgsp prune` uses unless they bring their own.
+    help="""Run published pruning methods by flags, on the calibration set of `hgsp prune` unless a method defines its own.
 
     Example: `hgsp baseline wanda --base_model meta-llama/Meta-Llama-3-8B --pruning_ratio 0.2`
 
-    More of them are recipes: see recipes/baselines, and `hgsp plugins list`.""",
+    More baselines are available as recipes: see recipes/baselines and `hgsp plugins list`.""",
     no_args_is_help=True,
 )
 
 _RATIO = Flag("--pruning_ratio", float, "Share of all parameters to remove, 0..1.", "0.2")
-SIZE = Panel("How much goes", (_RATIO,))
+SIZE = Panel("Ratio", (_RATIO,))
 SHARED = Panel(
-    "How much goes, and where",
+    "Ratio and range of layers",
     (
         _RATIO,
         Flag(
             "--pruning_distribution",
             str,
-            "Shares of attention and MLPs in what goes: 5:5, 10:0, 0:10.",
-            "one budget for both",
+            "Split of the budget between attention and MLPs: 5:5, 10:0, 0:10.",
+            "one shared budget",
         ),
         Flag("--prune_mlp", bool, "Prune MLPs too; --no-prune_mlp is 10:0.", "prune_mlp", off=True),
-        Flag("--layer_start", int, "First layer that may be pruned, counted from 0.", "0"),
-        Flag("--layer_end", int, "Layer behind the last that may be pruned.", "all"),
+        Flag("--layer_start", int, "Start of the range (inclusive), counted from 0.", "0"),
+        Flag("--layer_end", int, "End of the range (exclusive).", "all"),
     ),
 )
 LAYERS = Panel(
-    "How much goes",
+    "Ratio",
     (_RATIO, Flag("--n_remove_layers", int, "Layers to remove; instead of --pruning_ratio.")),
 )
 COMMON = (origin.CALIBRATION, origin.FINETUNING, origin.RESULT)
@@ -67,7 +67,7 @@ def wanda(
 
     Example: `hgsp baseline wanda --base_model models/pydoc-llama --dataset pydoc --pruning_ratio 0.2`
 
-    Reads the model, which is never changed, and the calibration text. Writes the directory of the run, as `hgsp run`.
+    Reads the model, which is never modified, and the calibration text. Writes the run directory, like `hgsp run`.
     """
     draft = uniform(Draft("hgsp baseline wanda", given), "wanda")
     origin.carry_out(draft, settings, print_recipe, cache, quiet, as_json)
@@ -83,12 +83,12 @@ def magnitude(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Magnitude: the units of smallest weights go, the same rate in every layer. Needs no calibration: the floor to beat.
+    """Magnitude: removes the units with the smallest weights, at the same rate in every layer. Needs no calibration set.
 
     Example: `hgsp baseline magnitude --base_model models/pydoc-llama --dataset pydoc --pruning_ratio 0.2`
 
-    Reads the model, which is never changed, and the text that perplexity is measured on. Writes the directory of the run,
-    as `hgsp run`.
+    Reads the model, which is never modified, and the text that perplexity is measured on. Writes the run directory, like
+    `hgsp run`.
     """
     draft = uniform(Draft("hgsp baseline magnitude", given), "magnitude")
     unread = [f.name for f in origin.CALIBRATION.flags if f.name in given and f.name not in ("--dataset", "--seq_len")]
@@ -109,14 +109,14 @@ def slimgpt(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """SlimGPT (Ling et al. 2024): optimal brain surgery on groups of columns; rates grow with the logarithm of depth.
+    """SlimGPT (Ling et al. 2024): Optimal Brain Surgery on groups of columns; rates grow with the logarithm of depth.
 
     Example: `hgsp baseline slimgpt --base_model models/pydoc-llama --dataset pydoc --seq_len 128`
 
-    Calibrates by itself: 64 windows of 2048 tokens, or of the model's context where that is shorter. Comes with the
-    plugin hgsp-baselines.
+    Defines its own calibration set: 64 windows of 2048 tokens, or of the model's context length if that is shorter.
+    Requires the plugin hgsp-baselines.
 
-    Reads the model, which is never changed, and the calibration text. Writes the directory of the run, as `hgsp run`.
+    Reads the model, which is never modified, and the calibration text. Writes the run directory, like `hgsp run`.
     """
     draft = Draft("hgsp baseline slimgpt", given)
     start(draft, samples=SLIMGPT_SAMPLES, seq_len=_context(given.get("--base_model"), SLIMGPT_SEQ_LEN))
@@ -139,13 +139,13 @@ def shortgpt(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """ShortGPT (Men et al. 2024): whole layers go, those that turn the residual stream least.
+    """ShortGPT (Men et al. 2024): removes the layers that change the direction of the residual stream least.
 
     Example: `hgsp baseline shortgpt --base_model models/pydoc-llama --dataset pydoc --n_remove_layers 2`
 
-    Calibrates by itself: windows of 512 tokens (--seq_len) that begin 256 tokens apart (--stride).
+    Defines its own calibration set: windows of 512 tokens (--seq_len) that start 256 tokens apart (--stride).
 
-    Reads the model, which is never changed, and the calibration text. Writes the directory of the run, as `hgsp run`.
+    Reads the model, which is never modified, and the calibration text. Writes the run directory, like `hgsp run`.
     """
     draft = Draft("hgsp baseline shortgpt", given)
     start(draft, seq_len=SHORTGPT_SEQ_LEN, stride=None if "--seq_len" in given else SHORTGPT_STRIDE)
@@ -155,7 +155,7 @@ def shortgpt(
     layers, ratio = draft.take("--n_remove_layers"), draft.take("--pruning_ratio")
     if layers is not None:
         if ratio is not None:
-            raise FlagError.excludes("--n_remove_layers", "--pruning_ratio", "both say how much goes")
+            raise FlagError.excludes("--n_remove_layers", "--pruning_ratio", "both set how much to remove")
         draft.set("allocate.with.n_remove_layers", layers, "--n_remove_layers")
         finish(draft, "shortgpt", f"{layers}-layers")
     else:

@@ -22,31 +22,29 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            parser=expanded, metavar="RUN...", help="Directories of runs, or of a whole sweep.", show_default=False
+            parser=expanded, metavar="RUN...", help="Directories of runs, or of a sweep.", show_default=False
         ),
     ],
     sort: Annotated[
         str | None,
         typer.Option(
-            "--sort", metavar="COLUMN", help="Order of each model's runs: a column's title, such as 'parameters'."
+            "--sort", metavar="COLUMN", help="Sort the runs of each model by this column, such as 'parameters'."
         ),
     ] = None,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="As CSV, with every measurement.")] = False,
-    as_html: Annotated[bool, typer.Option("--html", help="As one HTML page with plots.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print as CSV, with every measurement.")] = False,
+    as_html: Annotated[bool, typer.Option("--html", help="Print as one HTML page with plots.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", parser=expanded, metavar="FILE", help="Write to FILE, which must not exist yet."
-        ),
+        typer.Option("--output", "-o", parser=expanded, metavar="FILE", help="Write to FILE, which must not exist."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Lay runs side by side in one table: size, perplexity, accuracy, speed, memory, time, and where they are not comparable.
+    """Compare runs in one table: size, perplexity, accuracy, speed, memory and time; warns if they are not comparable.
 
     Example: `hgsp compare results/* --html -o comparison.html`
 
-    Reads report.json and plan.json of each run. Writes FILE, where one is named, and nothing else.
+    Reads report.json and plan.json of each run. Writes only FILE, if given.
     """
     from hgsp_core.report.comparison import run_table
     from hgsp_core.report.runs import comparison, load_runs

@@ -20,7 +20,7 @@ def diagnose(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show whether some layers of a run lost far too much, why, and the recipe lines that repair it.
+    """Show whether a run pruned some layers far too much, why, and the recipe lines that repair it.
 
     Example: `hgsp diagnose results/first`
 
@@ -57,7 +57,7 @@ def show(found: Diagnosis, run: Path) -> None:
             console.print(f"  As a command: hgsp run {run / 'recipe.yaml'} {repair_options(repair)} --output NEW")
         console.print()
     if not found["findings"]:
-        console.print("No findings: no layer lost so much that other settings are called for.")
+        console.print("No findings: no layer was pruned so much that other settings are needed.")
         console.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(("", "this run", "healthy")):

@@ -73,7 +73,7 @@ class Draft:
         data = parse_mapping(read_text(path, "recipe"), str(path))
         if not data or data.get(part) is None:
             raise RecipeError.at(
-                str(path), part, f"the file has no part '{part}:'.", "`hgsp plugins list` shows what can stand there."
+                str(path), part, f"the file has no part '{part}:'.", "`hgsp plugins list` shows the available methods."
             )
         self.data[part] = data[part]
 

@@ -1,4 +1,4 @@
-"""A plugin project that cannot be made."""
+"""A plugin project that cannot be created."""
 
 from __future__ import annotations
 
@@ -19,20 +19,18 @@ class ProjectError(HgspError):
     @classmethod
     def name(cls, name: str) -> ProjectError:
         return cls(
-            f"'{name}' cannot be the name: write it in lower-case letters, digits and dashes, beginning with a letter, such as my-method."
+            f"'{name}' is not a valid name: write it in lower-case letters, digits and dashes, beginning with a letter, such as my-method."
         )
 
     @classmethod
     def taken(cls, name: str, distribution: str) -> ProjectError:
-        return cls(
-            f"'{name}' cannot be the name: its distribution would be '{distribution}', which exists. Choose another name."
-        )
+        return cls(f"'{name}' is taken: its distribution would be '{distribution}', which exists. Choose another name.")
 
     @classmethod
     def model_type(cls, name: str, known: Iterable[str]) -> ProjectError:
         near = get_close_matches(name, list(known), n=1, cutoff=0.6)
         return cls(
-            f"transformers knows no models with model_type '{name}'.{f' Did you mean {near[0]!r}?' if near else ''} "
+            f"transformers has no models with model_type '{name}'.{f' Did you mean {near[0]!r}?' if near else ''} "
             "An architecture is named by the model_type in its models' config.json."
         )
 
@@ -44,4 +42,4 @@ class ProjectError(HgspError):
 
     @classmethod
     def cannot_make(cls, path: Path, error: OSError) -> ProjectError:
-        return cls(f"'{path}' cannot be made: {error.strerror or error}. Choose another place with --directory DIR.")
+        return cls(f"'{path}' cannot be created: {error.strerror or error}. Choose another place with --directory DIR.")

@@ -15,19 +15,19 @@ from hgsp_core.errors import FlagError
 from hgsp_core.files.paths import expanded
 
 PANEL = Panel(
-    "What is measured",
+    "Measurements",
     (
-        Flag("--model_path", str, "The same as MODEL."),
-        Flag("--dataset", str, "Texts that perplexity is measured on, with commas; none = no perplexity.", "wikitext2"),
-        Flag("--seq_len", int, "Tokens of a window of text.", "128"),
-        Flag("--stride", int, "Tokens from one window to the next, each predicted once.", "no overlap"),
-        Flag("--tasks", str, "Tasks of lm-eval, with commas: boolq,piqa.", "none"),
-        Flag("--eval_tasks", str, "The same as --tasks."),
-        Flag("--max_samples", int, "Only the first so many windows of a text and documents of a task.", "all"),
-        Flag("--num_samples", int, "The same as --max_samples."),
-        Flag("--batch_size", int, "Windows or documents at a time; changes cost, never the result.", "8"),
-        Flag("--efficiency", bool, "Measure time, memory, cache and MACs of running the model too."),
-        Flag("--dtype", str, "Number type to compute in: float32, bfloat16, float16.", "as MODEL is stored"),
+        Flag("--model_path", str, "Alias of MODEL."),
+        Flag("--dataset", str, "Comma-separated texts for perplexity; none disables perplexity.", "wikitext2"),
+        Flag("--seq_len", int, "Tokens per window.", "128"),
+        Flag("--stride", int, "Tokens between the starts of consecutive windows.", "no overlap"),
+        Flag("--tasks", str, "Comma-separated lm-eval tasks: boolq,piqa.", "none"),
+        Flag("--eval_tasks", str, "Alias of --tasks."),
+        Flag("--max_samples", int, "Number of windows per text and documents per task, from the first.", "all"),
+        Flag("--num_samples", int, "Alias of --max_samples."),
+        Flag("--batch_size", int, "Windows or documents per batch; affects cost, never the result.", "8"),
+        Flag("--efficiency", bool, "Also measure inference time, memory, KV cache and MACs."),
+        Flag("--dtype", str, "dtype to compute in: float32, bfloat16, float16.", "as MODEL is stored"),
         Flag("--device", str, "auto, cpu, cuda or cuda:N.", "auto"),
     ),
 )
@@ -38,13 +38,11 @@ def evaluate(
     given: Given,
     model: Annotated[
         str | None,
-        typer.Argument(
-            metavar="MODEL", help="A run directory, a Hugging Face directory, or a hub id.", show_default=False
-        ),
+        typer.Argument(metavar="MODEL", help="Run directory, Hugging Face directory or hub id.", show_default=False),
     ] = None,
     dense: Annotated[
         str | None,
-        typer.Option("--dense", metavar="MODEL", help="Measure this model beside it, and show the ratio of the two."),
+        typer.Option("--dense", metavar="MODEL", help="Also measure this model and show the ratio of the two."),
     ] = None,
     recipe: Annotated[
         Path | None,
@@ -52,35 +50,37 @@ def evaluate(
             "--recipe",
             parser=expanded,
             metavar="FILE",
-            help="Measure what the 'evaluate' part of this recipe says, instead of flags.",
+            help="Take the measurements from the 'evaluate' part of this recipe instead of flags.",
         ),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Any parameter: --set evaluate.0.with.seq_len=256. May be repeated."
+            "--set", metavar="KEY=VALUE", help="Set any parameter: --set evaluate.0.with.seq_len=256. May be repeated."
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", parser=expanded, metavar="FILE", help="Write the result here as JSON; must not exist."
+            "--output",
+            "-o",
+            parser=expanded,
+            metavar="FILE",
+            help="Write the result to this file as JSON; must not exist.",
         ),
     ] = None,
     print_recipe: Annotated[
         bool,
-        typer.Option(
-            "--print-recipe", help="Print the 'evaluate' part of a recipe that this stands for, and do nothing."
-        ),
+        typer.Option("--print-recipe", help="Print the equivalent 'evaluate' part of a recipe and exit."),
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a model: perplexity, accuracy on tasks, efficiency. Pruned or not, alone or beside the original.
+    """Measure perplexity, task accuracy and efficiency of a model, alone or against the original.
 
     Example: `hgsp eval results/first --dense meta-llama/Meta-Llama-3-8B --dataset wikitext2,ptb --tasks boolq,piqa`
 
-    Reads the models, the texts and the tasks. Writes nothing but the file of `--output`.
+    Reads the models, the texts and the tasks. Writes only the file of `--output`.
     """
     for setting in settings or ():
         if not setting.startswith("evaluate"):
@@ -127,7 +127,7 @@ def draft_of(given: Given, model: str | None, recipe: Path | None, output: Path 
         more = [flag for flag in given if flag not in ("--model_path", "--dtype", "--device")]
         if more:
             raise FlagError.excludes(
-                more[0], "--recipe", "the recipe says what is measured, and --set KEY=VALUE changes it"
+                more[0], "--recipe", "the recipe defines the measurements; change it with --set KEY=VALUE"
             )
     else:
         draft.set("evaluate", measurements(draft))

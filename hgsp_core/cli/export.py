@@ -15,7 +15,7 @@ Model = Annotated[
     typer.Argument(
         parser=expanded,
         metavar="MODEL",
-        help="A run directory, or a Hugging Face directory, pruned or not.",
+        help="Run directory or Hugging Face directory, pruned or not.",
         show_default=False,
     ),
 ]
@@ -28,7 +28,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="A parameter of the exporter (hgsp plugins show NAME): --set type=q8_0. May be repeated.",
+        help="Set a parameter of the exporter (hgsp plugins show NAME): --set type=q8_0. May be repeated.",
     ),
 ]
 Output = Annotated[
@@ -42,13 +42,13 @@ Output = Annotated[
 def export(
     model: Model, to: Exporter, output: Output, settings: Settings = None, quiet: Quiet = False, as_json: Json = False
 ) -> None:
-    """Write a checkpoint that was made earlier in another form, and check what was written in a fresh process.
+    """Export an existing checkpoint to another format and check the result in a fresh process.
 
     Example: `hgsp export results/first --to gguf --set type=q8_0 --output results/first-gguf`
 
-    Reads the model, which is not changed.
+    Reads the model, which is not modified.
 
-    Writes the directory, which must not exist yet: in it the folder or file of the exporter, and `run.log`.
+    Writes the directory, which must not exist: the exporter's folder or file, and `run.log`.
     """
     from hgsp_core.cli.console import terminal
 

@@ -19,8 +19,8 @@ from hgsp_core.runtime.stopping import Stopped, stoppable
 
 DEBUG = "HGSP_DEBUG"
 _INTERRUPTED = (
-    "Interrupted. Half-written results were removed; finished runs, and what was measured (the store), are kept. "
-    "Run the same command again to go on from there."
+    "Interrupted. Unfinished results were removed; finished runs and measurements (the store) are kept. "
+    "Run the same command again to resume."
 )
 
 

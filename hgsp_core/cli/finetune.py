@@ -16,9 +16,9 @@ from hgsp_core.errors import FlagError, RecipeError
 from hgsp_core.files.paths import expanded
 
 PANEL = Panel(
-    "The training",
+    "Training",
     (
-        Flag("--pruned_model", str, "The same as CHECKPOINT.", metavar="DIR"),
+        Flag("--pruned_model", str, "Alias of CHECKPOINT.", metavar="DIR"),
         Flag("--finetune_method", str, "lora, full, or another recoverer (hgsp plugins list).", "lora"),
         Flag(
             "--data_path",
@@ -27,20 +27,18 @@ PANEL = Panel(
             "yahma/alpaca-cleaned",
         ),
         Flag("--num_epochs", float, "Passes over the data.", "2"),
-        Flag("--learning_rate", float, "Largest learning rate.", "3e-4, full: 2e-5"),
-        Flag("--batch_size", int, "Records of one optimizer step.", "128"),
-        Flag("--micro_batch_size", int, "Records at a time; changes cost, never the result.", "4"),
-        Flag("--max_samples", int, "Only the first so many records.", "all"),
-        Flag("--num_samples", int, "The same as --max_samples."),
-        Flag("--seq_len", int, "Tokens of a record at the most.", "256"),
+        Flag("--learning_rate", float, "Peak learning rate.", "3e-4, full: 2e-5"),
+        Flag("--batch_size", int, "Records per optimizer step.", "128"),
+        Flag("--micro_batch_size", int, "Records per forward pass; affects cost, never the result.", "4"),
+        Flag("--max_samples", int, "Number of records, from the first.", "all"),
+        Flag("--num_samples", int, "Alias of --max_samples."),
+        Flag("--seq_len", int, "Maximum tokens per record.", "256"),
         Flag("--lora_r", int, "Rank of the adapters.", "8"),
-        Flag("--lora_alpha", float, "An adapter counts alpha/r times.", "16"),
-        Flag("--use_gradient_checkpointing", bool, "Compute activations twice instead of keeping them: less memory."),
+        Flag("--lora_alpha", float, "Adapter scale; the factor is alpha/r.", "16"),
+        Flag("--use_gradient_checkpointing", bool, "Recompute activations instead of keeping them: less memory."),
         Flag("--device", str, "auto, cpu, cuda or cuda:N.", "auto"),
-        Flag(
-            "--output_dir", str, "Directory of the result, which must not exist.", "CHECKPOINT-finetuned", metavar="DIR"
-        ),
-        Flag("--output", str, "The same as --output_dir.", metavar="DIR"),
+        Flag("--output_dir", str, "Directory of the result; must not exist.", "CHECKPOINT-finetuned", metavar="DIR"),
+        Flag("--output", str, "Alias of --output_dir.", metavar="DIR"),
     ),
 )
 
@@ -52,7 +50,7 @@ def finetune(
         str | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A run directory, or a Hugging Face directory, pruned or not.",
+            help="Run directory or Hugging Face directory, pruned or not.",
             show_default=False,
         ),
     ] = None,
@@ -62,7 +60,7 @@ def finetune(
             "--dense",
             parser=expanded,
             metavar="DIR",
-            help="The model before the cut, which --set distill=true learns from.",
+            help="The original model, used as the teacher with --set distill=true.",
         ),
     ] = None,
     recipe: Annotated[
@@ -71,7 +69,7 @@ def finetune(
             "--recipe",
             parser=expanded,
             metavar="FILE",
-            help="Start from the 'recover' part of this recipe; flags change it.",
+            help="Start from the 'recover' part of this recipe; flags override it.",
         ),
     ] = None,
     settings: Annotated[
@@ -79,30 +77,28 @@ def finetune(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Any parameter (hgsp plugins show lora): --set schedule.patience=5. May be repeated.",
+            help="Set any parameter (hgsp plugins show lora): --set schedule.patience=5. May be repeated.",
         ),
     ] = None,
     print_recipe: Annotated[
         bool,
-        typer.Option(
-            "--print-recipe", help="Print the 'recover' part of a recipe that this stands for, and do nothing."
-        ),
+        typer.Option("--print-recipe", help="Print the equivalent 'recover' part of a recipe and exit."),
     ] = False,
     cache: Cache = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model that was pruned, so that it recovers. The same can be part of a run: `recover` in its recipe.
+    """Train a pruned model to recover quality. A recipe can do the same with `recover`.
 
     Example: `hgsp finetune results/first --data_path yahma/alpaca-cleaned --num_epochs 2 --output_dir results/first-lora`
 
     Example: `hgsp finetune results/first --finetune_method full --data_path mine.jsonl --set distill=true --dense models/original`
 
-    A training that was killed goes on from its last checkpoint when it is started again.
+    Training that was killed resumes from its last checkpoint when started again.
 
-    Several processes share the work: `torchrun --nproc-per-node=2 -m hgsp_core finetune results/first`
+    To train with several processes: `torchrun --nproc-per-node=2 -m hgsp_core finetune results/first`
 
-    Reads the checkpoint, which is not changed, and the data. Writes the directory: `model/`, `report.json` and `run.log`.
+    Reads the checkpoint, which is not modified, and the data. Writes the directory: `model/`, `report.json` and `run.log`.
     """
     from hgsp_core.runtime.recipe import resolved_use
 
@@ -139,7 +135,7 @@ def draft_of(given: Given, checkpoint: str | None, recipe: Path | None) -> Draft
     if recipe is not None:
         draft.load(recipe, "recover")
         if not isinstance(draft.data["recover"], dict):
-            raise RecipeError.at(str(recipe), "recover", "it is not of the form {use: lora, with: {epochs: 2}}.")
+            raise RecipeError.at(str(recipe), "recover", "expected the form {use: lora, with: {epochs: 2}}.")
     draft.put("model.path", "--pruned_model", default=checkpoint)
     path = draft.data.get("model", {}).get("path")
     if path is None:

@@ -34,9 +34,7 @@ def new(
     ],
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="NAME", help="What a recipe is to call it; of an architecture, the 'model_type' in config.json."
-        ),
+        typer.Argument(metavar="NAME", help="Name in recipes; for an architecture, the 'model_type' in config.json."),
     ],
     directory: Annotated[
         Path | None,
@@ -44,15 +42,15 @@ def new(
             "--directory",
             parser=expanded,
             metavar="DIR",
-            help="The project's directory, instead of hgsp-NAME in this one.",
+            help="Directory of the project, instead of ./hgsp-NAME.",
         ),
     ] = None,
 ) -> None:
-    """Write a plugin to start from: a complete project that installs, works in a recipe, and passes its tests.
+    """Create a plugin project that installs, works in a recipe and passes its tests.
 
     Example: `hgsp plugins new scorer my-scorer`
 
-    Reads nothing. Writes the directory hgsp-NAME (or DIR), which must not exist yet.
+    Reads nothing. Writes the directory hgsp-NAME (or DIR), which must not exist.
     """
     from hgsp_core.plugin.method import HOOKS
     from hgsp_core.plugin.registry import catalogue

@@ -15,19 +15,17 @@ if TYPE_CHECKING:
     from hgsp_core.runtime.store import Store
 
 RecipeFile = Annotated[
-    Path, typer.Argument(parser=expanded, metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+    Path, typer.Argument(parser=expanded, metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a key of the recipe: --set allocate.with.ratio=0.3. May be repeated."
+        "--set", metavar="KEY=VALUE", help="Set a recipe key: --set allocate.with.ratio=0.3. May be repeated."
     ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option(
-        "--output", parser=expanded, metavar="DIR", help="Directory of the run, instead of the recipe's 'output'."
-    ),
+    typer.Option("--output", parser=expanded, metavar="DIR", help="Run directory, instead of the recipe's 'output'."),
 ]
 Cache = Annotated[
     Path | None,
@@ -35,11 +33,11 @@ Cache = Annotated[
         "--cache",
         parser=expanded,
         metavar="DIR",
-        help="Where tokens and statistics are kept for reuse, instead of HGSP_CACHE or ~/.cache/hgsp.",
+        help="Store for tokens and statistics, instead of HGSP_CACHE or ~/.cache/hgsp.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result, warnings and errors.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress; show only the result, warnings and errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only the result, as one JSON object.")]
 
 
 def read_recipe(path: Path, settings: list[str] | None, output: Path | None) -> Recipe:

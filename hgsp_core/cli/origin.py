@@ -16,67 +16,65 @@ from hgsp_core.cli.flags import Flag, Panel
 from hgsp_core.errors import FlagError
 
 MODEL = Panel(
-    "The model",
+    "Model",
     (
-        Flag("--base_model", str, "Directory or hub id of the model; it is read, never changed. Required."),
-        Flag("--head_dim", int, "Size of a head. Read from the model; a number given here must agree."),
-        Flag("--gqa_ratio", int, "Query heads of a KV head. Read from the model; a number given here must agree."),
+        Flag("--base_model", str, "Directory or hub id of the model, which is never modified. Required."),
+        Flag("--head_dim", int, "Head size. Read from the model; a value given here must match."),
+        Flag("--gqa_ratio", int, "Query heads per KV head. Read from the model; a value given here must match."),
         Flag("--device", str, "auto, cpu, cuda or cuda:N.", "auto"),
     ),
 )
 
 CALIBRATION = Panel(
-    "Calibration: the one token set for everything that measures",
+    "Calibration set, shared by everything that measures",
     (
         Flag(
             "--dataset", str, "Name, local file or hub id; perplexity is measured on its evaluation split.", "wikitext2"
         ),
         Flag("--nsamples", int, "Windows drawn from the text.", "128"),
-        Flag("--calibration_samples", int, "The same as --nsamples."),
-        Flag("--num_samples", int, "The same as --nsamples."),
-        Flag("--max_samples", int, "At most so many windows, whatever the flags above say."),
-        Flag("--seq_len", int, "Tokens of a window.", "128"),
-        Flag("--stride", int, "Tokens from the start of one window to that of the next.", "no overlap"),
+        Flag("--calibration_samples", int, "Alias of --nsamples."),
+        Flag("--num_samples", int, "Alias of --nsamples."),
+        Flag("--max_samples", int, "Cap on windows; overrides the flags above."),
+        Flag("--seq_len", int, "Tokens per window.", "128"),
+        Flag("--stride", int, "Tokens between the starts of consecutive windows.", "no overlap"),
     ),
 )
 
 FINETUNING = Panel(
-    "Training after the cut",
+    "Training after pruning",
     (
-        Flag("--finetune", bool, "Train the pruned model; the flags below need it."),
+        Flag("--finetune", bool, "Train the pruned model; required by the flags below."),
         Flag("--finetune_method", str, "lora or full.", "lora"),
         Flag("--finetune_data_path", str, "Dataset name, local file or hub id.", "yahma/alpaca-cleaned"),
         Flag("--finetune_epochs", float, "Passes over the data.", "2"),
-        Flag("--finetune_lr", float, "Largest learning rate.", "3e-4, full: 2e-5"),
-        Flag("--finetune_samples", int, "Only the first so many records.", "all"),
-        Flag("--finetune_batch_size", int, "Records of one optimizer step.", "128"),
-        Flag("--finetune_micro_batch_size", int, "Records at a time; changes cost, never the result.", "4"),
+        Flag("--finetune_lr", float, "Peak learning rate.", "3e-4, full: 2e-5"),
+        Flag("--finetune_samples", int, "Number of records, from the first.", "all"),
+        Flag("--finetune_batch_size", int, "Records per optimizer step.", "128"),
+        Flag("--finetune_micro_batch_size", int, "Records per forward pass; affects cost, never the result.", "4"),
         Flag("--lora_r", int, "Rank of the adapters.", "8"),
-        Flag("--lora_alpha", float, "An adapter counts alpha/r times.", "16"),
+        Flag("--lora_alpha", float, "Adapter scale; the factor is alpha/r.", "16"),
     ),
 )
 
 RESULT = Panel(
     "Evaluation and result",
     (
-        Flag("--skip_evaluation", bool, "Measure nothing but parameters, size and MACs."),
+        Flag("--skip_evaluation", bool, "Measure only parameters, size and MACs."),
         Flag(
             "--eval_tasks",
             str,
-            "Tasks of lm-eval, with commas: boolq,piqa. Perplexity is measured in any case.",
+            "Comma-separated lm-eval tasks: boolq,piqa. Perplexity is always measured.",
             "none",
         ),
-        Flag("--tasks", str, "The same as --eval_tasks."),
-        Flag("--output_name", str, "The result goes to results/NAME.", "by model, method and ratio", metavar="NAME"),
-        Flag(
-            "--output", str, "Directory of the result, which must not exist; instead of --output_name.", metavar="DIR"
-        ),
+        Flag("--tasks", str, "Alias of --eval_tasks."),
+        Flag("--output_name", str, "Write the result to results/NAME.", "from model, method and ratio", metavar="NAME"),
+        Flag("--output", str, "Directory of the result; must not exist. Replaces --output_name.", metavar="DIR"),
     ),
 )
 
 PrintRecipe = Annotated[
     bool,
-    typer.Option("--print-recipe", help="Print the recipe that the flags stand for (for `hgsp run`), and do nothing."),
+    typer.Option("--print-recipe", help="Print the equivalent recipe for `hgsp run` and exit."),
 ]
 
 
@@ -139,7 +137,7 @@ def evaluate(draft: Draft) -> None:
     tasks = draft.take("--eval_tasks", "--tasks")
     if draft.take("--skip_evaluation"):
         if tasks is not None:
-            raise FlagError.excludes("--skip_evaluation", "--eval_tasks", "nothing is measured with it")
+            raise FlagError.excludes("--skip_evaluation", "--eval_tasks", "it skips all measurements")
         return
     wanted = [{"use": "perplexity", "with": {"datasets": [draft.data["calibrate"]["dataset"]]}}]
     if tasks is not None:
@@ -156,7 +154,7 @@ def output(draft: Draft, method: str, size: str) -> None:
     """`output`; without a flag it is named by the model, the method and what goes."""
     name, directory = draft.take("--output_name"), draft.take("--output")
     if name is not None and directory is not None:
-        raise FlagError.excludes("--output_name", "--output", "both say where the result goes")
+        raise FlagError.excludes("--output_name", "--output", "both set the output directory")
     if name is not None:
         draft.set("output", str(Path("results", name)), "--output_name")
     elif directory is not None:

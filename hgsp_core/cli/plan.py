@@ -20,14 +20,14 @@ def plan(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a run would remove and what the model would cost then, without cutting anything.
+    """Show what a run would remove and the cost of the pruned model, without pruning it.
 
     Example: `hgsp plan recipe.yaml --set allocate.with.ratio=0.3`
 
     Reads the recipe, the model and the calibration text.
 
-    Writes nothing but the store, where a later `hgsp run` finds what was measured here. Forecasts parameters, MACs,
-    size and KV cache; perplexity is known only after the cut.
+    Writes only to the store, from which a later `hgsp run` reuses the measurements. Forecasts parameters, MACs,
+    size and KV cache; perplexity is known only after pruning.
     """
     from hgsp_core.cli.console import terminal
 

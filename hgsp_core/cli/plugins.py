@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="plugins",
-    help="""Architectures and methods: what is installed, what could be, and what is broken.
+    help="""List, inspect, check and create plugins: architectures and methods.
 
-    Example: `hgsp plugins` lists all, `hgsp plugins show hgsp` tells the parameters of one.""",
+    Example: `hgsp plugins` lists all of them, `hgsp plugins show hgsp` shows the parameters of one.""",
 )
 app.command("new")(new_plugin.new)
 
@@ -34,7 +34,7 @@ def plugins(context: typer.Context) -> None:
 
 @app.command("list")
 def list_plugins(as_json: Json = False) -> None:
-    """List what the installed plugins provide, known plugins that are not installed, and broken ones with the reason.
+    """List what installed plugins provide, known plugins that are not installed, and broken plugins with the reason.
 
     Example: `hgsp plugins list`, or `hgsp plugins list --json`
 
@@ -58,7 +58,7 @@ def list_plugins(as_json: Json = False) -> None:
         console.print("broken", style="bold red")
         for plugin in found["broken"]:
             console.print(f"  {plugin['distribution']}: {plugin['reason']}")
-    console.print("More about one of them: hgsp plugins show NAME")
+    console.print("Details of one of them: hgsp plugins show NAME")
 
 
 def _listing() -> dict[str, list[dict[str, Any]]]:
@@ -85,15 +85,15 @@ def _listing() -> dict[str, list[dict[str, Any]]]:
 @app.command()
 def show(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A method, an architecture or a distribution; or distribution/name.")
+        str, typer.Argument(metavar="NAME", help="Method, architecture or distribution; or distribution/name.")
     ],
     as_json: Json = False,
 ) -> None:
-    """Tell what a method takes: its parameters with defaults, ranges and meaning, and the lines for a recipe.
+    """Show the parameters of a method, with defaults, ranges and meaning, and how a recipe uses it.
 
-    Example: `hgsp plugins show uniform`, or `hgsp plugins show hgsp-core/uniform` where two plugins have one; `--json` for programs
+    Example: `hgsp plugins show uniform`, or `hgsp plugins show hgsp-core/uniform` if two plugins provide it; `--json` for programs
 
-    Reads what the plugin declares; does not load the method. Writes nothing.
+    Reads the plugin's declaration; does not load the method. Writes nothing.
     """
     from dataclasses import asdict
 
@@ -116,11 +116,11 @@ def check(
     distribution: Annotated[str, typer.Argument(metavar="DIST", help="The plugin's distribution, as pip names it.")],
     as_json: Json = False,
 ) -> None:
-    """Try everything that a plugin provides on tiny models: the conformance kit, with default parameters.
+    """Test everything a plugin provides on tiny models: the conformance kit, with default parameters.
 
     Example: `hgsp plugins check hgsp-llama`
 
-    Reads the installed plugin. Writes nothing that stays. Exit code 0 = all passed, 1 = something failed, 2 = no such plugin.
+    Reads the installed plugin. Writes only temporary files. Exit code 0 = all passed, 1 = a check failed, 2 = no such plugin.
     """
     from dataclasses import asdict
 

@@ -10,63 +10,63 @@ from hgsp_core.cli.options import Cache, Json, Quiet, Settings
 from hgsp_core.errors import FlagError
 
 SIZE = Panel(
-    "How much goes, and how it is shared out",
+    "Ratio and strategy",
     (
         Flag("--pruning_ratio", float, "Share of all parameters to remove, 0..1.", "0.2"),
         Flag(
             "--pruning_strategy",
             str,
-            "global: all units in one ranking (allocator hgsp); inverse, proportional: a rate for each layer from its importance "
+            "global: one ranking of all units (allocator hgsp); inverse, proportional: per-layer rates from layer importance "
             "(layerwise); uniform: the same rate in every layer.",
-            "global, or what takes all flags given",
+            "global, or the strategy that takes all given flags",
         ),
         Flag(
             "--pruning_distribution",
             str,
-            "Shares of attention and MLPs in what goes: 5:5, 10:0, 0:10.",
-            "one budget for both",
+            "Split of the budget between attention and MLPs: 5:5, 10:0, 0:10.",
+            "one shared budget",
         ),
         Flag("--prune_mlp", bool, "Prune MLPs too; --no-prune_mlp is 10:0.", "prune_mlp", off=True),
-        Flag("--iterative_steps", int, "Times to score, remove a part and score again.", "1"),
+        Flag("--iterative_steps", int, "Rounds of scoring and removing.", "1"),
     ),
 )
 GLOBAL = Panel(
     "One ranking of all units (global)",
     (
-        Flag("--temperature", float, "How much the importance of layers and blocks counts; 0 = not at all.", "1.0"),
+        Flag("--temperature", float, "Weight of the importance of layers and blocks; 0 = ignore it.", "1.0"),
         Flag(
             "--tau",
             str,
-            "Layers of less importance are gated by it, others by their blocks': a number, auto, inf.",
+            "Threshold: less important layers are gated by their own importance, others by their blocks': a number, auto, inf.",
             "auto",
         ),
-        Flag("--epsilon", float, "A layer of which less than this share stays goes whole.", "0.15"),
+        Flag("--epsilon", float, "Remove a layer entirely below this kept share.", "0.15"),
         Flag(
             "--global_pruning",
             bool,
-            "Rank by the units' scores alone: temperature 0 and epsilon 0, unless they are given.",
+            "Rank by unit scores alone: temperature 0 and epsilon 0, unless given.",
         ),
     ),
 )
 BY_LAYER = Panel(
-    "A rate for each layer (inverse, proportional), and limits of all but uniform",
+    "Per-layer rates (inverse, proportional), and limits of every strategy except uniform",
     (
         Flag("--importance_weight", float, "Exponent of a layer's relative importance (inverse, proportional).", "1.5"),
-        Flag("--layer_min_pruning_rate", float, "Share of its parameters that each layer loses at the least.", "0"),
-        Flag("--layer_max_pruning_rate", float, "Share of its parameters that a layer loses at the most.", "1"),
-        Flag("--freeze_first_n_layers", int, "Layers at the input that stay whole.", "0"),
-        Flag("--freeze_last_n_layers", int, "Layers at the output that stay whole.", "0"),
+        Flag("--layer_min_pruning_rate", float, "Minimum rate of each layer, as a share of its parameters.", "0"),
+        Flag("--layer_max_pruning_rate", float, "Maximum rate of each layer, as a share of its parameters.", "1"),
+        Flag("--freeze_first_n_layers", int, "Number of first layers that are not pruned.", "0"),
+        Flag("--freeze_last_n_layers", int, "Number of last layers that are not pruned.", "0"),
     ),
 )
 RANGE = Panel(
-    "Layers that may be pruned, from start up to but not including end",
+    "Range of layers to prune",
     (
-        Flag("--layer_start", int, "First layer, counted from 0.", "0"),
-        Flag("--layer_end", int, "Layer behind the last.", "all"),
-        Flag("--block_attention_layer_start", int, "The same for attention alone (uniform).", "0"),
-        Flag("--block_attention_layer_end", int, "The same for attention alone (uniform).", "all"),
-        Flag("--block_mlp_layer_start", int, "The same for MLPs alone (uniform).", "0"),
-        Flag("--block_mlp_layer_end", int, "The same for MLPs alone (uniform).", "all"),
+        Flag("--layer_start", int, "Start of the range (inclusive), counted from 0.", "0"),
+        Flag("--layer_end", int, "End of the range (exclusive).", "all"),
+        Flag("--block_attention_layer_start", int, "Start of the range for attention only (uniform).", "0"),
+        Flag("--block_attention_layer_end", int, "End of the range for attention only (uniform).", "all"),
+        Flag("--block_mlp_layer_start", int, "Start of the range for MLPs only (uniform).", "0"),
+        Flag("--block_mlp_layer_end", int, "End of the range for MLPs only (uniform).", "all"),
     ),
 )
 UNITS = Panel(
@@ -78,20 +78,25 @@ UNITS = Panel(
             "taylor, taylor_2nd, wanda, magnitude, or another scorer (hgsp plugins list).",
             "taylor",
         ),
-        Flag("--head_importance_samples", int, "The same as --nsamples: all methods see one token set."),
-        Flag("--taylor_seq_len", int, "The same as --seq_len."),
-        Flag("--gradient_batch_size", int, "Windows at a time; in taylor_2nd also those of one gradient.", "4"),
-        Flag("--use_gradient_checkpointing", bool, "Compute activations twice instead of keeping them: less memory."),
-        Flag("--enable_grad_norm", bool, "Bring the scores of layers and blocks to one scale."),
-        Flag("--norm_method", str, "How: log, minmax, zscore or sqrt; needs --enable_grad_norm.", "log"),
+        Flag("--head_importance_samples", int, "Alias of --nsamples: all methods share one calibration set."),
+        Flag("--taylor_seq_len", int, "Alias of --seq_len."),
+        Flag("--gradient_batch_size", int, "Windows per batch; with taylor_2nd also windows per gradient.", "4"),
+        Flag("--use_gradient_checkpointing", bool, "Recompute activations instead of keeping them: less memory."),
+        Flag("--enable_grad_norm", bool, "Normalize scores across layers and blocks."),
+        Flag("--norm_method", str, "Normalization: log, minmax, zscore or sqrt; needs --enable_grad_norm.", "log"),
     ),
 )
 LAYERS = Panel(
     "Importance of layers and blocks",
     (
         Flag("--layer_importance_method", str, "removal, activation or similarity.", "removal"),
-        Flag("--layer_importance_samples", int, "Windows that removal is measured on.", "50"),
-        Flag("--layer_importance_config", str, "layer_importance.json of a run, instead of measuring.", metavar="FILE"),
+        Flag("--layer_importance_samples", int, "Windows used to measure removal.", "50"),
+        Flag(
+            "--layer_importance_config",
+            str,
+            "Read importance from the layer_importance.json of a run instead of measuring it.",
+            metavar="FILE",
+        ),
     ),
 )
 PANELS = (
@@ -117,18 +122,18 @@ def prune(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Prune a model by flags: writes a recipe from them and runs it.
+    """Prune a model by flags, which are turned into a recipe.
 
     Example: `hgsp prune --base_model meta-llama/Meta-Llama-3-8B --pruning_ratio 0.2 --output_name llama3-20`
 
     Example: `hgsp prune --base_model models/pydoc-llama --dataset pydoc --print-recipe > recipe.yaml`
 
-    A recipe can say more than flags (`hgsp recipe init`); `--set KEY=VALUE` reaches all of it, such as
-    `--set reconstruct.use=least-squares`, which repairs what stays and is worth having.
+    A recipe has more keys than there are flags (`hgsp recipe init`); `--set KEY=VALUE` sets any of them. For example,
+    `--set reconstruct.use=least-squares` repairs the kept weights and is recommended.
 
-    Flags of the research scripts under their old names are taken too, with a warning.
+    The old flag names of the research scripts still work, with a warning.
 
-    Reads the model, which is never changed, and the calibration text. Writes the directory of the run, as `hgsp run`.
+    Reads the model, which is never modified, and the calibration text. Writes the run directory, like `hgsp run`.
     """
     draft = draft_of(given)
     origin.carry_out(draft, settings, print_recipe, cache, quiet, as_json)

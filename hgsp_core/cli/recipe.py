@@ -11,7 +11,7 @@ from hgsp_core.files.paths import expanded
 
 app = typer.Typer(
     name="recipe",
-    help="""Recipes: write a first one, check some, list every key.
+    help="""Create and check recipes, and list their keys.
 
     Example: `hgsp recipe init my.yaml`, then edit it, then `hgsp recipe validate my.yaml`.""",
     no_args_is_help=True,
@@ -22,16 +22,14 @@ app = typer.Typer(
 def init(
     file: Annotated[
         Path,
-        typer.Argument(
-            parser=expanded, metavar="FILE", help="Where to write it; an existing file is never overwritten."
-        ),
+        typer.Argument(parser=expanded, metavar="FILE", help="File to write; must not exist."),
     ] = Path("recipe.yaml"),
 ) -> None:
-    """Write a commented recipe to start from.
+    """Write a commented starter recipe.
 
     Example: `hgsp recipe init my.yaml`
 
-    Reads nothing. Writes FILE, which must not exist yet.
+    Reads nothing. Writes FILE, which must not exist.
     """
     from importlib import resources
 
@@ -55,13 +53,13 @@ def validate(
         typer.Argument(parser=expanded, metavar="FILE...", help="Recipes and sweeps to check.", show_default=False),
     ],
 ) -> None:
-    """Check recipes and sweeps: every key, type, range, method and parameter. Exit code 2 if any has a fault.
+    """Check recipes and sweeps: every key, type, range, method and parameter. Exit code 2 if one is invalid.
 
     Example: `hgsp recipe validate recipes/*/*.yaml`
 
-    A file with 'base', 'variants' or 'grid' is a sweep: the recipe of each of its runs is checked, as `hgsp sweep` does first.
+    A file with 'base', 'variants' or 'grid' is a sweep. The recipe of each run is checked, as `hgsp sweep` does first.
 
-    Reads the files, a sweep's base and what the installed plugins declare; no model and no data. Writes nothing.
+    Reads the files, the base of a sweep and the installed plugins' declarations; no model and no data. Writes nothing.
     """
     from hgsp_core.errors import HgspError
 
@@ -91,13 +89,13 @@ def _checked(file: Path) -> str:
 
 @app.command()
 def schema(
-    as_json: Annotated[bool, typer.Option("--json", help="As a JSON schema, for editors and programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON schema, for editors and programs.")] = False,
 ) -> None:
-    """List every key of a recipe with its default and meaning.
+    """List every recipe key with its default and meaning.
 
     Example: `hgsp recipe schema`, or `hgsp recipe schema --json > recipe.schema.json`
 
-    Reads and writes nothing. What stands under a method's 'with' is the method's own: `hgsp plugins show NAME`.
+    Reads and writes nothing. For the parameters under a method's 'with', see `hgsp plugins show NAME`.
     """
     from hgsp_core.cli.show import output, print_json
     from hgsp_core.runtime.recipe import Recipe, describe

@@ -25,14 +25,14 @@ def run(
 
     Example: `hgsp run recipe.yaml --set allocate.with.ratio=0.3 --output results/try-30`
 
-    Reads the recipe, the model that it names (never changed) and the calibration text.
+    Reads the recipe, its model (never modified) and the calibration text.
 
-    Several processes share the calibration: `torchrun --nproc-per-node=2 -m hgsp_core run recipe.yaml`
+    To share the calibration set between processes: `torchrun --nproc-per-node=2 -m hgsp_core run recipe.yaml`
 
-    Writes the run directory, which must not exist yet: `report.html` (open it first), `model/` (the pruned model, ready
-    for transformers), `report.json`, `plan.json`, `recipe.yaml` (with every default), tables, pictures and `run.log`;
-    docs/reports.md lists them all. Tokens and statistics are kept in the store: another ratio, temperature or
-    normalizer does not measure again.
+    Writes the run directory, which must not exist: `report.html` (open it first), `model/` (the pruned model, ready
+    for transformers), `report.json`, `plan.json`, `recipe.yaml` (with every default), tables, plots and `run.log`;
+    docs/reports.md lists them all. Tokens and statistics are kept in the store: a run with another ratio, temperature or
+    normalizer reuses them.
     """
     prune(read_recipe(recipe, settings, output), cache, quiet, as_json)
 
@@ -65,7 +65,7 @@ def show(report: Report, directory: Path, as_json: bool) -> None:
     print_reused(console, report["reused"])
     print_lines(console, "Finding", findings(directory))
     console.print(f"Result: {directory}")
-    console.print(f"Look at: {directory / 'report.html'}")
+    console.print(f"Report: {directory / 'report.html'}")
     model = directory / "model"
     if (model / "config.json").is_file():
         console.print("Load it with:", *loading_lines(model), sep="\n  ")

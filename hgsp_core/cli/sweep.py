@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def sweep(
     file: Annotated[
-        Path, typer.Argument(parser=expanded, metavar="SWEEP", help="The sweep, a YAML file.", show_default=False)
+        Path, typer.Argument(parser=expanded, metavar="SWEEP", help="Sweep, a YAML file.", show_default=False)
     ],
     output: Annotated[
         Path | None,
@@ -31,27 +31,25 @@ def sweep(
             "--output", parser=expanded, metavar="DIR", help="Directory of the sweep, instead of the file's 'output'."
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Runs at a time on this machine.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Parallel runs on this machine.")] = 1,
     ray: Annotated[
         str | None,
-        typer.Option("--ray", metavar="ADDRESS", help="Send the runs to this Ray cluster: an address, auto or local."),
+        typer.Option("--ray", metavar="ADDRESS", help="Run on this Ray cluster: an address, auto or local."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs, and what is to be measured for them; do nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their measurements, and exit.")] = False,
     cache: Cache = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe over a grid of settings, measure what the runs share once, and compare them.
+    """Run a recipe over a grid of settings, with shared measurements, and compare the runs.
 
     Example: `hgsp sweep recipes/sweeps/demo.yaml --jobs 2`
 
     Reads the sweep, its base recipe, the models and the calibration texts.
 
     Writes the directory of the sweep: `runs/NAME/` for each run, `comparison.html`, `.md` and `.csv`, plots of size and time
-    against perplexity, and `failed/NAME.txt` where a run failed; the others go on, and the exit code is 1. Started again
-    it goes on where it was: runs that are there are kept. Tokens and statistics are kept in the store.
+    against perplexity, and `failed/NAME.txt` for a failed run; the others continue, and the exit code is 1. Started again,
+    the sweep resumes and keeps finished runs. Tokens and statistics are kept in the store.
     """
     from hgsp_core.cli.console import terminal
     from hgsp_core.sweeps.cells import load_grid
@@ -120,7 +118,7 @@ def show_forecast(grid: Grid, forecast: Forecast, as_json: bool) -> None:
     console.print(f"\n{len(grid.cells)} runs in {grid.output}, {len(kept)} there already.")
     console.print(f"The {total} others measure {len(groups)} times: once for each model, number type and calibration.")
     if isinstance(needed, str):
-        console.print(f"What of that is in the store is not known here: {needed}")
+        console.print(f"The contents of the store cannot be checked here: {needed}")
         return
     for kind, need in needed.items():
         console.print(f"{kind:<13}{need.needed - need.stored:>5} to compute,{need.stored:>5} in the store")

@@ -14,20 +14,20 @@ from hgsp_core.files.paths import expanded
 Directory = Annotated[
     Path,
     typer.Argument(
-        parser=expanded, metavar="DIR", help="Directory of a model, of GGUF files, or of a run.", show_default=False
+        parser=expanded, metavar="DIR", help="Directory of a model, of GGUF files or of a run.", show_default=False
     ),
 ]
 _WORDS = {True: "ok", False: "FAULT", None: "not checked"}
 
 
 def verify(directory: Directory, quiet: Quiet = False, as_json: Json = False) -> None:
-    """Check what was exported again: the files' checksums, config.json against the tensors, and the model's answers.
+    """Check an export: file checksums, config.json against the tensors, and the model's logits.
 
     Example: `hgsp verify results/first`
 
-    Reads the directory and changes nothing. Of a run, everything that it exported is checked.
+    Reads the directory and modifies nothing. For a run, checks everything it exported.
 
-    Exit code 0: sound; 1: a fault was found; 2: there is nothing to check.
+    Exit code 0 = intact, 1 = a fault was found, 2 = nothing to check.
     """
     from hgsp_core.cli.console import terminal
 

@@ -27,16 +27,16 @@ class Records(Protocol):
 
 
 class FileParams(Params):
-    path: str = Field("", description="the file; in a recipe it is written as the dataset's name")
-    column: str = Field("text", min_length=1, description="column (JSON key) that holds the text; not used for .txt")
+    path: str = Field("", description="path of the file; a recipe gives it as the dataset's name")
+    column: str = Field("text", min_length=1, description="column (JSON key) with the text; ignored for .txt")
 
 
 class HubParams(Params):
-    path: str = Field("", description="hub id owner/name; in a recipe it is written as the dataset's name")
-    config: str | None = Field(None, description="configuration of the dataset, where it has several")
-    column: str = Field("text", min_length=1, description="column that holds the text")
-    calibration_split: str = Field("train", min_length=1, description="split that calibration text is taken from")
-    evaluation_split: str = Field("test", min_length=1, description="split that perplexity is measured on")
+    path: str = Field("", description="hub id owner/name; a recipe gives it as the dataset's name")
+    config: str | None = Field(None, description="configuration of the dataset, if it has several")
+    column: str = Field("text", min_length=1, description="column with the text")
+    calibration_split: str = Field("train", min_length=1, description="split used for calibration")
+    evaluation_split: str = Field("test", min_length=1, description="split used for perplexity")
     revision: str | None = Field(None, description="branch, tag or commit")
 
 

@@ -22,13 +22,13 @@ class DataError(HgspError):
 
     @classmethod
     def empty(cls, name: str) -> DataError:
-        return cls(f"The dataset '{name}' holds no text. Choose another one, or check the file.")
+        return cls(f"The dataset '{name}' contains no text. Choose another one, or check the file.")
 
     @classmethod
     def too_short(cls, name: str, there: int, samples: int, seq_len: int) -> DataError:
         fewer = f"calibrate.samples (to {there} at most) or " if there else ""
         return cls(
-            f"The dataset '{name}' has only {there} windows of {seq_len} tokens, {samples} are asked for. "
+            f"The dataset '{name}' has only {there} windows of {seq_len} tokens, but {samples} are requested. "
             f"Use a longer text, or lower {fewer}calibrate.seq_len."
         )
 
@@ -36,14 +36,14 @@ class DataError(HgspError):
     def no_row(cls, name: str, token: str, index: int, rows: int) -> DataError:
         return cls(
             f"The dataset '{name}' has the token {token!r}, whose id is {index}, but the model's embedding has {rows} rows (ids 0 to "
-            f"{rows - 1}). The tokenizer is of another model, or tokens were added to it and the embedding was not enlarged "
+            f"{rows - 1}). The tokenizer belongs to another model, or tokens were added to it without enlarging the embedding "
             "(model.resize_token_embeddings). Use the model's own tokenizer, or a text without that token."
         )
 
     @classmethod
     def no_window(cls, name: str, seq_len: int) -> DataError:
         return cls(
-            f"The dataset '{name}' has fewer than {seq_len} tokens: not one window to evaluate. Lower seq_len or use more text."
+            f"The dataset '{name}' has fewer than {seq_len} tokens: not enough for one window. Lower seq_len or use more text."
         )
 
     @classmethod
@@ -52,7 +52,7 @@ class DataError(HgspError):
 
     @classmethod
     def suffix(cls, path: str, known: Sequence[str]) -> DataError:
-        return cls(f"'{path}' is not a text file that can be read: its name must end in {', '.join(known)}.")
+        return cls(f"'{path}' is not a supported text file: its name must end in {', '.join(known)}.")
 
     @classmethod
     def unreadable(cls, path: str, error: BaseException) -> DataError:
@@ -68,5 +68,5 @@ class DataError(HgspError):
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return cls(
             f"The dataset '{name}' could not be loaded from the hub: {reason}\n"
-            "Check its name and the network (HF_HUB_OFFLINE), or use a local file, or the built-in dataset 'pydoc'."
+            "Check its name and the network (HF_HUB_OFFLINE), or use a local file or the bundled dataset 'pydoc'."
         )

@@ -1,4 +1,4 @@
-"""A pass over the layers that cannot be made."""
+"""A pass over the layers that cannot run."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from hgsp_core.errors import HgspError
 
 
 class SweepError(HgspError):
-    """A sweep that cannot be run as asked."""
+    """A pass over the layers that cannot run as configured."""
 
     @classmethod
     def nothing_to_judge(cls, held_out: int, samples: int) -> SweepError:
         return cls(
-            f"allocate.with.samples: {held_out} windows are to judge plans, and calibrate.samples is {samples}; some must be left to "
-            "measure the model on. Ask for fewer, or raise calibrate.samples."
+            f"allocate.with.samples: {held_out} windows are held out to judge plans, but calibrate.samples is {samples}; some must "
+            "remain to measure the model. Lower it, or raise calibrate.samples."
         )
 
     @classmethod
     def nothing_to_confirm(cls, held_out: int, samples: int) -> SweepError:
         return cls(
-            f"allocate.with.moves: {held_out} of the {samples} windows (calibrate.samples) judge blocks, and moves hold where they do "
-            f"better on both halves of the others, of at least two windows each. Set calibrate.samples to {held_out + 4} or more, "
+            f"allocate.with.moves: {held_out} of the {samples} windows (calibrate.samples) judge blocks, and moves are "
+            f"judged on two halves of the others, of at least two windows each. Set calibrate.samples to {held_out + 4} or more, "
             "or moves to 0."
         )
 
     @classmethod
     def unknown_token(cls, token: int, rows: int) -> SweepError:
         return cls(
-            f"The tokenizer gave token {token}, but the model's embedding has {rows} rows: tokenizer and weights do not belong "
-            "together. Copy the original model's tokenizer files into its directory."
+            f"The tokenizer gave token {token}, but the model's embedding has {rows} rows: tokenizer and weights do not "
+            "match. Copy the original model's tokenizer files into its directory."
         )
 
     @classmethod
@@ -46,19 +46,19 @@ class SweepError(HgspError):
 
     @classmethod
     def no_tokens(cls) -> SweepError:
-        return cls("The calibration set holds no sample. Raise calibrate.samples to at least 1.")
+        return cls("The calibration set is empty. Raise calibrate.samples to at least 1.")
 
     @classmethod
     def too_many_processes(cls, processes: int, parts: int) -> SweepError:
         return cls(
-            f"{processes} processes share a calibration set that has only {parts} part(s) to share. "
+            f"{processes} processes cannot share a calibration set of only {parts} part(s). "
             f"Start at most {parts} (--nproc-per-node), or raise calibrate.samples."
         )
 
     @classmethod
     def graphs_streamed(cls) -> SweepError:
         return cls(
-            "memory: graphs needs the whole model in memory, and its weights are streamed. Use memory: auto, cpu or disk."
+            "memory: graphs needs the model in memory, but its weights are streamed. Use memory: auto, cpu or disk."
         )
 
     @classmethod
@@ -67,13 +67,13 @@ class SweepError(HgspError):
             memory, "a larger disk for temporary files (TMPDIR)"
         )
         return cls(
-            f"memory: {memory}: the sweep would keep {needed}, and {free} are free (it takes {share:.0%} of that at the most). "
+            f"memory: {memory}: the activations need {needed}, but only {free} are free (hgsp uses at most {share:.0%} of free memory). "
             f"Use {helps}, or lower calibrate.samples."
         )
 
     @classmethod
     def out_of_memory(cls, free: str, error: Exception) -> SweepError:
         return cls(
-            f"The sweep ran out of memory with {free} free: {str(error).splitlines()[0]} "
+            f"The pass over the layers ran out of memory with {free} free: {str(error).splitlines()[0]} "
             "Lower calibrate.batch_size, use memory: cpu or disk, or stream the weights."
         )

@@ -114,7 +114,9 @@ def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor,
     tokenizer, number_type = load_tokenizer(directory), getattr(torch, dtype)
     needed, free = _size(directory)["parameters"] * BYTES[dtype], free_bytes(torch.device(device))
     if needed > SHARE * free:
-        monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free.")
+        monitor.say(
+            f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit safely into {free / 2**30:.2f} GiB of free memory."
+        )
         weights = Streamed(directory, checkpoint_layout(directory), number_type, device)
         return EvaluateJob(None, tokenizer, partial(total_loss, weights), seed, progress, weights.layout.vocabulary)
     model, _ = load_model(directory, number_type, device)

@@ -8,10 +8,8 @@ from hgsp_core.plugin.method import Params
 
 
 class EfficiencyParams(Params):
-    batch_sizes: tuple[PositiveInt, ...] = Field(
-        (1, 4), min_length=1, description="sequences at a time; each is measured"
-    )
-    prompt_tokens: int = Field(128, ge=2, description="tokens read at once (prefill)")
-    new_tokens: int = Field(32, ge=1, description="tokens generated one by one after them (decode)")
-    rounds: int = Field(10, ge=3, description="times that each model is measured; the median counts")
-    warmup: int = Field(2, ge=1, description="rounds before those, which do not count")
+    batch_sizes: tuple[PositiveInt, ...] = Field((1, 4), min_length=1, description="batch sizes to measure")
+    prompt_tokens: int = Field(128, ge=2, description="tokens in the prompt (prefill)")
+    new_tokens: int = Field(32, ge=1, description="tokens generated one by one after the prompt (decode)")
+    rounds: int = Field(10, ge=3, description="measurements of each model; the median is reported")
+    warmup: int = Field(2, ge=1, description="warm-up rounds, which are not measured")

@@ -15,14 +15,14 @@ class EvaluationError(HgspError):
     @classmethod
     def twice(cls, place: str, measure: str) -> EvaluationError:
         return cls(
-            f"{place}: '{measure}' is measured twice; leave one of them out, or give a dataset another name (name: ...)."
+            f"{place}: '{measure}' is measured twice. Remove one of them, or give a dataset another name (name: ...)."
         )
 
     @classmethod
     def streamed(cls, name: str) -> EvaluationError:
         return cls(
-            f"evaluate: '{name}' needs the whole model in memory, but its weights are streamed. Use model.dtype: bfloat16, a device "
-            "with more memory, or model.weights: resident; or leave it out here and run `hgsp eval` on the result elsewhere."
+            f"evaluate: '{name}' needs the model in memory, but its weights are streamed. Use model.dtype: bfloat16, a device "
+            "with more memory, or model.weights: resident; or remove it here and run `hgsp eval` on the result elsewhere."
         )
 
     @classmethod
@@ -42,30 +42,28 @@ class EvaluationError(HgspError):
     @classmethod
     def no_task_folder(cls, path: str) -> EvaluationError:
         return cls(
-            f"evaluate: lm_eval: include_path: there is no directory '{path}'. Give the one that holds the tasks' YAML files."
+            f"evaluate: lm_eval: include_path: there is no directory '{path}'. Give the directory with the tasks' YAML files."
         )
 
     @classmethod
     def task_code(cls, path: Path, code: str) -> EvaluationError:
         return cls(
-            f"evaluate: lm_eval: include_path: '{path}' names code: {code}. It is not run. If you have read it and trust it, set "
-            "trust_task_code: true beside include_path; else take it out of that file, or the file out of the directory."
+            f"evaluate: lm_eval: include_path: '{path}' references code: {code}. It is not run. If you trust it, set "
+            "trust_task_code: true next to include_path; otherwise remove it from the file, or the file from the directory."
         )
 
     @classmethod
     def template(cls, error: Exception) -> EvaluationError:
-        return cls(
-            f"evaluate: lm_eval: a template of a task fails: {error}. Mend the task's YAML file, or leave the task out."
-        )
+        return cls(f"evaluate: lm_eval: a task template failed: {error}. Fix the task's YAML file, or remove the task.")
 
     @classmethod
     def task(cls, name: str, error: Exception) -> EvaluationError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return cls(
             f"evaluate: lm_eval: the task '{name}' cannot be prepared: {reason}\n"
-            "Check the network (HF_HUB_OFFLINE) and the data that its YAML file names, or leave the task out."
+            "Check the network (HF_HUB_OFFLINE) and the data that its YAML file names, or remove the task."
         )
 
     @classmethod
     def overlap(cls, error: Exception) -> EvaluationError:
-        return cls(f"evaluate: lm_eval: tasks: {error}. Leave one of the two out.")
+        return cls(f"evaluate: lm_eval: tasks: {error}. Remove one of the two.")

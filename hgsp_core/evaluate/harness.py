@@ -42,21 +42,21 @@ RESAMPLINGS = 1000
 
 
 class LmEvalParams(Params):
-    tasks: tuple[str, ...] = Field(TASKS, min_length=1, description="names of lm-eval's tasks, groups or tags")
+    tasks: tuple[str, ...] = Field(TASKS, min_length=1, description="names of lm-eval tasks, groups or tags")
     num_fewshot: int | None = Field(
-        None, ge=0, description="solved examples before each question; none = as each task says, mostly 0"
+        None, ge=0, description="solved examples before each question; null = the task's own number, usually 0"
     )
-    limit: int | None = Field(None, ge=1, description="only the first so many documents of each task; none = all")
-    batch_size: int = Field(8, ge=1, description="requests at a time; changes cost, not the result")
-    include_path: str | None = Field(None, min_length=1, description="directory with YAML files of your own tasks")
+    limit: int | None = Field(None, ge=1, description="number of documents per task, from the first; null = all")
+    batch_size: int = Field(8, ge=1, description="requests per batch; affects cost, not the result")
+    include_path: str | None = Field(None, min_length=1, description="directory with YAML files of custom tasks")
     trust_task_code: bool = Field(
-        False, description="true = run the Python that those files name (!function, class, own metrics)"
+        False, description="true = run the Python code that these files name (!function, class, custom metrics)"
     )
 
     @model_validator(mode="after")
     def _trust_what(self) -> LmEvalParams:
         if self.trust_task_code and self.include_path is None:
-            raise ValueError("trust_task_code is about the files in include_path, and none is given")
+            raise ValueError("trust_task_code requires include_path")
         return self
 
 

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 class TextUse(Use):
     """A dataset by name, with its parameters; a bare name stands for one without any."""
 
-    name: str | None = Field(
-        None, min_length=1, description="what the report calls it, where that is not the dataset's name"
-    )
+    name: str | None = Field(None, min_length=1, description="name in the report, if not the dataset's own")
 
     @property
     def label(self) -> str:
@@ -43,16 +41,16 @@ class PerplexityParams(Params):
     datasets: tuple[TextUse, ...] = Field(
         (TextUse(use="wikitext2"),),
         min_length=1,
-        description="names, local files, hub ids, or {use, with, name} of each",
+        description="names, local files, hub ids, or mappings {use, with, name}",
     )
     seq_len: int = Field(128, ge=2, description="tokens per window")
     stride: int = Field(
         0,
         ge=0,
-        description="tokens from one window to the next, each predicted once with what is before it; 0 = no overlap",
+        description="tokens between window starts; every token is predicted once, with the preceding tokens as context; 0 = no overlap",
     )
-    batch_size: int = Field(8, ge=1, description="windows at a time; changes cost, never the result")
-    max_windows: int | None = Field(None, ge=1, description="only the first so many windows of each text; none = all")
+    batch_size: int = Field(8, ge=1, description="windows per batch; affects cost, never the result")
+    max_windows: int | None = Field(None, ge=1, description="number of windows per text, from the first; null = all")
 
     @field_validator("datasets", mode="before")
     @classmethod

@@ -184,7 +184,7 @@ def merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:
         if isinstance(there, dict) and isinstance(value, Mapping) and not there.keys() & value.keys():
             there.update(value)
         elif metric in result or metric in COSTS:
-            raise RecipeError(f"evaluate: two measurements give '{metric}' of the same thing; leave one of them out.")
+            raise RecipeError(f"evaluate: two measurements report the same '{metric}'. Remove one of them.")
         else:
             result[metric] = dict(value) if isinstance(value, Mapping) else value
 

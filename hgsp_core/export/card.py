@@ -177,7 +177,7 @@ def _sizes(layout: Layout, plan: Plan) -> Iterator[str]:
     gone = len(plan.layers) - len(layout.layers)
     if gone:
         is_are = "is" if gone == 1 else "are"
-        yield f"{gone} of the original's {len(plan.layers)} layers {is_are} gone; those that stay are counted anew."
+        yield f"{gone} of the original's {len(plan.layers)} layers {is_are} removed; the kept layers are renumbered."
     kept = plan.kept_layers()
     rows = []
     for size, group in groupby(range(len(sizes)), key=lambda i: tuple(sizes[i].get(key, "removed") for key in keys)):
@@ -204,7 +204,7 @@ def _use(config: Mapping[str, Any], layout: Layout, gguf: bool) -> Iterator[str]
     flag = ", trust_remote_code=True" if own_code else ""
     if own_code:
         yield (
-            "Its layers differ in size, which no stock class holds: `trust_remote_code=True` runs `modeling_hgsp.py` from this "
+            "Its layers differ in size, which no stock class supports: `trust_remote_code=True` runs `modeling_hgsp.py` from this "
             "directory. With `import hgsp_core` (`pip install hgsp-core`) the flag is not needed."
         )
     else:
@@ -239,7 +239,7 @@ def _licence(directory: Path, base: Path | None) -> str:
     parts = [
         f"That of the original: {md.text(str(licence))}."
         if licence
-        else "The original's licence holds for this model too."
+        else "The original's licence also applies to this model."
     ]
     if files:
         parts.append(f"Carried over from it: {', '.join(map(md.text, files))}.")

@@ -1,4 +1,4 @@
-"""An export that cannot be made, published or verified."""
+"""An export that cannot be written, published or verified."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ExportError(HgspError):
     @classmethod
     def other_plan(cls, path: Path) -> ExportError:
         return cls(
-            f"'{path}' is for another model: the sizes that it leaves are not those of the model beside it. "
+            f"'{path}' is for another model: its sizes differ from the model next to it. "
             "Give the model's own directory instead, which needs no plan."
         )
 
@@ -31,8 +31,8 @@ class VerifyError(HgspError):
     @classmethod
     def nothing(cls, path: Path) -> VerifyError:
         return cls(
-            f"'{path}' holds nothing that can be verified: no config.json, no .gguf file and no hgsp.json, and it is no run directory. "
-            "Give the directory of a model or of a run."
+            f"'{path}' contains nothing to verify: no config.json, no .gguf file and no hgsp.json, and it is not a run directory. "
+            "Give the directory of a model or a run."
         )
 
     @classmethod
@@ -46,26 +46,26 @@ class HubError(HgspError):
     @classmethod
     def offline(cls, repo: str) -> HubError:
         return cls(
-            f"push_to_hub: '{repo}' cannot be reached, as HF_HUB_OFFLINE is set. Unset it, or leave out push_to_hub."
+            f"push_to_hub: '{repo}' cannot be reached because HF_HUB_OFFLINE is set. Unset it, or remove push_to_hub."
         )
 
     @classmethod
     def no_token(cls, repo: str) -> HubError:
         return cls(
-            f"push_to_hub: there is no token to write '{repo}' with. Log in (hf auth login), set HF_TOKEN, or leave out push_to_hub."
+            f"push_to_hub: there is no token to write '{repo}' with. Log in (hf auth login), set HF_TOKEN, or remove push_to_hub."
         )
 
     @classmethod
     def not_empty(cls, repo: str, there: Sequence[str], directory: Path) -> HubError:
         more = f" and {len(there) - 3} more" if len(there) > 3 else ""
         return cls(
-            f"push_to_hub: '{repo}' holds files already ({', '.join(there[:3])}{more}), and nothing there is overwritten. "
+            f"push_to_hub: '{repo}' already contains files ({', '.join(there[:3])}{more}), which are not overwritten. "
             f"{cls._kept(directory)}"
         )
 
     @classmethod
     def refused(cls, repo: str, status: int | None, reason: str, directory: Path) -> HubError:
-        known: dict[int | None, str] = {401: "the token is not valid", 403: "the token may not write there"}
+        known: dict[int | None, str] = {401: "the token is not valid", 403: "the token has no write access"}
         why = known.get(status, reason.strip().partition("\n")[0])
         return cls(f"push_to_hub: the hub refused '{repo}' ({status}: {why}). {cls._kept(directory)}")
 
@@ -76,4 +76,4 @@ class HubError(HgspError):
 
     @staticmethod
     def _kept(directory: Path) -> str:
-        return f"The result is kept in '{directory}'; send it by hand with: hf upload ORG/NAME {directory}"
+        return f"The result is kept in '{directory}'; upload it by hand with: hf upload ORG/NAME {directory}"

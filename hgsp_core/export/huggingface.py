@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 class HuggingFaceParams(Params):
     directory: str = Field("model", pattern=r"^\w[\w-]*$", description="name of the folder in the run directory")
-    max_shard_size: int = Field(5_000_000_000, ge=1_000_000, description="bytes per safetensors file at the most")
+    max_shard_size: int = Field(5_000_000_000, ge=1_000_000, description="maximum size of a safetensors file, in bytes")
     push_to_hub: str | None = Field(
         None,
         pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$",
-        description="repository of the Hugging Face hub, ORG/NAME, to send it to; new or empty",
+        description="Hugging Face hub repository to upload to, ORG/NAME; new or empty",
     )
-    private: bool = Field(False, description="true = the repository, where it is made for this, is not public")
+    private: bool = Field(False, description="true = create the repository as private")
 
     @model_validator(mode="after")
     def _private_what(self) -> HuggingFaceParams:
         if self.private and self.push_to_hub is None:
-            raise ValueError("private is about the repository that push_to_hub names, and none is named")
+            raise ValueError("private requires push_to_hub")
         return self
 
 

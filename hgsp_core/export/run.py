@@ -122,7 +122,7 @@ def check_exports(uses: Sequence[Use]) -> None:
     for index, use in enumerate(uses):
         target = (use.use, use.with_.get("directory"))
         if target in seen:
-            raise RecipeError(f"export.{index}: '{use.use}' is to write to the same folder twice; leave one out.")
+            raise RecipeError(f"export.{index}: '{use.use}' writes to the same folder twice. Remove one of them.")
         seen.add(target)
 
 

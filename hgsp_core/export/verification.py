@@ -184,7 +184,7 @@ def _gguf(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     record = read_record(folder)
     for path in sorted(folder.glob("*.gguf")):
         tensors, context, coarsest = summary(path)
-        yield Finding(place, True, f"{path.name} is whole: {tensors} tensors")
+        yield Finding(place, True, f"{path.name} is intact: {tensors} tensors")
         if record is None:
             continue
         if not llama_cpp_is_there():

@@ -81,7 +81,7 @@ def _require_characters(content: Any) -> None:
     try:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"it holds half of a character (\\u{ord(error.object[error.start]):x})") from None
+        raise ValueError(f"it contains half of a surrogate pair (\\u{ord(error.object[error.start]):x})") from None
 
 
 def write_text(path: Path, text: str) -> None:

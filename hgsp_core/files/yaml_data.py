@@ -102,12 +102,12 @@ def _checked(value: Any, place: str, depth: int, seen: list[int]) -> Any:
         ]
     if isinstance(value, str):
         if "\0" in value or not _is_text(value):
-            raise YamlError("the text holds characters that no text has", place)
+            raise YamlError("the text contains invalid characters", place)
     elif isinstance(value, int):
         if abs(value) >= 2**63:
             raise YamlError("the number is too large", place)
     elif not (value is None or isinstance(value, float)):
-        raise YamlError(f"{shown(value)} is {_kind(value)}, which means nothing here", place)
+        raise YamlError(f"{shown(value)} is {_kind(value)}, which is not supported here", place)
     return value
 
 

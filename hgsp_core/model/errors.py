@@ -29,21 +29,21 @@ class LayoutError(HgspError):
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return cls(
             f"The architecture '{model_type}' does not account for tensor(s) {', '.join(names[:3])}{more}. "
-            "Pruning would leave them at the wrong size, so the model is refused; it needs an architecture plugin of its own "
+            "Pruning would leave them at the wrong size. The model needs its own architecture plugin "
             "(hgsp plugins new architecture NAME)."
         )
 
     @classmethod
     def indivisible(cls, name: str, shape: Sequence[int], dim: int, units: int, key: str) -> LayoutError:
         return cls(
-            f"Tensor '{name}' has {shape[dim]} rows along dimension {dim}, which {units} units ('{key}' in config.json) do not divide. "
-            "config.json and the weights disagree: check that they belong together."
+            f"Tensor '{name}' has {shape[dim]} rows along dimension {dim}, not a multiple of {units} units ('{key}' in config.json). "
+            "Check that config.json and the weights match."
         )
 
     @classmethod
     def not_a_matrix(cls, name: str, shape: Sequence[int]) -> LayoutError:
         return cls(
-            f"Tensor '{name}' has the shape {tuple(shape)}, where rows and columns are needed. "
+            f"Tensor '{name}' has the shape {tuple(shape)}, but must be a matrix. "
             "The checkpoint is damaged: download or save it again."
         )
 
@@ -56,7 +56,7 @@ class LayoutError(HgspError):
     def other_rows(cls, name: str, rows: int, expected: int, why: str) -> LayoutError:
         return cls(
             f"Tensor '{name}' has {rows} rows, but config.json says {expected} ({why}). "
-            "config.json and the weights disagree: check that they belong together."
+            "Check that config.json and the weights match."
         )
 
     @classmethod

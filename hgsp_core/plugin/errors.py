@@ -12,7 +12,7 @@ class PluginError(HgspError):
 
     @classmethod
     def unknown(cls, kind: str, name: str, hint: str, broken: Sequence[tuple[str, str]]) -> PluginError:
-        note = "".join(f"\nThe installed plugin '{d}' is broken and may be the one meant: {r}" for d, r in broken)
+        note = "".join(f"\nThe installed plugin '{d}' is broken and may be the one you need: {r}" for d, r in broken)
         return cls(f"There is no {kind} '{name}'.{hint} See all with: hgsp plugins list{note}")
 
     @classmethod
@@ -26,7 +26,7 @@ class PluginError(HgspError):
 
     @classmethod
     def misspelled_hook(cls, name: str, hint: str) -> PluginError:
-        return cls(f"it implements '{name}', which is no hook of hgsp.{hint}")
+        return cls(f"it implements '{name}', which is not a hook of hgsp.{hint}")
 
     @classmethod
     def unmarked_hook(cls, name: str) -> PluginError:
@@ -34,7 +34,7 @@ class PluginError(HgspError):
 
     @classmethod
     def provides_nothing(cls) -> PluginError:
-        return cls("it provides nothing: no hook of it returned a method or an architecture.")
+        return cls("it provides nothing: none of its hooks returned a method or an architecture.")
 
     @classmethod
     def doubled(cls, kind: str, name: str) -> PluginError:
@@ -47,7 +47,7 @@ class PluginError(HgspError):
     @classmethod
     def other_api(cls, name: str, api: int, ours: int) -> PluginError:
         return cls(
-            f"its '{name}' is written for plugin API {api}, this hgsp-core speaks {ours}; install a matching version."
+            f"its '{name}' is written for plugin API {api}, but this hgsp-core uses {ours}; install a matching version."
         )
 
     @classmethod
@@ -72,5 +72,5 @@ class PluginError(HgspError):
         cls, distribution: str, name: str, target: str, contract: str, missing: Sequence[str]
     ) -> PluginError:
         return cls(
-            f"'{name}' of the plugin '{distribution}': {target} lacks {', '.join(missing)}, which every hgsp_core.{contract} has."
+            f"'{name}' of the plugin '{distribution}': {target} lacks {', '.join(missing)}, which hgsp_core.{contract} requires."
         )

@@ -1,4 +1,4 @@
-"""Training that cannot be done."""
+"""Training that cannot run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hgsp_core.errors import HgspError
 
 
 class RecoverError(HgspError):
-    """Training after the cut that cannot be done as asked."""
+    """Training after pruning that cannot run as configured."""
 
     @classmethod
     def record(cls, name: str, number: int, fault: str, wanted: str) -> RecoverError:
-        return cls(f"recover: record {number} of '{name}' {fault}. {wanted} Mend or remove that record.")
+        return cls(f"recover: record {number} of '{name}' {fault}. {wanted} Fix or remove that record.")
 
     @classmethod
     def no_format(cls, name: str, there: Sequence[str], column: str) -> RecoverError:
@@ -32,7 +32,7 @@ class RecoverError(HgspError):
     def too_few(cls, name: str, rows: int) -> RecoverError:
         return cls(
             f"recover: '{name}' gives {rows} row(s) to learn from; at least 2 are needed, one to train on and one held out. "
-            "Use more data, or raise records.seq_len where answers were cut off."
+            "Use more data, or raise records.seq_len if answers were cut off."
         )
 
     @classmethod
@@ -45,8 +45,8 @@ class RecoverError(HgspError):
     @classmethod
     def slow_tokenizer(cls, name: str, kind: str) -> RecoverError:
         return cls(
-            f"recover: '{name}' holds chats, and the model's tokenizer ({kind}) cannot tell which text a token stands for, so not what "
-            "the assistant says. Save it with a tokenizer.json (a fast tokenizer), or use records in instruction/input/output form."
+            f"recover: '{name}' holds chats, and the model's tokenizer ({kind}) cannot map tokens to text, so the assistant's turns "
+            "cannot be located. Save it with a tokenizer.json (a fast tokenizer), or use records in instruction/input/output form."
         )
 
     @classmethod
@@ -56,34 +56,32 @@ class RecoverError(HgspError):
         said = " ".join(str(error).split())[:300]
         return cls(
             f"recover: the tokenizer's chat template refuses {len(refused)} of {records} record(s) of '{name}', {which}, and says "
-            f'"{said}". Leave them out, mend them, or give the model a template that takes them.'
+            f'"{said}". Remove or fix them, or give the model a template that accepts them.'
         )
 
     @classmethod
     def batch(cls, batch: int, micro: int, processes: int) -> RecoverError:
         each = f"{processes} processes with {micro} rows each" if processes > 1 else f"parts of {micro} rows"
         return cls(
-            f"recover: batch_size: {batch} rows cannot be made of {each}. Make batch_size a multiple of {micro * processes}, "
+            f"recover: batch_size: {batch} rows cannot be split into {each}. Make batch_size a multiple of {micro * processes}, "
             "or change micro_batch_size."
         )
 
     @classmethod
     def no_teacher(cls) -> RecoverError:
-        return cls(
-            "recover: distill needs the dense model, and it is not known here. Name its directory with --dense DIR."
-        )
+        return cls("recover: distill needs the dense model. Give its directory with --dense DIR.")
 
     @classmethod
     def other_vocabulary(cls, teacher: Path, theirs: int | None, ours: int | None) -> RecoverError:
         return cls(
             f"recover: distill: '{teacher}' has a vocabulary of {theirs} tokens, the pruned model one of {ours}: "
-            "it is not the model that was pruned. Give that one (--dense DIR)."
+            "it is not the model that was pruned. Give the original model (--dense DIR)."
         )
 
     @classmethod
     def no_adapter(cls, path: Path, reason: str) -> RecoverError:
         return cls(
-            f"recover: adapter: '{path}' is no LoRA adapter: {reason}. Give the directory that peft's save_pretrained wrote."
+            f"recover: adapter: '{path}' is not a LoRA adapter: {reason}. Give the directory that peft's save_pretrained wrote."
         )
 
     @classmethod
@@ -97,15 +95,15 @@ class RecoverError(HgspError):
     def no_room(cls, needed: str, free: str, method: str) -> RecoverError:
         less = "recover: {use: lora}, " if method == "full" else ""
         return cls(
-            f"recover: training needs the whole model in memory, {needed} at least, and {free} are free; weights cannot be streamed "
+            f"recover: training needs the model in memory, at least {needed}, but only {free} are free; weights cannot be streamed "
             f"here. Use {less}model.dtype: bfloat16, distill: false, or train the result on a larger machine (hgsp finetune)."
         )
 
     @classmethod
     def not_finite(cls, loss: float, dtype: str) -> RecoverError:
         return cls(
-            f"recover: the loss of the pruned model on the training data is {loss} in {dtype} before any training: its weights or "
-            "the range of that type are at fault. Prune again with model.dtype: float32 or bfloat16."
+            f"recover: the loss of the pruned model on the training data is {loss} in {dtype} before training: its weights or "
+            "the range of that dtype are at fault. Prune again with model.dtype: float32 or bfloat16."
         )
 
     @classmethod
@@ -119,17 +117,17 @@ class RecoverError(HgspError):
     def device(cls, device: str) -> RecoverError:
         index = device.partition(":")[2]
         return cls(
-            f"recover: training in one process uses the first GPU that it sees, not '{device}'. "
+            f"recover: training in one process uses the first visible GPU, not '{device}'. "
             f"Set CUDA_VISIBLE_DEVICES={index} and device: cuda."
         )
 
     @classmethod
     def busy(cls, path: Path) -> RecoverError:
-        return cls(f"recover: another run is doing this very training at this moment ('{path}'). Wait for it to end.")
+        return cls(f"recover: another process is running the same training ('{path}'). Wait for it to finish.")
 
     @classmethod
     def not_a_model(cls, path: Path, inside: Sequence[str]) -> RecoverError:
-        several = f" It has several models: {', '.join(inside)}; name one of them." if inside else ""
+        several = f" It contains several models: {', '.join(inside)}; choose one of them." if inside else ""
         return cls(
             f"'{path}' is neither a model directory (config.json and safetensors) nor a run directory with one in it.{several}"
         )

@@ -390,7 +390,7 @@ def _quiet() -> Iterator[None]:
 def _last_checkpoint(work: Path) -> str | None:
     found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     if found:
-        log.info("Training goes on from %s", found[-1])
+        log.info("Training resumes from %s", found[-1])
     return str(found[-1]) if found else None
 
 

@@ -10,43 +10,47 @@ from hgsp_core.plugin.method import Params
 
 
 class RecordParams(Params):
-    """What is made of the training data."""
+    """How training data is read."""
 
     format: Literal["auto", "alpaca", "chat", "text"] = Field(
         "auto",
         description="alpaca = instruction/input/output, chat = messages with the tokenizer's template, text = plain text; "
-        "auto = by the fields of the first record",
+        "auto = from the fields of the first record",
     )
     options: dict[str, Any] = Field(
         {}, description="parameters of the dataset (hgsp plugins show NAME), such as its column"
     )
     seq_len: int = Field(
-        256, ge=2, description="tokens of a row at the most; longer records are cut, text is cut into windows of it"
+        256,
+        ge=2,
+        description="maximum tokens per row; longer records are truncated, text is split into windows of this length",
     )
-    packing: bool = Field(False, description="several records in one row of seq_len, none seeing another: less padding")
+    packing: bool = Field(
+        False, description="packs several records into one row without attention between them: less padding"
+    )
     held_out: float = Field(
-        0.05, gt=0, lt=1, description="share of the rows that are not trained on and that perplexity is measured on"
+        0.05, gt=0, lt=1, description="share of the rows held out of training, on which perplexity is measured"
     )
 
 
 class ScheduleParams(Params):
-    """How the training goes."""
+    """The training schedule."""
 
     warmup: float = Field(
-        0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises; then it falls linearly"
+        0.03, ge=0, lt=1, description="share of the steps that warm up the learning rate, which then decays linearly"
     )
     check_every: int = Field(
-        100, ge=1, description="optimizer steps between two looks at the held-out loss, each with a checkpoint"
+        100, ge=1, description="optimizer steps between evaluations of the held-out loss; each also saves a checkpoint"
     )
     patience: int | None = Field(
-        3, ge=1, description="looks without a better held-out loss after which training stops; none = never"
+        3, ge=1, description="evaluations without a better held-out loss before training stops early; null = never"
     )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
-        description="number type of the products; auto = bfloat16 on GPUs that have it, else that of the weights",
+        description="dtype of matrix products; auto = bfloat16 on GPUs that support it, otherwise the dtype of the weights",
     )
     gradient_checkpointing: bool = Field(
-        False, description="compute activations twice instead of keeping them: less memory, slower"
+        False, description="recompute activations instead of keeping them: less memory, slower"
     )
 
 
@@ -56,26 +60,26 @@ class TrainingParams(Params):
     dataset: str = Field(
         "yahma/alpaca-cleaned", min_length=1, description="dataset name, local file or hub id to train on"
     )
-    samples: int | None = Field(None, ge=2, description="only the first so many records (of text: windows); none = all")
+    samples: int | None = Field(None, ge=2, description="number of records (text: windows), from the first; null = all")
     epochs: float = Field(2.0, gt=0, le=10_000, description="passes over the records")
-    learning_rate: float = Field(3e-4, gt=0, le=1, description="largest learning rate of AdamW")
-    batch_size: int = Field(128, ge=1, description="rows of one optimizer step, over all processes")
-    micro_batch_size: int = Field(4, ge=1, description="rows at a time in one process; changes cost, never the result")
-    distill: bool = Field(
-        False, description="learn the dense model's probabilities (KL on logits) instead of the text itself"
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="peak learning rate of AdamW")
+    batch_size: int = Field(128, ge=1, description="rows per optimizer step, over all processes")
+    micro_batch_size: int = Field(
+        4, ge=1, description="rows per forward pass in one process; affects cost, never the result"
     )
-    records: RecordParams = Field(RecordParams(), description="what is made of the data")
-    schedule: ScheduleParams = Field(ScheduleParams(), description="how the training goes")
+    distill: bool = Field(False, description="learn the dense model's probabilities (KL on logits) instead of the text")
+    records: RecordParams = Field(RecordParams(), description="how training data is read")
+    schedule: ScheduleParams = Field(ScheduleParams(), description="the training schedule")
 
 
 class LoRAParams(TrainingParams):
-    r: int = Field(8, ge=1, description="rank of the adapter of each linear")
-    alpha: float = Field(16.0, gt=0, allow_inf_nan=False, description="scale: an adapter counts alpha/r times")
-    dropout: float = Field(0.05, ge=0, lt=1, description="share of an adapter's inputs that are dropped while training")
+    r: int = Field(8, ge=1, description="rank of each adapter")
+    alpha: float = Field(16.0, gt=0, allow_inf_nan=False, description="adapter scale; the factor is alpha/r")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the adapters' inputs during training")
     adapter: str | None = Field(
-        None, description="directory of a peft LoRA adapter of this very model to go on from; it brings its r and alpha"
+        None, description="directory of a peft LoRA adapter of this model to continue from; it sets r and alpha"
     )
 
 
 class FullParams(TrainingParams):
-    learning_rate: float = Field(2e-5, gt=0, le=1, description="largest learning rate of AdamW")
+    learning_rate: float = Field(2e-5, gt=0, le=1, description="peak learning rate of AdamW")

@@ -12,21 +12,20 @@ from hgsp_core.plugin.method import Params
 class LeastSquaresParams(Params):
     target: Literal["auto", "own", "dense", "residual"] = Field(
         "auto",
-        description="what a block should give: 'own' = what its old weights make of its input, 'dense' = what it gives in the "
-        "dense model, 'residual' = what brings the stream back to the dense one; auto = the best on held-out windows",
+        description="target of the fit: 'own' = the original block on its pruned input, 'dense' = its output in the dense model, "
+        "'residual' = what restores the dense stream; auto = the best on held-out windows",
     )
     ridge: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         "auto",
-        description="ρ, the ridge as a share of the mean input power, 0 = none; auto = the best of 0.01, 0.1 and 1 on held-out windows, "
-        "for each block: the fewer tokens for so many columns, the larger",
+        description="ρ, the ridge as a share of the mean input power; 0 = none; auto = the best of 0.01, 0.1 and 1 on held-out windows, "
+        "for each block",
     )
     reselect: bool = Field(
         True,
-        description="true = which units of a block stay is also chosen anew, as many as planned: one after another goes the one "
-        "without which a fit loses least on the model pruned so far",
+        description="true = also reselects the units of each block, in the planned number: removes one unit at a time, the one whose "
+        "removal costs least after refitting",
     )
     readers: bool = Field(
         True,
-        description="true = q, k, v, gate and up are fitted, too, and a head that is not the embedding: to what they read in the "
-        "dense model",
+        description="true = also refits q, k, v, gate, up and an untied LM head to match the dense model",
     )

@@ -32,9 +32,7 @@ def _sections(comparison: Comparison, runs: RunTable, failed: Mapping[str, str])
         yield Section("Failed", join(card(name, "bad", bullets([message])) for name, message in failed.items()),
                       "These runs have no result; the same command tries them again.")  # fmt: skip
     if comparison.warnings:
-        yield Section(
-            "Compare with care", card("Not all numbers are of one kind", "warn", bullets(comparison.warnings))
-        )
+        yield Section("Compare with care", card("Not all numbers are comparable", "warn", bullets(comparison.warnings)))
     header, best = best_table(comparison)
     if best:
         yield Section("Best of each budget", table(_run_first(header), [_run_first(row) for row in best], "Least perplexity"),

@@ -127,10 +127,10 @@ def checks(state: State, mean_ratio: float) -> list[Check]:
     """What a healthy run looks like, and whether this one does."""
     early = float(state.rates[EARLY].max(initial=0.0))
     return [
-        _check("layers 2 to 4 lose less than half", "share", early, EXTREME),
-        _check("most and least pruned layer are less than 30 points apart", "points", state.spread, SPREAD),
-        _check("scales of layers differ less than 100 times", "times", mean_ratio, UNEVEN),
-        _check("fewer than 3 layers lose more than half", "layers", len(state.extreme), FEW),
+        _check("layers 2 to 4: less than half removed", "share", early, EXTREME),
+        _check("most and least pruned layers: less than 30 points apart", "points", state.spread, SPREAD),
+        _check("scales of layers: differ by a factor below 100", "times", mean_ratio, UNEVEN),
+        _check("layers with more than half removed: fewer than 3", "layers", len(state.extreme), FEW),
     ]
 
 
@@ -156,19 +156,19 @@ def repair_text(repair: SuggestedRepair) -> str:
     then = repair["then"]
     if then is None:
         return (
-            "These recipe lines forbid it. They were not tried, as the search would have to run again: "
+            "These recipe lines prevent it. They were not tried, because the search would have to run again: "
             "compare the perplexity of both runs."
         )
     count = then["num_extreme_layers"]
-    layers = "no layer loses" if count == 0 else "one layer loses" if count == 1 else f"{count} layers lose"
+    layers = "no layer is" if count == 0 else "one layer is" if count == 1 else f"{count} layers are"
     verdict = (
         "These recipe lines repair it"
         if repair["repairs"]
-        else "No setting that was tried repairs all of it; these recipe lines come nearest"
+        else "None of the settings tried repairs everything; these recipe lines come closest"
     )
     return (
-        f"{verdict}. On the scores of this run, {layers} more than half with them, and layers 2 to 4 lose "
-        f"{then['layers_2_to_4_lose_at_most']:.0%} at the most. Compare the perplexity of both runs."
+        f"{verdict}. With them, on the scores of this run, {layers} pruned by more than half, and layers 2 to 4 by at most "
+        f"{then['layers_2_to_4_lose_at_most']:.0%}. Compare the perplexity of both runs."
     )
 
 
@@ -215,12 +215,10 @@ def find_faults(state: State, scales: Scales, suffers: bool) -> Iterator[Fault]:
     text = f"{scales.source.capitalize()} are {_times(mean_ratio)} as large in layer {high} as in layer {low}. "
     if suffers:
         severity = "high" if mean_ratio > FAR_APART else "medium"
-        then = (
-            "All layers are ranked together, so those of small scale lose their units first, however useful these are."
-        )
+        then = "All layers are ranked together, so units of layers with a small scale are removed first, however useful they are."
     else:
         severity, then = "note", "This allocation does not depend on it."
-    yield Fault("scale", severity, (high, low), "The layers are of different scale", text + then)
+    yield Fault("scale", severity, (high, low), "The layers differ in scale", text + then)
 
 
 def _extreme_faults(state: State) -> Iterator[Fault]:
@@ -232,17 +230,18 @@ def _extreme_faults(state: State) -> Iterator[Fault]:
             "early-extreme",
             "critical",
             early,
-            "Early layers lose more than half",
-            f"Of the first {FIRST} layers these lose more than half of their parameters: {lost}. "
-            "All later layers build on what they give; deep models rarely survive that.",
+            "More than half of early layers removed",
+            f"The plan removes more than half of the parameters of these layers among the first {FIRST}: {lost}. "
+            "All later layers depend on their output; deep models rarely recover from this.",
         )
     if len(extreme) > MANY * len(state.rates):
         yield Fault(
             "many-extreme",
             "high",
             tuple(extreme),
-            "Many layers lose more than half",
-            f"{len(extreme)} of {len(state.rates)} layers lose more than half of their parameters, and the others little or nothing.",
+            "More than half of many layers removed",
+            f"The plan removes more than half of the parameters of {len(extreme)} of {len(state.rates)} layers, and few or none "
+            "of the others.",
         )
 
 

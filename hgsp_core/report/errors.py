@@ -20,13 +20,13 @@ class CompareError(HgspError):
     @classmethod
     def unfinished(cls, path: Path) -> CompareError:
         return cls(
-            f"The run '{path}' is not finished: it is being written, or was killed. Wait for it, or run its recipe again."
+            f"The run '{path}' is not finished: it is still running, or was killed. Wait for it, or run its recipe again."
         )
 
     @classmethod
     def no_file(cls, path: Path) -> CompareError:
         return cls(
-            f"'{path.parent}' has no {path.name}, so it is no finished run. Give directories that `hgsp run` or `hgsp sweep` wrote."
+            f"'{path.parent}' has no {path.name}, so it is not a finished run. Give directories that `hgsp run` or `hgsp sweep` wrote."
         )
 
     @classmethod
@@ -37,7 +37,7 @@ class CompareError(HgspError):
     def incomplete(cls, path: Path, error: Exception) -> CompareError:
         lacks = f" ({error} is missing)" if isinstance(error, KeyError) else ""
         return cls(
-            f"The report.json or plan.json in '{path}' is not that of a run{lacks}. Run its recipe again, or leave it out."
+            f"The report.json or plan.json in '{path}' is not from a run{lacks}. Run its recipe again, or leave this run out."
         )
 
     @classmethod
@@ -46,7 +46,7 @@ class CompareError(HgspError):
 
     @classmethod
     def no_runs(cls, path: Path) -> CompareError:
-        return cls(f"'{path}' holds no finished run yet.")
+        return cls(f"'{path}' contains no finished run yet.")
 
 
 class DiagnosisError(HgspError):
@@ -60,7 +60,7 @@ class DiagnosisError(HgspError):
     @classmethod
     def no_diagnosis(cls, path: Path) -> DiagnosisError:
         return cls(
-            f"'{path.parent}' has no {path.name}: it is no finished run, or one of an older version. "
+            f"'{path.parent}' has no {path.name}: it is not a finished run, or it was written by an older version. "
             "Give a directory that `hgsp run` wrote, or run its recipe again."
         )
 

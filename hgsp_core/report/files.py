@@ -104,7 +104,7 @@ def summary(facts: RunFacts) -> str:
         "",
         *_aligned([list(HEADER), *(list(row.cells()) for row in headline(facts.report))]),
         "",
-        f"Removed {plan.removed(facts.layout):,} of the {plan.before - plan.target:,} parameters that were to go:",
+        f"Removed {plan.removed(facts.layout):,} of the {plan.before - plan.target:,} parameters in the budget:",
         f"{total:.2%} of all parameters, {of_layers:.2%} of the layers' parameters.",
         f"Layers: {len(facts.layers)} before, {len(plan.kept_layers())} after.",
         *(f"Note: {note}" for note in plan.notes),

@@ -42,13 +42,13 @@ def draw_layers(path: Path, facts: RunFacts) -> None:
         kept, of = sum(b.kept for b in blocks.values()), sum(b.of for b in blocks.values())
         share = sum(b.after for b in blocks.values()) / sum(b.before for b in blocks.values())
         panel.axhline(share, color="#222222", linewidth=1, linestyle="--")
-        text = f"{axis}: {kept:,} of {of:,} units stay, {share:.1%} of the parameters (dashed)"
+        text = f"{axis}: {kept:,} of {of:,} units kept, {share:.1%} of the parameters (dashed)"
         panel.set_title(text, loc="left", fontsize=10)
         panel.set_ylabel("share kept", fontsize=9)
         panel.set_ylim(0, 1)
         panel.set_yticks((0, 0.25, 0.5, 0.75, 1), ("0%", "25%", "50%", "75%", "100%"), fontsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    _label_layers(panels[-1], len(layers), "layer   (grey: removed, ×: block removed whole)")
+    _label_layers(panels[-1], len(layers), "layer   (grey: removed, ×: block removed entirely)")
     figure.savefig(path)
 
 

@@ -40,11 +40,11 @@ _WORDS = {
     "attention group": "One key-value head with all query heads that share it.",
     "MLP channel": "One row of gate_proj and up_proj with the matching column of down_proj.",
     "block": "The attention or the MLP of one layer. A layer has one of each.",
-    "score": "How much a unit matters per parameter, as the allocation saw it. Units of low score go first.",
-    "prior": "How much a whole layer or block matters, measured apart from its units.",
-    "perplexity": "How surprised the model is by a text; lower is better. 20 is as unsure as a choice between 20 equally likely tokens.",
+    "score": "How much a unit matters per parameter, as used by the allocation. Units with low scores are removed first.",
+    "prior": "How much a layer or block matters, measured separately from its units.",
+    "perplexity": "How uncertain the model is about a text; lower is better. 20 means a choice between 20 equally likely tokens.",
     "MACs per token": "Multiplications and additions that the model needs for each token.",
-    "KV cache": "What the model keeps in memory for each token that it has read.",
+    "KV cache": "Memory that the model needs for each token it has read.",
     "calibration": "The text on which importance was measured.",
 }
 
@@ -70,7 +70,7 @@ def run_page(run: RunFacts) -> str:
 def _lead(run: RunFacts) -> str:
     total, of_layers = run.removed
     text = (
-        f"{run.plan.removed(run.layout):,} of {run.layout.parameters:,} parameters were removed: {total:.1%} of the whole model, "
+        f"{run.plan.removed(run.layout):,} of {run.layout.parameters:,} parameters were removed: {total:.1%} of the model,  "
         f"{of_layers:.1%} of its layers."
     )
     for dataset, before in _mapping(run.report["before"].get("perplexity")).items():
@@ -113,8 +113,8 @@ def _findings(run: RunFacts) -> Section:
     before = [None, *(finding["repair"] for finding in findings)]
     cards = [_finding(finding, finding["repair"] in before[: i + 1]) for i, finding in enumerate(findings)]
     if not cards:
-        cards = [card("No findings", "good", paragraph("No layer lost so much that other settings are called for."))]
-    intro = "Whether some layers lost far more than others, which usually ruins a model, and what to change then."
+        cards = [card("No findings", "good", paragraph("No layer was pruned so much that other settings are needed."))]
+    intro = "Whether some layers were pruned far more than others, which usually ruins a model, and what to change."
     return Section(
         "Findings", join([*cards, table(("", "this run", "healthy"), checks, "What a healthy run looks like")]), intro
     )
@@ -139,13 +139,13 @@ def _layers(run: RunFacts) -> Section:
         there = [b for b in blocks if b]
         share = sum(b.after for b in there) / sum(b.before for b in there)
         drawing = svg.bars(
-            f"share of the {axis} parameters that stay in each layer",
+            f"share of the {axis} parameters kept in each layer",
             names,
             [b.share if b else math.nan for b in blocks],
             series=i,
             top=1.0,
             titles=[
-                f"layer {n}: {b.text()} units, {b.share:.1%} of the parameters stay" if b else ""
+                f"layer {n}: {b.text()} units, {b.share:.1%} of the parameters kept" if b else ""
                 for n, b in zip(names, blocks, strict=True)
             ],
             line=share,
@@ -153,14 +153,14 @@ def _layers(run: RunFacts) -> Section:
             x_label="layer",
         )
         kept, of = sum(b.kept for b in there), sum(b.of for b in there)
-        caption = f"{axis}: {kept:,} of {of:,} units stay, {share:.1%} of the parameters (dashed)."
+        caption = f"{axis}: {kept:,} of {of:,} units kept, {share:.1%} of the parameters (dashed)."
         figures.append(figure(drawing, caption))
     header, rows = run.layer_table()
     numbers = folded("The numbers", table(header, rows, "Units and parameters of each layer"))
     return Section(
-        "What stays of each layer",
+        "What is kept of each layer",
         join([beside(figures), numbers]),
-        "Colour is what stays, grey is what was removed, × is a block removed whole.",
+        "Colour is what is kept, grey is what was removed, × is a block removed entirely.",
     )
 
 
@@ -171,15 +171,15 @@ def _importance(run: RunFacts) -> Section:
     figures = []
     for axis, own in heats.items():
         drawing = svg.heat(
-            f"importance of the {axis} units, a row a layer",
+            f"importance of the {axis} units, one row per layer",
             names,
             heat.picture(own.values, low, high),
             own.removed.tolist(),
             height,
         )
         caption = (
-            f"{axis}: a row a layer, its least important units at the left. "
-            "As many as lie left of the white line were removed: these, unless the repair chose others."
+            f"{axis}: one row per layer, least important units on the left. "
+            "The units left of the white line were removed, or the same number of others if the repair reselected them."
         )
         figures.append(figure(drawing, caption))
     colours = Markup(
@@ -197,7 +197,7 @@ def _priors(run: RunFacts) -> Iterator[Section]:
     drawing = svg.dots(
         "importance of layers and blocks", names, series, x_label="layer", y_label=f"prior ({run.recipe.prior.use})"
     )
-    intro = "How much each layer, its attention and its MLP matter as a whole. The allocation spares what matters more."
+    intro = "How much each layer, its attention and its MLP matter. The allocation removes less of what matters more."
     yield Section("Importance of layers", figure(drawing, "Priors by layer.", svg.legend(series)), intro)
 
 
@@ -210,7 +210,7 @@ def _scales(run: RunFacts) -> Section:
     return Section(
         f"Scale of the {what}",
         figure(drawing, f"By layer, {diagnosis['what']}. {text}", svg.legend(series)),
-        "Layers of very different scale cannot be ranked together without a normalizer.",
+        "Layers of very different scales cannot be ranked together without a normalizer.",
     )
 
 
@@ -228,13 +228,13 @@ def _recovery(run: RunFacts) -> Iterator[Section]:
         )
         body.append(figure(drawing, "Loss on records that training did not see, step by step; lower is better."))
     method = run.report["recipe"]["recover"]["use"]
-    yield Section("Training after the cut", join(body), f"The pruned model was trained further by {method}.")
+    yield Section("Training after pruning", join(body), f"The pruned model was trained further by {method}.")
 
 
 def _recipe(run: RunFacts) -> Section:
     body = [
         code(run.recipe.to_yaml().rstrip(), "recipe"),
-        paragraph("recipe.yaml beside this page has the same with every default written out. To repeat the run:"),
+        paragraph("recipe.yaml in this directory also lists every default. To repeat the run:"),
         code("hgsp run recipe.yaml --output NEW", "command"),
     ]
     return Section("Recipe", join(body), "The settings of this run.")

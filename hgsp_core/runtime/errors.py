@@ -8,7 +8,7 @@ from hgsp_core.errors import HgspError
 
 
 class OutputError(HgspError):
-    """A result that is in the way, or a place that cannot be written."""
+    """An existing result, or a place that cannot be written."""
 
     @classmethod
     def exists(cls, path: str) -> OutputError:
@@ -18,14 +18,12 @@ class OutputError(HgspError):
 
     @classmethod
     def busy(cls, path: str) -> OutputError:
-        return cls(
-            f"output: another run is writing '{path}' at this moment. Wait for it, or choose another with --output DIR."
-        )
+        return cls(f"output: another run is writing '{path}'. Wait for it, or choose another with --output DIR.")
 
     @classmethod
     def cannot_make(cls, path: str, error: OSError) -> OutputError:
         return cls(
-            f"output: '{path}' cannot be made: {error.strerror or error}. Choose another place with --output DIR."
+            f"output: '{path}' cannot be created: {error.strerror or error}. Choose another place with --output DIR."
         )
 
 
@@ -35,5 +33,5 @@ class StoreError(HgspError):
     @classmethod
     def cannot_write(cls, root: Path, error: OSError) -> StoreError:
         return cls(
-            f"Artifacts cannot be kept in '{root}': {error.strerror or error}. Choose another place with --cache DIR or HGSP_CACHE."
+            f"Artifacts cannot be written to '{root}': {error.strerror or error}. Choose another place with --cache DIR or HGSP_CACHE."
         )

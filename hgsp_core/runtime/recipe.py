@@ -37,25 +37,26 @@ class _Part(BaseModel):
     def _no_booleans(cls, value: Any) -> Any:
         """No key of a recipe is a switch; YAML reads yes, no, on and off as booleans, which would pass as 1 and 0."""
         if isinstance(value, bool):
-            raise ValueError("true and false mean nothing here")
+            raise ValueError("true and false are not accepted here")
         return value
 
 
 class ModelPart(_Part):
-    """Which model is pruned."""
+    """The model to prune."""
 
     path: str = Field(min_length=1, description="hub id, or directory with config.json and safetensors")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="number type to compute and save in; auto = as stored"
+        "auto", description="dtype to compute and save in; auto = as stored"
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
     weights: Literal["auto", "resident", "streamed"] = Field(
-        "auto", description="loaded whole, or one layer at a time from the files; auto = whole where it fits in memory"
+        "auto",
+        description="resident = loaded in full; streamed = read one layer at a time; auto = resident if it fits in memory",
     )
 
 
 class CalibratePart(_Part):
-    """The one token set that all methods of the run see."""
+    """The calibration set, shared by all methods of the run."""
 
     dataset: str = Field(
         "wikitext2", min_length=1, description="dataset name, local .txt/.json/.jsonl/.parquet file, or hub id"
@@ -63,9 +64,9 @@ class CalibratePart(_Part):
     with_: dict[str, Any] = Field({}, alias="with", description="parameters of the dataset (hgsp plugins show NAME)")
     samples: int = Field(128, ge=1, description="windows drawn from the text")
     seq_len: int = Field(128, ge=2, description="tokens per window")
-    stride: int = Field(0, ge=0, description="tokens from the start of one window to that of the next; 0 = no overlap")
-    batch_size: int = Field(4, ge=1, description="windows at a time; changes cost, never the result")
-    seed: int = Field(0, ge=0, lt=2**32, description="which windows are drawn")
+    stride: int = Field(0, ge=0, description="tokens between the starts of consecutive windows; 0 = no overlap")
+    batch_size: int = Field(4, ge=1, description="windows per batch; affects cost, never the result")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed that draws the windows")
 
 
 class Use(_Part):
@@ -97,34 +98,36 @@ QUALITY: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 
 class Recipe(_Part):
-    """A pruning run. Stages that are left out take the defaults shown by `hgsp recipe schema`."""
+    """A pruning run. Omitted stages take the defaults shown by `hgsp recipe schema`."""
 
     version: Literal[1] = Field(1, description="version of the recipe format")
     quality: Literal["fast", "balanced", "best"] = Field(
         "balanced",
-        description="what score, allocate and reconstruct are where they are left out: balanced = rates by what each "
-        "block's loss costs, all that stays refitted; fast = fewer tries, writers alone refitted; best = a longer search",
+        description="preset for omitted stages (score, allocate, reconstruct): balanced = searched per-block rates, all kept weights "
+        "refitted; fast = shorter search, only output projections refitted; best = longer search",
     )
-    model: ModelPart = Field(description="which model is pruned")
-    calibrate: CalibratePart = Field(CalibratePart(), description="the token set for everything that measures")
+    model: ModelPart = Field(description="the model to prune")
+    calibrate: CalibratePart = Field(CalibratePart(), description="calibration set, shared by everything that measures")
     score: Use = Field(Use(**_BALANCED["score"]), description="importance of units")
     prior: Use = Field(Use(use="similarity"), description="importance of layers and blocks")
-    normalize: tuple[Use, ...] = Field((), description="balance of scores between layers, in order")
-    allocate: Use = Field(Use(**_BALANCED["allocate"]), description="which units stay")
+    normalize: tuple[Use, ...] = Field((), description="rescaling of scores across layers, applied in order")
+    allocate: Use = Field(Use(**_BALANCED["allocate"]), description="selection of the units to keep")
     iterative_steps: int = Field(
-        1, ge=1, le=100, description="times to score, remove a part and score again until the ratio is reached"
+        1, ge=1, le=100, description="rounds of scoring and removing until the ratio is reached"
     )
-    reconstruct: Use = Field(Use(**_BALANCED["reconstruct"]), description="repair of what stays, without training")
-    recover: Use | None = Field(None, description="training after the cut")
-    evaluate: tuple[Use, ...] = Field((), description="measurements before and after")
-    export: tuple[Use, ...] = Field((Use(use="huggingface"),), description="forms of the result")
+    reconstruct: Use = Field(
+        Use(**_BALANCED["reconstruct"]), description="repair of the kept weights, without training"
+    )
+    recover: Use | None = Field(None, description="training after pruning")
+    evaluate: tuple[Use, ...] = Field((), description="measurements before and after pruning")
+    export: tuple[Use, ...] = Field((Use(use="huggingface"),), description="output formats")
     memory: Literal["auto", "graphs", "device", "cpu", "disk"] = Field(
         "auto",
-        description="what a sweep keeps between forward and backward, and where: all activations (graphs), or the streams "
-        "between layers on the device, in the host's memory or on disk; auto = the fastest that fits",
+        description="activations kept between forward and backward: graphs = all; device, cpu, disk = only checkpointed "
+        "activations, stored there; auto = the fastest that fits",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    output: str = Field(min_length=1, description="directory of the run; must not exist")
+    output: str = Field(min_length=1, description="run directory; must not exist")
 
     @field_validator("output")
     @classmethod
@@ -235,8 +238,8 @@ def _refuse_credentials(data: Mapping[str, Any], source: str) -> None:
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, str) and holds_credentials(value):
-            fault = "it holds a password or a token, which the run's files would show."
-            raise RecipeError.at(source, place, fault, "Leave it out, and set HF_TOKEN or log in with `hf auth login`.")
+            fault = "it contains a password or a token, which the run would write to its files."
+            raise RecipeError.at(source, place, fault, "Remove it, and set HF_TOKEN or log in with `hf auth login`.")
         if isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
@@ -338,10 +341,10 @@ def _entry_of(node: object, key: str, place: str) -> int | str:
     """The index of a list or the key of a mapping that `key` means. Raises RecipeError, which begins with `place`."""
     if isinstance(node, list):
         if not key.isdigit() or int(key) >= len(node):
-            raise RecipeError(f"{place} is a list of {len(node)}; '{key}' is no index of it.")
+            raise RecipeError(f"{place} is a list of {len(node)} items; '{key}' is not an index into it.")
         return int(key)
     if not isinstance(node, dict):
-        raise RecipeError(f"{place} is a single value, it has no '{key}'.")
+        raise RecipeError(f"{place} is a single value and has no key '{key}'.")
     return key
 
 

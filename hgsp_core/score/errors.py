@@ -15,7 +15,7 @@ class PriorFileError(HgspError):
     def unreadable(cls, path: Path, error: Exception) -> PriorFileError:
         return cls(
             f"prior.with.path: '{path}' cannot be read as priors ({type(error).__name__}: {error}). It must be JSON of the form "
-            '{"layer": [a number each layer], "blocks": {"attention": [...], "mlp": [...]}}, as layer_importance.json of a run.'
+            '{"layer": [one number per layer], "blocks": {"attention": [...], "mlp": [...]}}, like layer_importance.json of a run.'
         )
 
     @classmethod
@@ -24,4 +24,4 @@ class PriorFileError(HgspError):
 
     @classmethod
     def other_length(cls, path: Path, name: str, there: int, layers: int) -> PriorFileError:
-        return cls(f"prior.with.path: '{path}': '{name}' has {there} numbers, the model has {layers} layers.")
+        return cls(f"prior.with.path: '{path}': '{name}' has {there} numbers, but the model has {layers} layers.")

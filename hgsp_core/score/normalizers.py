@@ -20,7 +20,7 @@ class LevelParams(Params):
     """The set of units that shares one minimum, maximum, mean and deviation."""
 
     level: Literal["layer", "block"] = Field(
-        "block", description="what is brought to one scale: layers, or the attention and the MLP of each layer apart"
+        "block", description="scope of the rescaling: each layer, or each block (attention, MLP) separately"
     )
 
     def groups(self, scores: Scores) -> np.ndarray:
@@ -114,8 +114,8 @@ def _not_zero(scale: np.ndarray) -> np.ndarray:
 class ClipParams(Params):
     """Percentiles over all units of the model."""
 
-    low: float = Field(5.0, ge=0, le=100, description="percentile, 0..100, below which scores are raised to it")
-    high: float = Field(95.0, ge=0, le=100, description="percentile, 0..100, above which scores are lowered to it")
+    low: float = Field(5.0, ge=0, le=100, description="percentile, 0..100; lower scores are raised to it")
+    high: float = Field(95.0, ge=0, le=100, description="percentile, 0..100; higher scores are lowered to it")
 
     @model_validator(mode="after")
     def _ordered(self) -> ClipParams:

@@ -6,14 +6,14 @@ from hgsp_core.plugin.method import Params
 
 
 class Taylor2ndParams(Params):
-    batch: int = Field(4, ge=1, description="samples of one gradient g_b in H = mean of g_b²")
+    batch: int = Field(4, ge=1, description="samples per gradient g_b in H = mean of g_b²")
 
 
 class ObsParams(Params):
     damping: float = Field(
-        0.01, gt=0, le=1, description="λ as a part of the mean diagonal of H: how far the refit is trusted, 0..1"
+        0.01, gt=0, le=1, description="λ as a share of the mean diagonal of H, 0..1; a larger λ trusts the refit less"
     )
 
 
 class RemovalParams(Params):
-    samples: int = Field(50, ge=1, description="calibration samples, from the first one")
+    samples: int = Field(50, ge=1, description="number of calibration samples, from the first")

@@ -16,7 +16,9 @@ from hgsp_core.score.errors import PriorFileError
 
 class PriorFileParams(Params):
     path: str = Field(
-        "layer_importance.json", min_length=1, description="JSON: {layer: [a number each], blocks: {axis: [...]}}"
+        "layer_importance.json",
+        min_length=1,
+        description="path of a JSON file: {layer: [one number per layer], blocks: {axis: [...]}}",
     )
 
 

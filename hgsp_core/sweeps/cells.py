@@ -33,21 +33,19 @@ class Variant(_Part):
     """Settings that belong together, under a name."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$", max_length=60, description="part of the run's name")
-    set_: dict[str, Any] = Field(alias="set", description="recipe key with dots -> value; {} = the base as it is")
+    set_: dict[str, Any] = Field(alias="set", description="dotted recipe key -> value; {} = the unchanged base")
 
 
 class GridFile(_Part):
-    """What a file for `hgsp sweep` may hold."""
+    """The file of `hgsp sweep`."""
 
     version: Literal[1] = Field(1, description="version of the format")
-    base: str | dict[str, Any] = Field(
-        description="the recipe that all runs start from: a path (from this file) or written out"
-    )
+    base: str | dict[str, Any] = Field(description="base recipe of all runs: a path relative to this file, or inline")
     variants: dict[str, tuple[Variant, ...]] = Field(
-        {}, description="axis -> variants: named bundles of settings, such as methods"
+        {}, description="axis -> variants: named sets of settings, such as methods"
     )
-    grid: dict[str, tuple[Any, ...]] = Field({}, description="recipe key with dots -> values")
-    output: str = Field(min_length=1, description="directory of the sweep; one that holds it already is gone on with")
+    grid: dict[str, tuple[Any, ...]] = Field({}, description="dotted recipe key -> values")
+    output: str = Field(min_length=1, description="directory of the sweep; an existing sweep is resumed")
 
     @field_validator("variants", "grid")
     @classmethod

@@ -25,51 +25,49 @@ class GridError(HgspError):
 
     @classmethod
     def unknown_key(cls, source: str, place: str, key: str, known: Iterable[str]) -> GridError:
-        return cls(f"{source}: {place}: '{key}' is no key of a recipe.{did_you_mean(key.split('.')[0], known)}")
+        return cls(f"{source}: {place}: '{key}' is not a recipe key.{did_you_mean(key.split('.')[0], known)}")
 
     @classmethod
     def not_for_grids(cls, source: str, place: str, key: str) -> GridError:
-        return cls(
-            f"{source}: {place}: '{key}' cannot vary: the sweep gives every run a directory of its own. Leave it out."
-        )
+        return cls(f"{source}: {place}: '{key}' cannot vary: the sweep gives every run its own directory. Remove it.")
 
     @classmethod
     def set_twice(cls, source: str, key: str, first: str, second: str) -> GridError:
         return cls(
-            f"{source}: '{key}' is set by {first} and by {second}, and one would hide the other. Leave one of them out."
+            f"{source}: '{key}' is set by {first} and by {second}, and one would override the other. Remove one of them."
         )
 
     @classmethod
     def named_twice(cls, source: str, axis: str, name: str) -> GridError:
-        return cls(f"{source}: variants.{axis}: two are called '{name}'. Rename one of them.")
+        return cls(f"{source}: variants.{axis}: two variants are called '{name}'. Rename one of them.")
 
     @classmethod
     def same_runs(cls, source: str, first: str, second: str) -> GridError:
         return cls(
-            f"{source}: the runs '{first}' and '{second}' have the same recipe. Leave a repeated value or variant out."
+            f"{source}: the runs '{first}' and '{second}' have the same recipe. Remove the repeated value or variant."
         )
 
     @classmethod
     def no_sweep(cls, path: Path) -> GridError:
-        return cls(f"output: '{path}' exists and holds no sweep. Choose another with --output DIR, or move it away.")
+        return cls(f"output: '{path}' exists and is not a sweep. Choose another with --output DIR, or move it away.")
 
     @classmethod
     def other_run(cls, path: Path, name: str) -> GridError:
         return cls(
-            f"output: '{path}' holds another sweep: its run '{name}' is none of this one. Choose another with --output DIR."
+            f"output: '{path}' contains another sweep: its run '{name}' is not part of this one. Choose another with --output DIR."
         )
 
     @classmethod
     def other_recipe(cls, path: Path, name: str, changes: Sequence[str]) -> GridError:
         return cls(
-            f"output: '{path}' holds another sweep: its run '{name}' was made with {', '.join(changes[:3])}. "
+            f"output: '{path}' contains another sweep: its run '{name}' was made with {', '.join(changes[:3])}. "
             "Choose another with --output DIR."
         )
 
     @classmethod
     def died(cls, code: int) -> GridError:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        memory = " (signal 9 is often the system's answer to memory that ran out)" if code == -9 else ""
+        memory = " (signal 9 often means that the system ran out of memory)" if code == -9 else ""
         return cls(f"The process of the run {how}{memory}.")
 
     @classmethod
@@ -86,5 +84,5 @@ class GridError(HgspError):
     @classmethod
     def not_shared(cls, path: Path) -> GridError:
         return cls(
-            f"A run ended on the cluster, but '{path}' is not here. 'output' and the store must be on storage that all nodes share."
+            f"A run finished on the cluster, but '{path}' does not exist here. Put 'output' and the store on storage shared by all nodes."
         )

@@ -132,7 +132,7 @@ def judged(outcome: Outcome, codes: tuple[int, ...], temporary: Path) -> Iterato
     if MEMORY.search(outcome.err):
         yield Fault("memory", f"{command} {shape(outcome.err)}", tail)
     if (raw := RAW.search(outcome.err)) and not re.search(
-        r"about a value in (config.json|its files)", outcome.err
+        r"Check the values in (config.json|its files)", outcome.err
     ):  # transformers' own words, and whose
         yield Fault("raw message", f"{command} {raw.group()} {shape(outcome.err)}", tail)
 

@@ -1,4 +1,4 @@
-"""A model that GGUF cannot hold, or a GGUF file that is not right."""
+"""A model that GGUF cannot represent, or a GGUF file with a fault."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class GgufError(HgspError):
     def setting(cls, key: str, value: object, known: Sequence[object]) -> GgufError:
         return cls(
             f"export: GGUF cannot hold a model with {key}: {value!r} in its config.json, only {', '.join(map(repr, known))}: "
-            "llama.cpp would compute something else. Export it with export: [{use: huggingface}] instead."
+            "llama.cpp would produce different logits. Export it with export: [{use: huggingface}] instead."
         )
 
     @classmethod
     def biases(cls, names: Sequence[str]) -> GgufError:
         return cls(
-            f"export: GGUF cannot hold '{names[0]}': llama.cpp's architectures with q and k norms know no biases. "
+            f"export: GGUF cannot hold '{names[0]}': llama.cpp's architectures with q and k norms have no biases. "
             "Export it with export: [{use: huggingface}] instead."
         )
 
@@ -40,34 +40,34 @@ class GgufError(HgspError):
     def untied(cls) -> GgufError:
         return cls(
             "export: GGUF cannot hold this model: llama.cpp's only architecture with q and k norms whose layers may differ in size "
-            "(openelm) has no head of its own. Give all layers one size (allocate: {use: uniform, with: {uniform: true}} or "
-            "{use: depth}), which it can hold, or export it with export: [{use: huggingface}] instead."
+            "(openelm) supports only a tied head. Give all layers the same size (allocate: {use: uniform, with: {uniform: true}} or "
+            "{use: depth}), or export it with export: [{use: huggingface}] instead."
         )
 
     @classmethod
     def tokenizer(cls, reason: str) -> GgufError:
         return cls(
-            f"export: GGUF cannot hold this tokenizer: {reason}. llama.cpp would give other token ids. "
+            f"export: GGUF cannot hold this tokenizer: {reason}. llama.cpp would produce different token ids. "
             "Export it with export: [{use: huggingface}] instead."
         )
 
     @classmethod
     def too_few_rows(cls, tokens: int, rows: int) -> GgufError:
         return cls(
-            f"export: the tokenizer has {tokens} tokens, but the model's embedding only {rows} rows, which GGUF cannot hold. "
-            "Check that tokenizer and weights belong together."
+            f"export: the tokenizer has {tokens} tokens, but the model's embedding has only {rows} rows, which GGUF does not support. "
+            "Check that tokenizer and weights match."
         )
 
     @classmethod
     def overflow(cls, tensor: str, value: float, kind: str, limit: float) -> GgufError:
         return cls(
-            f"export: '{tensor}' holds {value:g}, too large for {kind} (at most {limit:g}). "
-            "Set the exporter's type: bf16 or f32, which hold it."
+            f"export: '{tensor}' contains {value:g}, which is too large for {kind} (at most {limit:g}). "
+            "Set the exporter's type to bf16 or f32."
         )
 
     @classmethod
     def not_written(cls, path: Path, error: Exception) -> GgufError:
-        return cls(f"'{path}' cannot be written: {error}. Nothing of it was kept; make room or choose another place.")
+        return cls(f"'{path}' cannot be written: {error}. Nothing was kept; free some space or choose another place.")
 
     @classmethod
     def exists(cls, path: Path) -> GgufError:
@@ -80,18 +80,22 @@ class GgufError(HgspError):
 
     @classmethod
     def damaged(cls, path: Path, error: Exception) -> GgufError:
-        return cls(f"'{path}' is cut off, or no GGUF file ({type(error).__name__} while reading it). Export it again.")
+        return cls(
+            f"'{path}' is truncated or not a GGUF file ({type(error).__name__} while reading it). Export it again."
+        )
 
     @classmethod
     def differs(cls, path: Path, output: str) -> GgufError:
         reason = "\n".join(output.strip().splitlines()[-3:])
-        return cls(f"'{path}' was written, but read again it is not the checkpoint: {reason}. Please report this.")
+        return cls(
+            f"'{path}' was written, but differs from the checkpoint when read back: {reason}. Please report this."
+        )
 
     @classmethod
     def other_logits(cls, path: Path, difference: float, most: float) -> GgufError:
         return cls(
-            f"'{path}' was written, but llama.cpp's logits differ from the checkpoint's by {difference:.2g} of their spread, and may "
-            f"by {most:g}. This llama.cpp computes something else than it should: try another version, and please report this."
+            f"'{path}' was written, but llama.cpp's logits differ from the checkpoint's by {difference:.2g} of their spread (tolerance "
+            f"{most:g}). This version of llama.cpp produces wrong logits: try another one, and please report this."
         )
 
     @classmethod

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 class GgufParams(Params):
     type: Literal["f32", "f16", "bf16", "q8_0"] = Field(
-        "f16", description="number type of the matrices; q8_0 stores rows that are no multiple of 32 values as f16"
+        "f16",
+        description="dtype of the matrices; q8_0 stores a matrix as f16 if its row length is not a multiple of 32",
     )
     directory: str = Field("gguf", pattern=r"^\w[\w-]*$", description="name of the folder in the run directory")
 

@@ -16,7 +16,7 @@ def hgsp_scorers() -> list[Method]:
             "wanda-sp",
             f"{_HERE}.wanda_sp:WandaSp",
             Params,
-            "|W| * ||X|| over the columns of o_proj and down_proj alone",
+            "|W| * ||X|| over the columns of o_proj and down_proj only",
         ),
         Method(
             "flap", f"{_HERE}.flap:Flap", Params, "variance of the input times its column's squared norm, standardised"
@@ -32,13 +32,13 @@ def hgsp_allocators() -> list[Method]:
             "slimgpt",
             f"{_HERE}.slimgpt_rates:SlimGPTRates",
             SlimGPTRatesParams,
-            "rates that grow with the log of depth",
+            "rates that grow with the logarithm of depth",
         ),
         Method(
             "torch_pruning",
             f"{_HERE}.torch_pruning:TorchPruning",
             TorchPruningParams,
-            "lets Torch-Pruning's BasePruner decide, by the scores of the recipe",
+            "plans with Torch-Pruning's BasePruner, on the recipe's scores",
         ),
     ]
 
@@ -50,6 +50,6 @@ def hgsp_reconstructors() -> list[Method]:
             "slimgpt",
             f"{_HERE}.slimgpt:SlimGPT",
             SlimGPTParams,
-            "chooses each block's units anew, greedily by optimal brain surgery, and updates what stays",
+            "reselects each block's units by greedy Optimal Brain Surgery and updates the kept weights",
         ),
     ]

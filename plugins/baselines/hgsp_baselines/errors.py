@@ -6,7 +6,7 @@ from hgsp_core import HgspError
 
 
 class TorchPruningError(HgspError):
-    """Torch-Pruning that is missing, cannot handle a model, or did other than asked."""
+    """Torch-Pruning is missing, cannot handle a model, or removed something else than planned."""
 
     @classmethod
     def not_installed(cls) -> TorchPruningError:
@@ -17,9 +17,9 @@ class TorchPruningError(HgspError):
     @classmethod
     def grouped_attention(cls, layer: int, heads: int, groups: int) -> TorchPruningError:
         return cls(
-            f"allocate.with.attention: Torch-Pruning cannot remove whole groups of grouped-query attention (layer {layer}: "
-            f"{heads} query heads share {groups} KV heads): it cuts query heads out of each group, or never ends. Write "
-            "attention: keep to prune the MLPs alone, or use another allocator (hgsp plugins list)."
+            f"allocate.with.attention: Torch-Pruning cannot remove entire groups of grouped-query attention (layer {layer}: "
+            f"{heads} query heads share {groups} KV heads): it removes query heads from each group, or never finishes. Set "
+            "attention: keep to prune only the MLPs, or use another allocator (hgsp plugins list)."
         )
 
     @classmethod
@@ -33,14 +33,14 @@ class TorchPruningError(HgspError):
     @classmethod
     def part_of_a_unit(cls, layer: int, axis: str) -> TorchPruningError:
         return cls(
-            f"allocate: Torch-Pruning cut through units of layer {layer}, {axis}, instead of removing whole ones. "
+            f"allocate: Torch-Pruning removed parts of units in layer {layer}, {axis}, instead of entire units. "
             "Use another allocator (hgsp plugins list)."
         )
 
     @classmethod
     def short(cls, ratio: float, of: str, reached: float, attention: bool) -> TorchPruningError:
-        fix = "Lower it" if attention else "Attention stays whole, so all of it must come from the MLPs: lower it"
+        fix = "Lower it" if attention else "Attention is not pruned, so all of it must come from the MLPs: lower it"
         return cls(
-            f"allocate.with.ratio: asked for {ratio:g} of {of}, Torch-Pruning removes {reached:.4f} at the most without "
-            f"passing it. {fix}, or use another allocator (hgsp plugins list)."
+            f"allocate.with.ratio: {ratio:g} of {of} is requested, but Torch-Pruning removes at most {reached:.4f} without "
+            f"exceeding it. {fix}, or use another allocator (hgsp plugins list)."
         )

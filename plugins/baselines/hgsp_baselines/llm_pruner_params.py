@@ -12,6 +12,6 @@ from hgsp_core import Params
 class LLMPrunerParams(Params):
     importance: Literal["first", "mixed", "vector"] = Field(
         "first",
-        description="how weights add up to a unit: 'first' = sum of |W * g| (param_first, the authors' default), 'mixed' = sum "
-        "of |W * g - W^2 * H / 2| (param_mix), 'vector' = sum over rows or columns of |sum of W * g| (vectorize)",
+        description="unit score: 'first' = sum of |W * g| (param_first, the authors' default), 'mixed' = sum of |W * g - W^2 * H / 2| "
+        "(param_mix), 'vector' = sum over rows or columns of |sum of W * g| (vectorize)",
     )

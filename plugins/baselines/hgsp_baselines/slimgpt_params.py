@@ -11,8 +11,8 @@ class SlimGPTParams(Params):
     damping: float = Field(
         0.01, gt=0, le=1, description="added to the Hessian's diagonal, as a share of its mean, 0..1"
     )
-    largest_batch: int = Field(1024, ge=1, description="MLP channels that go at a time, at the most")
-    smallest_batch: int = Field(8, ge=1, description="MLP channels that go at a time, at the least")
+    largest_batch: int = Field(1024, ge=1, description="maximum number of MLP channels removed at a time")
+    smallest_batch: int = Field(8, ge=1, description="minimum number of MLP channels removed at a time")
 
     @model_validator(mode="after")
     def _ordered(self) -> SlimGPTParams:

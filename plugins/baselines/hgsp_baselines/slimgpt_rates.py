@@ -23,9 +23,9 @@ from hgsp_core.allocate.rates import fill_channels, queue_by_rate, rates_of_bloc
 
 class SlimGPTRatesParams(RatioParams):
     first: float = Field(
-        0.2, ge=0, le=1, description="rate of the first layer as a share, 0..1, of the last one's; 1 = all layers alike"
+        0.2, ge=0, le=1, description="rate of the first layer as a share, 0..1, of the last layer's; 1 = equal rates"
     )
-    limits: SizeLimits = Field(SizeLimits(), description="how many units each block keeps")
+    limits: SizeLimits = Field(SizeLimits(), description="minimum units of each block")
 
 
 class SlimGPTRates(Allocator[SlimGPTRatesParams]):

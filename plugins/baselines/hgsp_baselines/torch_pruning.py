@@ -36,12 +36,12 @@ HEAD_DIM, VOCABULARY = 2, 2
 class TorchPruningParams(RatioParams):
     global_pruning: bool = Field(
         False,
-        description="true = channels of all layers compete, and heads of all layers; false = every layer loses as much",
+        description="true = channels compete across all layers, and so do heads; false = equal rates in every layer",
     )
     attention: Literal["auto", "prune", "keep"] = Field(
         "auto",
-        description="prune = heads go too, an error on grouped-query attention; keep = only the MLPs are pruned; "
-        "auto = prune where it can, with a note where it cannot",
+        description="prune = also removes heads, an error with grouped-query attention; keep = prunes only the MLPs; "
+        "auto = prune if possible, otherwise keep with a note",
     )
 
 
@@ -94,7 +94,7 @@ class TorchPruning(Allocator[TorchPruningParams]):
             raise TorchPruningError.short(p.ratio, p.of, most / p.denominator(layout), with_attention)
         notes = [f"Torch-Pruning removes {most:,} of {budget:,} parameters."]
         if grouped and p.attention == "auto":
-            notes.append("Attention stays whole: Torch-Pruning cannot remove groups of grouped-query attention.")
+            notes.append("Attention is not pruned: Torch-Pruning cannot remove groups of grouped-query attention.")
         return Plan.of(layout, {_key(b): best.block(b).kept for b in layout.blocks()}, budget, notes)
 
 

@@ -42,4 +42,4 @@ def test_the_recipe_runs_on_the_demo_model(path, tmp_path, monkeypatch):
     assert 0 <= 0.2 - (before - after) / layers < SHORTFALL.get(path.stem, 0.001)
     notes = " ".join(json.loads((tmp_path / "run" / "report.json").read_text())["notes"])
     assert ("has no bias" in notes) == (path.stem == "flap")
-    assert ("Attention stays whole" in notes) == (path.stem == "torch_pruning")
+    assert ("Attention is not pruned" in notes) == (path.stem == "torch_pruning")

@@ -65,7 +65,7 @@ def test_global_pruning_takes_the_lowest_scored_channels_of_all_layers():
 def test_grouped_attention_stays_whole_and_the_plan_says_so():
     _, result = plan(GROUPS, ratio=0.2)
     assert all(len(layer["attention"].kept) == 3 for layer in result.layers)
-    assert "Attention stays whole" in result.notes[1]
+    assert "Attention is not pruned" in result.notes[1]
     assert len(plan(GROUPS, ratio=0.2, attention="keep")[1].notes) == 1  # asked for: nothing to tell
 
 
@@ -76,7 +76,7 @@ def test_grouped_attention_that_must_be_pruned_is_an_error_before_torch_pruning_
 
 
 def test_a_ratio_that_the_mlps_cannot_give_is_an_error_and_no_smaller_plan():
-    with pytest.raises(TorchPruningError, match=r"asked for 0.7 of layers.*Attention stays whole"):
+    with pytest.raises(TorchPruningError, match=r"0.7 of layers is requested.*Attention is not pruned"):
         plan(GROUPS, ratio=0.7)
 
 
