@@ -21,7 +21,7 @@ RECIPE = {
 PUSH = """
 import sys
 from pathlib import Path
-from hgsp_core.checkpoint.hub import push
+from hgsp_core.export.hub import push
 from hgsp_core.errors import HubError
 try:
     print(push(Path(sys.argv[1]), "acme/smaller", False))

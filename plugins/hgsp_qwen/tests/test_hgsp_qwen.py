@@ -53,7 +53,7 @@ def llama():
 def rehoused():
     config = llama().config.to_dict() | {"model_type": "qwen2", "architectures": None}
     model = Qwen2ForCausalLM(Qwen2Config(**config)).eval()
-    missing, unexpected = model.load_state_dict(llama().state_dict(), strict=True)
+    missing, unexpected = model.load_state_dict(llama().state_dict(), strict=False)
     assert not unexpected
     assert len(missing) == 3 * llama().config.num_hidden_layers
     generator = torch.Generator().manual_seed(0)
