@@ -14,7 +14,7 @@ from hgsp_core.runtime.recipe import STAGES
 
 _Schema = Mapping[str, Any]
 
-_TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
+_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 #: kinds of which a recipe chains several
 _LISTS = ("normalizer", "evaluator", "exporter")

@@ -49,7 +49,7 @@ class LayoutError(HgspError):
 
     @classmethod
     def bad_count(cls, key: str, value: object) -> LayoutError:
-        given = "is missing" if value is None else f"is {value!r}, not a whole number above 0"
+        given = "is missing" if value is None else f"is {value!r}, not a positive integer"
         return cls(f"config.json: '{key}' {given}. Download or save the model again.")
 
     @classmethod
