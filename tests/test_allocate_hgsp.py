@@ -195,7 +195,7 @@ def test_removed_never_passes_the_budget_and_falls_short_by_less_than_a_channel_
     budget = plan.before - plan.target
     assert budget == math.floor(ratio * (layout.parameters if of == "total" else layout.layer_parameters))
     assert plan.removed(layout) <= budget
-    assert short_of(plan, layout) < channel_cost(layout) or any("stay" in note for note in plan.notes)
+    assert short_of(plan, layout) < channel_cost(layout) or any("are kept" in note for note in plan.notes)
 
 
 @settings(max_examples=60, deadline=None)
@@ -348,7 +348,7 @@ def test_every_limit_holds_and_the_budget_with_it(job, ratio, limits):
         return
     count, budget = len(layout.layers), plan.before - plan.target
     assert plan.removed(layout) <= budget
-    assert short_of(plan, layout) < channel_cost(layout) or any("stay" in note for note in plan.notes)
+    assert short_of(plan, layout) < channel_cost(layout) or any("are kept" in note for note in plan.notes)
 
     frozen = set(range(limits.get("freeze_first", 0))) | set(range(count - limits.get("freeze_last", 0), count))
     frozen |= set(range(limits.get("layer_start", 0))) | set(range(limits.get("layer_end", count), count))

@@ -175,7 +175,7 @@ def test_budget_and_limits_hold_and_no_block_goes_whole(job, ratio, strategy, li
         return
     assert plan.before - plan.target == math.floor(ratio * layout.parameters)
     assert plan.removed(layout) <= plan.before - plan.target
-    assert short_of(plan, layout) < channel_cost(layout) or any("stay" in note for note in plan.notes)
+    assert short_of(plan, layout) < channel_cost(layout) or any("are kept" in note for note in plan.notes)
     frozen = [*range(limits.get("freeze_first", 0)), *range(len(layout.layers) - limits.get("freeze_last", 0), 9)]
     for layer, (groups, channels) in enumerate(sizes(plan)):
         blocks = layout.layers[layer].blocks
@@ -185,6 +185,11 @@ def test_budget_and_limits_hold_and_no_block_goes_whole(job, ratio, strategy, li
         assert channels >= max(1, min(limits.get("min_channels", 0), blocks["mlp"].units))
         assert channels == blocks["mlp"].units or channels % limits.get("channel_multiple", 1) == 0
     assert (achieved_rates(plan, layout) <= limits.get("layer_max_rate", 1)).all()
+
+
+def test_minimum_rates_above_the_ratio_are_refused_rather_than_the_budget_passed():
+    with pytest.raises(PlanError, match=r"ratio: 0.0625 is below the minimum rates of the layers"):
+        plan_of(job(small()), ratio=0.0625, limits={"layer_min_rate": 0.125})
 
 
 def test_inside_a_block_the_lowest_scored_units_go_and_every_call_gives_the_same_plan():

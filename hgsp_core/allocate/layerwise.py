@@ -13,6 +13,7 @@ from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.allocate.limits import Limits, finite_layer_priors, floors, in_force, prunable_layers
 from hgsp_core.allocate.rates import fill_channels, fill_shares, queue_by_rate, rates_of_blocks, scaled_rates
 from hgsp_core.artifacts import Plan, Priors
+from hgsp_core.artifacts.errors import PlanError
 from hgsp_core.model.layout import Layout
 
 
@@ -100,6 +101,9 @@ def layer_rates(params: LayerwiseParams, layout: Layout, priors: Priors | None) 
 
     Together they are the budget, as far as the limits allow. While a layer's rate is below the least effective one, the
     lowest of them becomes 0 (of equal ones that of the highest prior), and the others share what it leaves.
+
+    Raises:
+        PlanError: the minimum rates of the layers are together more than the ratio.
     """
     p, limits = params, params.limits
     cost = np.array([layer.cost for layer in layout.layers])
@@ -115,6 +119,9 @@ def layer_rates(params: LayerwiseParams, layout: Layout, priors: Priors | None) 
             weight[active], cost[active], p.budget(layout), limits.layer_min_rate, limits.layer_max_rate
         )
         if active.sum() <= 1 or rates[active].min() >= effective - 1e-9:
+            least = np.floor(limits.layer_min_rate * cost[active]).sum()
+            if least > p.budget(layout):
+                raise PlanError.ratio_below_layer_min(p.ratio, least / p.denominator(layout), in_force(p))
             return rates
         lowest_first = np.lexsort((-prior, rates))
         active[lowest_first[active[lowest_first]][0]] = False
