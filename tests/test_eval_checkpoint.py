@@ -148,7 +148,7 @@ def test_a_run_measures_both_models_in_turns_and_its_directory_can_be_evaluated(
 
 
 @pytest.mark.parametrize(
-    ("weights", "stage"), [("streamed", "hgsp_core.allocate.run.calibrate"), ("auto", "hgsp_core.run.cut.cut")]
+    ("weights", "stage"), [("streamed", "hgsp_core.allocate.run.calibrate"), ("auto", "hgsp_core.runtime.cut.cut")]
 )
 def test_a_run_that_streams_refuses_what_needs_a_whole_model(tmp_path, small_memory, weights, stage, monkeypatch):
     monkeypatch.setattr(stage, lambda *arguments: pytest.fail("it went on"))

@@ -22,7 +22,7 @@ PUSH = """
 import sys
 from pathlib import Path
 from hgsp_core.export.hub import push
-from hgsp_core.errors import HubError
+from hgsp_core.export.errors import HubError
 try:
     print(push(Path(sys.argv[1]), "acme/smaller", False))
 except HubError as error:
