@@ -50,7 +50,7 @@ def test_a_run_is_exported_as_gguf_and_verifies(folder, monkeypatch):
     assert "Q8_0" in {tensor.tensor_type.name for tensor in reader.tensors}
     done = CliRunner().invoke(app, ["verify", "quantised/gguf"])
     assert done.exit_code == 0, done.output
-    assert "model-q8_0.gguf is whole" in done.stdout, done.output
+    assert "model-q8_0.gguf is intact" in done.stdout, done.output
     again = hgsp("export", "out", "--to", "gguf", "-o", "quantised", cwd=folder)
     refused(again, "'quantised' exists and is not overwritten")
 

@@ -405,7 +405,7 @@ def test_all_records_that_a_template_refuses_are_named_at_once_with_its_own_word
     records = Records("chats.jsonl", "chat", (PLAIN_CHAT, FIRST, PLAIN_CHAT, TWICE))
     message = re.escape(
         "refuses 2 of 4 record(s) of 'chats.jsonl', records 2, 4, and says "
-        '"Conversation roles must alternate user/assistant/user/assistant/...". Leave'
+        '"Conversation roles must alternate user/assistant/user/assistant/...". Remove'
     )
     with pytest.raises(RecoverError, match=message):
         make_rows(records, bytes_tokenizer("gemma"), None, 512)

@@ -123,9 +123,9 @@ def one_round(model: PreTrainedModel, prompt: Tensor, new_tokens: int) -> Round:
     read = _now(model.device)
     for _ in range(new_tokens):
         token = output.logits[:, -1:].argmax(-1)
-        output = model(input_ids=token, **{CACHE: output[CACHE]}, use_cache=True, logits_to_keep=1)
+        output = model(input_ids=token, **{CACHE: getattr(output, CACHE)}, use_cache=True, logits_to_keep=1)
     decoded = _now(model.device)
-    return Round(read - start, (decoded - read) / new_tokens, cache_bytes(output[CACHE]))
+    return Round(read - start, (decoded - read) / new_tokens, cache_bytes(getattr(output, CACHE)))
 
 
 def summary(rounds: Sequence[Round], prompt_tokens: int, batch: int) -> dict[str, float]:
