@@ -410,7 +410,7 @@ def test_all_records_that_a_template_refuses_are_named_at_once_with_its_own_word
     with pytest.raises(RecoverError, match=message):
         make_rows(records, bytes_tokenizer("gemma"), None, 512)
     with pytest.raises(
-        RecoverError, match=r"refuses 1 of 1 record\(s\) of 'x', record 1, and says .System role not supported.. Leave"
+        RecoverError, match=r"refuses 1 of 1 record\(s\) of 'x', record 1, and says .System role not supported.. Remove"
     ):
         make_rows(Records("x", "chat", (SYSTEM_CHAT,)), bytes_tokenizer("gemma"), None, 512)
 
