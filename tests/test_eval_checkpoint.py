@@ -18,6 +18,7 @@ from hgsp_core.report.tables import headline
 from hgsp_core.runtime.errors import OutputError
 from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import Use, parse_recipe
+from hgsp_core.runtime.source import model_directory
 from hgsp_core.runtime.store import Store
 from hgsp_core.sweeps.cells import Cell
 from hgsp_core.sweeps.shared import check
@@ -109,6 +110,21 @@ def test_a_result_is_never_overwritten(tmp_path):
 def test_a_model_that_is_not_there_is_one_error(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         evaluated(tmp_path / "nowhere", PERPLEXITY)
+
+
+def test_the_model_of_a_run_is_found_whatever_its_folder_is_called(tmp_path):
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="holds no model to evaluate"):
+        model_directory(tmp_path)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text((MODEL / "config.json").read_text())
+        if name == "first":
+            assert model_directory(tmp_path) == tmp_path / "first"
+    with pytest.raises(CheckpointError, match="several models: first, second"):
+        model_directory(tmp_path)
+    (tmp_path / "second").rename(tmp_path / "model")
+    assert model_directory(tmp_path) == tmp_path / "model"
 
 
 RECIPE = """\

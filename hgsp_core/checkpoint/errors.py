@@ -270,3 +270,7 @@ class CheckpointError(HgspError):
         return cls(
             f"The run '{path}' contains no model to evaluate: its recipe exported none. Run it with export: [{{use: huggingface}}]."
         )
+
+    @classmethod
+    def several_models(cls, path: Path, folders: Sequence[str]) -> CheckpointError:
+        return cls(f"The run '{path}' holds several models: {', '.join(folders)}. Name the folder of one of them.")

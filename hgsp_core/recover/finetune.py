@@ -6,13 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.read import read_config, require_model, stored_dtype, weight_bytes
 from hgsp_core.export.run import PROBE
 from hgsp_core.files.json_files import write_json
-from hgsp_core.model.architecture import Architecture
-from hgsp_core.plugin import registry
 from hgsp_core.recover.contract import Recoverer, RecoverJob
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.run import call_recoverer, recovery_work
@@ -21,6 +18,7 @@ from hgsp_core.runtime.measure import placed
 from hgsp_core.runtime.monitor import Monitor
 from hgsp_core.runtime.recipe import Use, resolved_use
 from hgsp_core.runtime.session import group, peak_memory, wait_for_all
+from hgsp_core.runtime.source import architecture_of
 from hgsp_core.runtime.store import Store, default_root
 from hgsp_core.runtime.versions import versions
 
@@ -101,15 +99,6 @@ def model_directory(checkpoint: Path) -> Path:
     if len(inside) != 1:
         raise RecoverError.not_a_model(checkpoint, [str(path) for path in inside])
     return inside[0]
-
-
-def architecture_of(model: Path) -> Architecture:
-    """The family's data; a model with layers of different sizes says which family it is of. Raises PluginError."""
-    config = read_config(model)
-    model_type = config.get("model_type")
-    if not model_type:
-        raise CheckpointError.no_model_type(model / "config.json")
-    return registry.architecture(config.get("base_model_type") or model_type)
 
 
 def _verify(model: Path, device: str) -> None:

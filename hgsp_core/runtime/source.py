@@ -110,10 +110,22 @@ def checkpoint_layout(directory: Path, family: str | None = None) -> Layout:
         LayoutError: config.json and the tensors disagree.
     """
     config = read_config(directory)
-    family = family or recorded_family(directory) or config.get("base_model_type") or config.get("model_type")
+    architecture = registry.architecture(family) if family else architecture_of(directory)
+    return _layout(directory, architecture, config)
+
+
+def architecture_of(directory: Path) -> Architecture:
+    """The data of a checkpoint's family: as its hgsp.json says, else its config.json.
+
+    Raises:
+        CheckpointError: not there, damaged, or nothing tells the family.
+        PluginError: no plugin knows it.
+    """
+    config = read_config(directory)
+    family = recorded_family(directory) or config.get("base_model_type") or config.get("model_type")
     if not family:
         raise CheckpointError.no_model_type(directory / "config.json")
-    return _layout(directory, registry.architecture(str(family)), config)
+    return registry.architecture(str(family))
 
 
 def _layout(directory: Path, architecture: Architecture, config: Mapping[str, Any]) -> Layout:
@@ -166,9 +178,12 @@ def model_directory(model: str | Path) -> Path:
     """Where a model lies: the model of a run, a directory, or what a hub id stands for. Raises HgspError if nowhere."""
     path = expanded(model)
     if (path / "report.json").is_file() and not (path / "config.json").is_file():
-        if not (path / "model" / "config.json").is_file():
+        inside = sorted(file.parent for file in path.glob("*/config.json"))
+        if not inside:
             raise CheckpointError.no_model_in_run(path)
-        path = path / "model"
+        if len(inside) > 1 and path / "model" not in inside:
+            raise CheckpointError.several_models(path, [folder.name for folder in inside])
+        path = path / "model" if path / "model" in inside else inside[0]
     directory = path if path.is_dir() else locate(ModelPart(path=str(model)))
     read_config(directory)
     return directory
