@@ -114,14 +114,14 @@ def test_a_model_that_is_not_there_is_one_error(tmp_path):
 
 def test_the_model_of_a_run_is_found_whatever_its_folder_is_called(tmp_path):
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="holds no model to evaluate"):
+    with pytest.raises(CheckpointError, match="contains no model to evaluate"):
         model_directory(tmp_path)
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text((MODEL / "config.json").read_text())
         if name == "first":
             assert model_directory(tmp_path) == tmp_path / "first"
-    with pytest.raises(CheckpointError, match="several models: first, second"):
+    with pytest.raises(CheckpointError, match="contains several models: first, second"):
         model_directory(tmp_path)
     (tmp_path / "second").rename(tmp_path / "model")
     assert model_directory(tmp_path) == tmp_path / "model"

@@ -273,4 +273,4 @@ class CheckpointError(HgspError):
 
     @classmethod
     def several_models(cls, path: Path, folders: Sequence[str]) -> CheckpointError:
-        return cls(f"The run '{path}' holds several models: {', '.join(folders)}. Name the folder of one of them.")
+        return cls(f"The run '{path}' contains several models: {', '.join(folders)}. Name the folder of one of them.")
