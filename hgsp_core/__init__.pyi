@@ -24,9 +24,12 @@ from hgsp_core.evaluate.contract import Evaluator as Evaluator
 from hgsp_core.evaluate.contract import PairEvaluator as PairEvaluator
 from hgsp_core.export.contract import Exporter as Exporter
 from hgsp_core.export.contract import ExportJob as ExportJob
+from hgsp_core.model.architecture import GATED_MLP as GATED_MLP
+from hgsp_core.model.architecture import GROUPED_ATTENTION as GROUPED_ATTENTION
 from hgsp_core.model.architecture import Architecture as Architecture
 from hgsp_core.model.architecture import Axis as Axis
 from hgsp_core.model.architecture import Slice as Slice
+from hgsp_core.model.architecture import pre_norm_decoder as pre_norm_decoder
 from hgsp_core.model.layout import BlockLayout as BlockLayout
 from hgsp_core.model.layout import LayerLayout as LayerLayout
 from hgsp_core.model.layout import Layout as Layout

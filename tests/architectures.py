@@ -5,39 +5,10 @@ from dataclasses import replace
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from hgsp_core.model.architecture import Architecture, Axis, Slice
+from hgsp_core.model.architecture import pre_norm_decoder
 from hgsp_core.model.layout import Layout, read_layout
 
-LLAMA = Architecture(
-    model_type="llama",
-    layers="model.layers",
-    embed="model.embed_tokens",
-    norm="model.norm",
-    head="lm_head",
-    axes=(
-        Axis(
-            name="attention",
-            units="num_key_value_heads",
-            scales=("num_attention_heads",),
-            block="self_attn",
-            fixed=("input_layernorm",),
-            cache=("self_attn.k_proj", "self_attn.v_proj"),
-            slices=(
-                Slice("self_attn.q_proj", 0),
-                Slice("self_attn.k_proj", 0),
-                Slice("self_attn.v_proj", 0),
-                Slice("self_attn.o_proj", 1),
-            ),
-        ),
-        Axis(
-            name="mlp",
-            units="intermediate_size",
-            block="mlp",
-            fixed=("post_attention_layernorm",),
-            slices=(Slice("mlp.gate_proj", 0), Slice("mlp.up_proj", 0), Slice("mlp.down_proj", 1)),
-        ),
-    ),
-)
+LLAMA = pre_norm_decoder("llama")
 MISTRAL = replace(LLAMA, model_type="mistral")
 QWEN2 = replace(LLAMA, model_type="qwen2")
 QWEN3 = replace(

@@ -53,3 +53,40 @@ class Architecture:
     def name(self) -> str:
         """Its key in the registry: the model_type."""
         return self.model_type
+
+
+#: grouped-query attention and a gated MLP, each behind its norm, by the names that most families of transformers give them
+GROUPED_ATTENTION = Axis(
+    name="attention",
+    units="num_key_value_heads",
+    scales=("num_attention_heads",),
+    block="self_attn",
+    fixed=("input_layernorm",),
+    cache=("self_attn.k_proj", "self_attn.v_proj"),
+    slices=(
+        Slice("self_attn.q_proj", 0),
+        Slice("self_attn.k_proj", 0),
+        Slice("self_attn.v_proj", 0),
+        Slice("self_attn.o_proj", 1),
+    ),
+)
+GATED_MLP = Axis(
+    name="mlp",
+    units="intermediate_size",
+    block="mlp",
+    fixed=("post_attention_layernorm",),
+    slices=(Slice("mlp.gate_proj", 0), Slice("mlp.up_proj", 0), Slice("mlp.down_proj", 1)),
+)
+
+
+def pre_norm_decoder(model_type: str, summary: str = "", attention: Axis = GROUPED_ATTENTION) -> Architecture:
+    """A family that names its modules as most do. Biases need no mention: where a linear has one, it follows the rows."""
+    return Architecture(
+        model_type=model_type,
+        summary=summary,
+        layers="model.layers",
+        embed="model.embed_tokens",
+        norm="model.norm",
+        head="lm_head",
+        axes=(attention, GATED_MLP),
+    )

@@ -8,43 +8,14 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hgsp_core import Architecture, Axis, Layout, Slice, read_layout
+from hgsp_core import Architecture, Layout, pre_norm_decoder, read_layout
 
 LAYERS, VOCABULARY = 4, 61
 #: groups and channels of the random models: GQA with two query heads to a group
 GROUPS, CHANNELS, HEAD_DIM = 3, 24, 8
 
 #: what methods are tried on; they see its layout and statistics, and must not care which family it is
-SAMPLE = Architecture(
-    model_type="llama",
-    layers="model.layers",
-    embed="model.embed_tokens",
-    norm="model.norm",
-    head="lm_head",
-    axes=(
-        Axis(
-            name="attention",
-            units="num_key_value_heads",
-            scales=("num_attention_heads",),
-            block="self_attn",
-            fixed=("input_layernorm",),
-            cache=("self_attn.k_proj", "self_attn.v_proj"),
-            slices=(
-                Slice("self_attn.q_proj", 0),
-                Slice("self_attn.k_proj", 0),
-                Slice("self_attn.v_proj", 0),
-                Slice("self_attn.o_proj", 1),
-            ),
-        ),
-        Axis(
-            name="mlp",
-            units="intermediate_size",
-            block="mlp",
-            fixed=("post_attention_layernorm",),
-            slices=(Slice("mlp.gate_proj", 0), Slice("mlp.up_proj", 0), Slice("mlp.down_proj", 1)),
-        ),
-    ),
-)
+SAMPLE = pre_norm_decoder("llama")
 
 
 def random_model(config: PreTrainedConfig) -> PreTrainedModel:
