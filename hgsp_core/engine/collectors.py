@@ -30,6 +30,7 @@ from torch import Tensor
 
 from hgsp_core.artifacts import LayerStatistics
 from hgsp_core.engine.layer import Layer, Passage
+from hgsp_core.engine.obs import diagonal_blocks, inverse_hessian, removal_errors
 
 
 class Depth(IntEnum):
@@ -336,14 +337,12 @@ class OutputError(Collector):
         for axis, block in layer.layout.blocks.items():
             writer = block.writer
             linear = writer.local
-            gram = sums[linear].double()
+            weight, gram = layer.weights[writer.weight].double(), sums[linear].double()
             if self.ridge is None:
                 total = sums[f"{linear} sum"].view(block.units, -1)
                 gram -= total.unsqueeze(1) * total.unsqueeze(2) / layer.tokens
             else:
-                gram.diagonal().add_(self.ridge * gram.diagonal().mean() or 1.0)
-                gram = torch.cholesky_inverse(torch.linalg.cholesky(gram)).unsqueeze(0)
-            weight = layer.weights[writer.weight].double()
+                gram = inverse_hessian(gram[0], self.ridge).unsqueeze(0)
             found[axis] = self._errors(weight, gram, writer.width)
             if block.heads > 1:
                 heads = self._errors(weight, gram, writer.width // writer.heads)
@@ -355,21 +354,12 @@ class OutputError(Collector):
 
         gram [n, columns / n, columns / n]: blocks of H, or its inverse (n = 1) where a ridge is given.
         """
-        blocks = diagonal_blocks(gram, width)
-        columns = weight.view(len(weight), -1, width).permute(1, 2, 0)  # [parts, width, out]
         if self.ridge is None:
-            errors = (columns * (blocks @ columns)).sum((1, 2))
+            columns = weight.view(len(weight), -1, width).permute(1, 2, 0)  # [parts, width, out]
+            errors = (columns * (diagonal_blocks(gram, width) @ columns)).sum((1, 2))
         else:
-            factor = torch.linalg.cholesky(blocks)
-            errors = torch.linalg.solve_triangular(factor, columns, upper=False).square().sum((1, 2))
+            errors = removal_errors(weight, gram[0], width)
         return errors.cpu().numpy()
-
-
-def diagonal_blocks(matrices: Tensor, width: int) -> Tensor:
-    """[n · size / width, width, width]: the blocks on the diagonals of matrices [n, size, size]."""
-    parts = matrices.shape[1] // width
-    blocks = matrices.view(-1, parts, width, parts, width).diagonal(dim1=1, dim2=3)  # [n, width, width, parts]
-    return blocks.permute(0, 3, 1, 2).flatten(0, 1)
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,8 @@ MOVED = {
         f"hgsp_core.sweep.{name}": (f"hgsp_core.engine.{name}",)
         for name in ("batches", "collectors", "layer", "likelihood", "loss", "memory", "parallel", "weights")
     },
-    **{f"hgsp_core.sweep.{name}": (f"hgsp_core.repair.{name}",) for name in ("elimination", "ridge", "sequential")},
+    **{f"hgsp_core.sweep.{name}": (f"hgsp_core.repair.{name}",) for name in ("ridge", "sequential")},
+    "hgsp_core.sweep.elimination": ("hgsp_core.repair.elimination", "hgsp_core.engine.obs"),
 }
 
 

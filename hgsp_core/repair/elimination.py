@@ -2,7 +2,7 @@
 
 With H = X Xᵀ + λI of the linear's input and S the columns of a unit:
 
-    error of removing S      E_S = tr(W_S [(H⁻¹)_SS]⁻¹ W_Sᵀ) = ‖L⁻¹ W_Sᵀ‖²,   L Lᵀ = (H⁻¹)_SS
+    error of removing S      E_S = tr(W_S [(H⁻¹)_SS]⁻¹ W_Sᵀ)   (`engine/obs.py`)
     update of what stays     W_K ← W_K − W_S [(H⁻¹)_SS]⁻¹ (H⁻¹)_SK
     inverse Hessian of it    (H⁻¹)_KK ← (H⁻¹)_KK − (H⁻¹)_KS [(H⁻¹)_SS]⁻¹ (H⁻¹)_SK
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hgsp_core.artifacts.surgery import positions
+from hgsp_core.engine.obs import removal_errors
 
 
 def eliminate(w: Tensor, inverse: Tensor, width: int, keep: int, batch: Callable[[int], int]) -> Tensor:
@@ -38,24 +39,6 @@ def eliminate(w: Tensor, inverse: Tensor, width: int, keep: int, batch: Callable
         remove(w, inverse, columns_of(alive[order[:going]], width))
         alive = alive[order[going:]].sort().values
     return alive
-
-
-def inverse_hessian(gram: Tensor, damping: float) -> Tensor:
-    """(X Xᵀ + λI)⁻¹ [in, in] in fp64. Where all inputs are 0, λ = damping."""
-    h = gram.to(torch.float64, copy=True)
-    power = float(h.diagonal().mean()) or 1.0
-    h.diagonal().add_(damping * power)
-    h = torch.linalg.cholesky(h)
-    return torch.cholesky_inverse(h)
-
-
-def removal_errors(w: Tensor, inverse: Tensor, width: int) -> Tensor:
-    """E_S of each unit [units]; meaningless for those that went. w [out, units * width], inverse [.., ..] of the same."""
-    units = w.shape[1] // width
-    blocks = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [units, width, width]
-    columns = w.view(-1, units, width).permute(1, 2, 0)  # [units, width, out]
-    factor, _ = torch.linalg.cholesky_ex(blocks)  # a unit that went has a block of zeros
-    return torch.linalg.solve_triangular(factor, columns, upper=False).square().sum((1, 2))
 
 
 def remove(w: Tensor, inverse: Tensor, gone: Tensor) -> None:

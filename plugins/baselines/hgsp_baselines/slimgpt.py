@@ -16,7 +16,8 @@ import torch
 
 from hgsp_baselines.slimgpt_params import SlimGPTParams
 from hgsp_core import BlockJob, Reconstructor, Repair
-from hgsp_core.repair.elimination import eliminate, inverse_hessian, remove
+from hgsp_core.engine.obs import inverse_hessian
+from hgsp_core.repair.elimination import eliminate, remove
 
 
 class SlimGPT(Reconstructor[SlimGPTParams]):

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from hgsp_core import Axis
 from hgsp_core.allocate.contract import AllocateJob
 from hgsp_core.artifacts.surgery import positions
+from hgsp_core.engine.obs import inverse_hessian, removal_errors
 from hgsp_core.model.layout import BlockLayout, SliceLayout
 from hgsp_core.repair.contract import BlockJob, Moments
-from hgsp_core.repair.elimination import inverse_hessian, removal_errors
 from hgsp_core.testing import jobs
 from hgsp_core.testing.model import sample_layout
 
