@@ -342,7 +342,7 @@ class OutputError(Collector):
                 total = sums[f"{linear} sum"].view(block.units, -1)
                 gram -= total.unsqueeze(1) * total.unsqueeze(2) / layer.tokens
             else:
-                gram = inverse_hessian(gram[0], self.ridge).unsqueeze(0)
+                gram = inverse_hessian(gram, self.ridge)
             found[axis] = self._errors(weight, gram, writer.width)
             if block.heads > 1:
                 heads = self._errors(weight, gram, writer.width // writer.heads)
@@ -352,13 +352,13 @@ class OutputError(Collector):
     def _errors(self, weight: Tensor, gram: Tensor, width: int) -> np.ndarray:
         """[columns / width] of a weight [out, columns].
 
-        gram [n, columns / n, columns / n]: blocks of H, or its inverse (n = 1) where a ridge is given.
+        gram: blocks of H [n, columns / n, columns / n], or its inverse [columns, columns] where a ridge is given.
         """
         if self.ridge is None:
             columns = weight.view(len(weight), -1, width).permute(1, 2, 0)  # [parts, width, out]
             errors = (columns * (diagonal_blocks(gram, width) @ columns)).sum((1, 2))
         else:
-            errors = removal_errors(weight, gram[0], width)
+            errors = removal_errors(weight, gram, width)
         return errors.cpu().numpy()
 
 
