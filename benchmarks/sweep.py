@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hgsp_core import Layout, read_layout
+from hgsp_core import Layout, pre_norm_decoder, read_layout
 from hgsp_core.checkpoint.read import tensor_shapes, weight_bytes
 from hgsp_core.engine.collectors import (
     InputMoments,
@@ -41,7 +41,6 @@ from hgsp_core.engine.collectors import (
 from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Resident, Streamed
 from hgsp_core.pipeline import peak_memory
-from hgsp_core.plugin import registry
 
 BARS = {
     "taylor_time_ratio_kept": 1.15,
@@ -66,7 +65,7 @@ def tokens(samples: int, vocabulary: int) -> np.ndarray:
 
 
 def layout_of(config: LlamaConfig, shapes) -> Layout:
-    return read_layout(registry.architecture("llama"), config.to_dict(), shapes)
+    return read_layout(pre_norm_decoder("llama"), config.to_dict(), shapes)
 
 
 # ---------------------------------------------------------------- time

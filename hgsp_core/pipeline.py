@@ -31,7 +31,6 @@ from hgsp_core.evaluate.run import (
 )
 from hgsp_core.export.contract import Exporter
 from hgsp_core.export.run import check_exportable, check_exports, export, publish
-from hgsp_core.files.paths import expanded
 from hgsp_core.recover.contract import Recoverer
 from hgsp_core.recover.run import recover, recovery_work
 from hgsp_core.repair.run import repair
@@ -192,7 +191,7 @@ def asked_for(
     changes |= {} if output is None else {"output": str(output)}
     overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()]
     if not isinstance(recipe, Recipe):
-        return load_recipe(expanded(recipe), overrides)
+        return load_recipe(recipe, overrides)
     return parse_recipe(recipe.to_yaml(), "the recipe", overrides) if overrides else recipe
 
 

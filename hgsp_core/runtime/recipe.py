@@ -179,9 +179,9 @@ STAGES = {
 }
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override (`a.b=c`), check. Every fault is a RecipeError or PluginError that names the file and the key."""
-    return parse_recipe(read_text(path, "recipe"), str(path), overrides)
+    return parse_recipe(read_text(expanded(path), "recipe"), str(path), overrides)
 
 
 def read_text(path: Path, what: str) -> str:
