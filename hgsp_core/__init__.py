@@ -66,6 +66,7 @@ _PUBLIC = {
     "LayerLayout": "model.layout",
     "SliceLayout": "model.layout",
     "HgspError": "errors",
+    "Use": "runtime.recipe",
     "run": "pipeline",
     "plan": "pipeline",
     "evaluate_checkpoint": "evaluate.checkpoint",

@@ -11,8 +11,10 @@ import yaml
 from command import MODEL
 
 import hgsp_core as hgsp
-from hgsp_core.runtime.monitor import LogMonitor
 
+PERPLEXITY = hgsp.Use.model_validate(
+    {"use": "perplexity", "with": {"datasets": ["pydoc"], "max_windows": 2, "seq_len": 32}}
+)
 STUB = Path(hgsp.__file__).with_suffix(".pyi")
 
 
@@ -61,8 +63,9 @@ def test_a_run_from_python_returns_its_report_and_what_it_changes(recipe, tmp_pa
     model, tokenizer = hgsp.load(tmp_path / "thirty" / "model")
     assert sum(p.numel() for p in model.parameters()) == report["after"]["parameters"]
     assert tokenizer("def f")["input_ids"]
-    found = hgsp.evaluate_checkpoint(tmp_path / "thirty", [], LogMonitor())
+    found = hgsp.evaluate_checkpoint(tmp_path / "thirty", [PERPLEXITY])
     assert found["after"]["parameters"] == report["after"]["parameters"]
+    assert found["after"]["perplexity"]["pydoc"] > 1
 
 
 def test_a_plan_from_python_writes_nothing_beside_the_store(recipe, tmp_path):

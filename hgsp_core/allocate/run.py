@@ -82,7 +82,8 @@ def decide(recipe: Recipe, source: Source, dataset: Dataset[Any], monitor: Monit
         with monitor.stage("Calibrate"):
             calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
     judge = None
-    if methods.held_out and calibration:
+    if methods.held_out:
+        assert calibration is not None  # `needs_tokens` sees to it
         windows = max(methods.held_out, launched())
         judge = StoredJudge(recipe, source, calibration, windows, monitor, store)
     decided: Decision | None = None

@@ -19,7 +19,7 @@ from hgsp_core.plugin.errors import PluginError
 from hgsp_core.report.tables import PROTOCOL
 from hgsp_core.runtime.errors import OutputError
 from hgsp_core.runtime.measure import placed
-from hgsp_core.runtime.monitor import Monitor, Progress
+from hgsp_core.runtime.monitor import LogMonitor, Monitor, Progress
 from hgsp_core.runtime.recipe import ModelPart, Use
 from hgsp_core.runtime.source import BYTES, checkpoint_layout, model_directory
 from hgsp_core.runtime.versions import versions
@@ -45,7 +45,7 @@ def _is_number(value: Any) -> bool:
 def evaluate_checkpoint(
     model: str | Path,
     uses: Sequence[Use],
-    monitor: Monitor,
+    monitor: Monitor | None = None,
     *,
     dtype: str = "auto",
     device: str = "auto",
@@ -57,7 +57,8 @@ def evaluate_checkpoint(
 
     Args:
         model: a Hugging Face directory, a run directory of this package, or a hub id; `dense` likewise.
-        uses: evaluators, as in a recipe's `evaluate`.
+        uses: evaluators, as in a recipe's `evaluate`: `Use.model_validate({"use": "perplexity"})`.
+        monitor: told of the progress; None: what it would say goes to the logger "hgsp".
         dtype: number type of both; auto = as `model` is stored.
         output: file that the result is written to as JSON; must not exist.
 
@@ -68,6 +69,7 @@ def evaluate_checkpoint(
     Raises:
         HgspError: a model, text, task or library that is not there; a result that exists.
     """
+    monitor = monitor or LogMonitor()
     if output is not None:
         _require_free(output)
     directory, original = model_directory(model), None if dense is None else model_directory(dense)

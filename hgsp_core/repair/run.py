@@ -26,8 +26,9 @@ def repair(
 ) -> Plan:
     """The plan as the reconstructor leaves it, block by block on the model pruned so far; `keep` gets what it changes."""
     reconstructor = recipe.reconstruct.build(Reconstructor)
-    if not reconstructor.targets or calibration is None:
+    if not reconstructor.targets:
         return plan
+    assert calibration is not None  # `Methods.needs_tokens` sees to it
     from hgsp_core.repair.sequential import repair_blocks
 
     with monitor.stage("Repair") as progress:

@@ -44,10 +44,6 @@ class CompareError(HgspError):
     def no_column(cls, name: str, known: Iterable[str]) -> CompareError:
         return cls(f"--sort: there is no column '{name}'.{did_you_mean(name, known)}")
 
-    @classmethod
-    def no_runs(cls, path: Path) -> CompareError:
-        return cls(f"'{path}' contains no finished run yet.")
-
 
 class DiagnosisError(HgspError):
     """A run whose diagnosis cannot be shown."""
