@@ -195,6 +195,7 @@ def _main(arguments: tuple[str, ...], log: Path) -> None:
     from hgsp_core.cli import main
     from hgsp_core.runtime import monitor
     from hgsp_core.sweeps.run import Listener
+    from hgsp_core.sweeps.work import Told
 
     timed, hear = monitor.timed, Listener.hear
     file = log.open("a", encoding="utf-8", buffering=1)
@@ -206,9 +207,9 @@ def _main(arguments: tuple[str, ...], log: Path) -> None:
         with timed(name, timings):
             yield
 
-    def heard(self, task, message: tuple) -> None:
-        if message[0] == "stage" and message[2:] == (0, 0):
-            file.write(f"{time.monotonic()} Runs/{message[1]}\n")
+    def heard(self, task, message: Told) -> None:
+        if not isinstance(message, str) and message[1:] == (0, 0):
+            file.write(f"{time.monotonic()} Runs/{message[0]}\n")
         hear(self, task, message)
 
     monitor.timed, Listener.hear = told, heard
