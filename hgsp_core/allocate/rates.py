@@ -63,7 +63,7 @@ def queue_by_rate(layout: Layout, scores: Scores, rates: np.ndarray, floor: np.n
 
 
 def fill_channels(queue: Queue, gone: np.ndarray, capacities: list[Capacity]) -> np.ndarray:
-    """Go on from `gone` [blocks] with channels, and with groups only where no channel is left."""
+    """Go on from `gone` [blocks] with channels, and with groups only where no further bundle of channels fits."""
     attention = int(queue.spent(gone)[queue.attention].sum())
     mlp = int(queue.spent(queue.units)[~queue.attention].sum())
     gone = fill(queue, gone, [*capacities, Capacity.kinds(queue, attention, mlp)])
