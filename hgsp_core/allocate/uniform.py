@@ -47,7 +47,9 @@ class Uniform(Allocator[UniformParams]):
     Cost: none.
     When: small models whose layers matter alike; comparisons.
     Notes: With few groups the rounding is coarse: at 20 %, a layer of 2 groups keeps both and one of 4 keeps 3; the
-        MLP makes up for it. Each block removes its lowest-scored units and keeps at least one.
+        MLP makes up for it. Where the rest of the budget pays for a group, but for no bundle of `channel_multiple`
+        channels, single layers remove one group more. Each block removes its lowest-scored units and keeps at least
+        one.
 
         Limits: ranges of layers, `min_heads`, `min_channels`, `channel_multiple`, `pruning_distribution`.
     """

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -93,9 +94,9 @@ PLACES = [(name, stage) for name, scenario in SCENARIOS.items() for stage in sce
 
 
 def case(case: Case, random: Random, material: Material) -> None:
-    """One stage, one signal. The cases go round all stages, in an order of the seed, before one comes again."""
+    """One stage, one signal. The cases go round all stages before one comes again, and round all scenarios from the first."""
     seed, number = case.seed, int(case.name.rpartition("-")[2])
-    order = Random(f"{seed}:places").sample(PLACES, len(PLACES))
+    order = _places(Random(f"{seed}:places"))
     name, stage = order[number % len(order)]
     number_of_signal = SIGNALS[(number + number // len(order)) % len(SIGNALS)]
     scenario = SCENARIOS[name]
@@ -137,6 +138,16 @@ def case(case: Case, random: Random, material: Material) -> None:
         _same(case, name, sound, "the same command again")
     for path in case.input.rglob("*.partial"):
         case.add("left after it ran again", name, str(path.relative_to(case.input)))
+
+
+def _places(random: Random) -> list[tuple[str, str]]:
+    """All places, by chance: of each scenario the first one, then of each the second, ..."""
+    turns: Counter[str] = Counter()
+    turn_of: dict[tuple[str, str], int] = {}
+    for name, stage in random.sample(PLACES, len(PLACES)):
+        turn_of[name, stage] = turns[name]
+        turns[name] += 1
+    return sorted(turn_of, key=turn_of.__getitem__)
 
 
 def _undisturbed(name: str, material: Material) -> tuple[Path, list[tuple[str, float, float]]]:
