@@ -68,7 +68,7 @@ def test_what_only_informs_imports_little_and_no_torch(arguments):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     modules = done.stdout.rpartition("[")[2]
     assert modules.count(",") < 700
-    for heavy in ("torch", "transformers", "datasets", "matplotlib", "pandas"):
+    for heavy in ("torch", "transformers", "datasets", "matplotlib", "jinja2", "pandas"):
         assert f"'{heavy}'" not in modules
     if "--help" in arguments:
         assert "'hgsp_core.plugin.registry'" not in modules

@@ -50,6 +50,7 @@ def test_the_wheel_holds_the_catalogue_the_text_and_the_modeling_file(wheels):
         "hgsp_core/checkpoint/modeling_hgsp.py",
         "hgsp_core/cli/template.yaml",
         "hgsp_core/report/page.css",
+        "hgsp_core/export/templates/card.md",
     ):
         assert needed in names
     assert not [name for name in names if name.startswith(("tests", "models", "plugins"))]

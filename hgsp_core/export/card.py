@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hgsp_core.files.text import read_text
 from hgsp_core.files.yaml_data import parse_yaml
 from hgsp_core.model.layout import LayerLayout, Layout
 from hgsp_core.report import markdown as md
+from hgsp_core.report.render import render
 from hgsp_core.report.tables import HEADER, headline
 
 CARD = "README.md"
@@ -46,29 +47,33 @@ def model_card(
         directory: the checkpoint, for its name and its licence files.
         config: its config.json.
         layout: its layout; `plan`: what made it of the original.
-        report: of the run, as in report.json: recipe, before, after, calibration, recovery.
+        report: of the run, as in report.json: recipe, before, after, calibration.
         base: the directory of the original, or None.
         gguf: whether the gguf exporter takes it.
     """
-    recipe = report.get("recipe", {})
-    name = base_name(recipe, base)
-    paragraphs = [
-        "---\n"
-        + yaml.safe_dump(_front_matter(directory, config, recipe, base), sort_keys=False, allow_unicode=True)
-        + "---",
-        f"# {md.text(name)}, pruned" if name else "# A pruned model",
-        _opening(name, report),
-        *(_results(report) if report else []),
-        *_method(recipe, report),
-        *([md.bullets(plan.notes)] if plan.notes else []),
-        "## Sizes",
-        *_sizes(layout, plan),
-        "## Use",
-        *_use(config, layout, gguf),
-        "## Licence",
-        _licence(directory, base),
-    ]
-    return "\n\n".join(paragraphs) + "\n"
+    recipe, original = report["recipe"], original_card(base)
+    told = {
+        key: value for key, value in recipe.items() if key not in ("output", "device", "memory", "export") and value
+    }
+    return render(
+        "hgsp_core.export",
+        "card.md",
+        front=_yaml(_front_matter(directory, config, recipe, original)),
+        name=base_name(recipe, base),
+        results=_results(report),
+        report=report,
+        without_folder=_without_folder,
+        recipe=_yaml(_without_folders(told)),
+        plan=plan,
+        layers=len(layout.layers),
+        sizes=_sizes(layout, plan),
+        own_code="auto_map" in config,
+        model_type=config["model_type"],
+        linears=sorted({s.module.rsplit(".", 1)[1] for block in layout.blocks() for s in block.slices}),
+        gguf=gguf,
+        licence=str(original.get("license_name") or original.get("license") or ""),
+        licence_files=_licence_files(directory),
+    )
 
 
 def base_name(recipe: Mapping[str, Any], base: Path | None) -> str:
@@ -93,10 +98,9 @@ def _is_hub_id(path: str) -> bool:
 
 
 def _front_matter(
-    directory: Path, config: Mapping[str, Any], recipe: Mapping[str, Any], base: Path | None
+    directory: Path, config: Mapping[str, Any], recipe: Mapping[str, Any], original: Mapping[str, Any]
 ) -> dict[str, Any]:
     path = recipe.get("model", {}).get("path", "")
-    original = original_card(base)
     carried = {key: original[key] for key in _CARRIED if key in original}
     if "license" not in carried and (files := _licence_files(directory)):
         carried = {"license": "other", "license_name": "of-the-base-model", "license_link": files[0], **carried}
@@ -109,50 +113,16 @@ def _front_matter(
     }
 
 
-def _opening(name: str, report: Mapping[str, Any]) -> str:
-    of = f" of {md.text(name)}" if name else ""
-    said = (
-        f"Whole attention heads, MLP channels, blocks or layers{of} were removed by "
-        "hgsp (structured pruning). What is left is an ordinary dense model."
-    )
-    if {"parameters", "layer_parameters"} <= report.get("before", {}).keys() & report.get("after", {}).keys():
-        before, after = report["before"], report["after"]
-        share = 1 - after["parameters"] / before["parameters"]
-        of_layers = 1 - after["layer_parameters"] / before["layer_parameters"]
-        said += f" It has {after['parameters']:,} parameters, {share:.1%} fewer ({of_layers:.1%} fewer in the decoder layers)."
-    return said
-
-
-def _results(report: Mapping[str, Any]) -> list[str]:
+def _results(report: Mapping[str, Any]) -> str:
     rows = []
     for measure, *numbers in (row.cells() for row in headline(report)):
         metric, comma, name = measure.partition(", ")
         rows.append((md.text(f"{metric}{comma}{_without_folder(name)}"), *map(md.text, numbers)))
-    return ["## Before and after", _table(HEADER, rows)]
+    return _table(HEADER, rows)
 
 
-def _method(recipe: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[str]:
-    if not recipe:
-        return
-    yield "## How it was made"
-    steps = {key: recipe[key]["use"] for key in ("score", "prior", "allocate", "reconstruct") if recipe.get(key)}
-    steps = {key: use for key, use in steps.items() if use != "none"}
-    line = ", ".join(f"{key} {md.code(use)}" for key, use in steps.items())
-    recovery = recipe.get("recover")
-    trained = (
-        f" Afterwards it was trained ({md.code(recovery['use'])})." if recovery else " It was not trained afterwards."
-    )
-    yield f"{line[:1].upper()}{line[1:]}.{trained}"
-    if calibration := report.get("calibration"):
-        yield (
-            f"Calibrated on {calibration['samples']} windows of {calibration['seq_len']} tokens of "
-            f"{md.code(_without_folder(calibration['dataset']))} (seed {calibration['seed']})."
-        )
-    yield "The recipe, for `hgsp run`:"
-    shown = {
-        key: value for key, value in recipe.items() if key not in ("output", "device", "memory", "export") and value
-    }
-    yield md.block(yaml.safe_dump(_without_folders(shown), sort_keys=False, allow_unicode=True), "yaml")
+def _yaml(value: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
 def _without_folders(value: Any) -> Any:
@@ -170,20 +140,16 @@ def _without_folder(name: str) -> str:
     return name if "/" not in name or _is_hub_id(name) or (words and not os.path.exists(name)) else Path(name).name
 
 
-def _sizes(layout: Layout, plan: Plan) -> Iterator[str]:
+def _sizes(layout: Layout, plan: Plan) -> str:
     """One line a run of equal layers."""
     sizes = [_layer_sizes(layout, layer) for layer in layout.layers]
     keys = [key for axis in layout.architecture.axes for key in (*axis.scales, axis.units)]
-    gone = len(plan.layers) - len(layout.layers)
-    if gone:
-        is_are = "is" if gone == 1 else "are"
-        yield f"{gone} of the original's {len(plan.layers)} layers {is_are} removed; the kept layers are renumbered."
     kept = plan.kept_layers()
     rows = []
     for size, group in groupby(range(len(sizes)), key=lambda i: tuple(sizes[i].get(key, "removed") for key in keys)):
         indices = list(group)
         rows.append((_span(indices), _span([kept[i] for i in indices]), *map(str, size)))
-    yield _table(("layers", "of the original", *map(md.code, keys)), rows)
+    return _table(("layers", "of the original", *map(md.code, keys)), rows)
 
 
 def _layer_sizes(layout: Layout, layer: LayerLayout) -> dict[str, int]:
@@ -199,53 +165,8 @@ def _span(indices: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _use(config: Mapping[str, Any], layout: Layout, gguf: bool) -> Iterator[str]:
-    own_code = "auto_map" in config
-    flag = ", trust_remote_code=True" if own_code else ""
-    if own_code:
-        yield (
-            "Its layers differ in size, which no stock class supports: `trust_remote_code=True` runs `modeling_hgsp.py` from this "
-            "directory. With `import hgsp_core` (`pip install hgsp-core`) the flag is not needed."
-        )
-    else:
-        yield f"It is a stock {md.code(config['model_type'])} model: no code comes with it, and none is needed."
-    yield (
-        "transformers" + (" (5.20 or later)" if own_code else "") + ":\n\n```python\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("THIS_DIRECTORY", dtype="auto"{flag})\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("THIS_DIRECTORY"{flag})\n```'
-    )
-    targets = sorted({s.module.rsplit(".", 1)[1] for block in layout.blocks() for s in block.slices})
-    yield (
-        "PEFT, on that model:\n\n```python\nfrom peft import LoraConfig, get_peft_model\n\n"
-        f'lora = LoraConfig(task_type="CAUSAL_LM", target_modules={targets})\nmodel = get_peft_model(model, lora)\n```'
-    )
-    trust = " --trust-remote-code" if own_code else ""
-    yield f"vLLM{' (0.32 or later)' if own_code else ''}:\n\n```sh\nvllm serve THIS_DIRECTORY{trust}\n```"
-    if gguf:
-        yield (
-            "llama.cpp:\n\n```sh\npip install 'hgsp-core[gguf]'\n"
-            "hgsp export THIS_DIRECTORY --to gguf --output gguf\nllama-cli -m gguf/gguf/model-f16.gguf\n```"
-        )
-
-
 def _licence_files(directory: Path) -> list[str]:
     return sorted(path.name for pattern in LICENCE_FILES for path in directory.glob(pattern))
-
-
-def _licence(directory: Path, base: Path | None) -> str:
-    files = _licence_files(directory)
-    licence = original_card(base).get("license_name") or original_card(base).get("license")
-    parts = [
-        f"That of the original: {md.text(str(licence))}."
-        if licence
-        else "The original's licence also applies to this model."
-    ]
-    if files:
-        parts.append(f"Carried over from it: {', '.join(map(md.text, files))}.")
-    elif not licence:
-        parts.append("Its directory did not say which one that is.")
-    return " ".join(parts)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
