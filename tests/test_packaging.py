@@ -49,7 +49,8 @@ def test_the_wheel_holds_the_catalogue_the_text_and_the_modeling_file(wheels):
         "hgsp_core/texts/pydoc/evaluation.txt",
         "hgsp_core/checkpoint/modeling_hgsp.py",
         "hgsp_core/cli/template.yaml",
-        "hgsp_core/report/page.css",
+        "hgsp_core/report/templates/page.css",
+        "hgsp_core/report/templates/run.html",
         "hgsp_core/export/templates/card.md",
     ):
         assert needed in names

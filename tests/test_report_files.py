@@ -14,7 +14,8 @@ from hgsp_core.report.diagnosis import diagnose
 from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.files import summary, write_evaluation, write_removed_units, write_unit_table
 from hgsp_core.report.outcome import analysis, comparison, outcomes
-from hgsp_core.report.picture import draw_layers
+from hgsp_core.report.png import write_png
+from hgsp_core.report.run_charts import layer_charts
 from hgsp_core.report.tables import headline
 from hgsp_core.runtime.recipe import Recipe
 
@@ -96,14 +97,14 @@ def test_the_summary_adds_up(small):
 def test_the_picture_of_the_layers_shows_both_kinds_of_block(small, tmp_path):
     from matplotlib.image import imread
 
-    draw_layers(tmp_path / "layers.png", facts(small))
+    write_png(tmp_path / "layers.png", layer_charts(facts(small)), "tiny")
     pixels = (imread(tmp_path / "layers.png")[..., :3] * 255).round().astype(int)
     height = len(pixels)
 
     def area(colour, part):
         return (np.abs(part - np.array(colour)).max(axis=-1) <= 2).mean()
 
-    blue, orange, grey = (0, 114, 178), (230, 159, 0), (228, 228, 228)
+    blue, orange, grey = (0, 114, 178), (224, 142, 0), (230, 233, 237)  # c1, c2 and gone of page.css
     top, bottom = pixels[: height // 2], pixels[height // 2 :]
     assert area(blue, top) > 0.2
     assert area(orange, top) == 0

@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 from allocate_models import llama, small, spread_priors, spread_scores
 from browser import BINARY, NAMES, tab
-from markupsafe import Markup
 from matplotlib.image import imread
 
 from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.artifacts.scales import Scales
+from hgsp_core.report.chart import Scale, short
 from hgsp_core.report.diagnosis import diagnose
 from hgsp_core.report.facts import RunFacts
-from hgsp_core.report.heat import COLUMNS, Heat, picture
-from hgsp_core.report.page import Section, page, table
+from hgsp_core.report.heat import COLUMNS, measured, picture
 from hgsp_core.report.run_page import run_page
-from hgsp_core.report.scale import Scale, every, short
 from hgsp_core.report.tables import headline
 from hgsp_core.runtime.recipe import Recipe
 from hgsp_core.score.contract import NormalizeJob, Normalizer
@@ -167,24 +165,30 @@ def test_every_figure_is_named_for_those_who_do_not_see_it(html):
     assert tables == named >= 4
 
 
+def test_every_mark_says_its_number_where_a_reader_points_at_it(html):
+    marks = re.findall(r"<(circle [^>]*|g|g class=\"cut\")>(<title>[^<]*\d)?", html)
+    assert {tag.split()[0] for tag, _ in marks} == {"circle", "g"}
+    assert all(title for _, title in marks)
+
+
 def test_the_heat_map_shows_what_goes_left_of_what_stays():
     run = run_of(small(layers=4, channels=200))
-    heat = Heat.of(run, "mlp")
-    assert heat.values.shape == (4, COLUMNS)
+    values, removed = measured(run, "mlp")
+    assert values.shape == (4, COLUMNS)
     scores, worth = run.scores, run.scores.importance / run.scores.cost
     for layer in range(4):
         own = scores.units_of(layer, "mlp")
-        assert heat.removed[layer] == pytest.approx((run.kept[own] == 0).mean())
+        assert removed[layer] == pytest.approx((run.kept[own] == 0).mean())
         # every unit is in one column, so the columns weighted by their units have the mean of the units
         counts = np.diff([*(np.arange(COLUMNS) * len(own) // COLUMNS), len(own)])
-        assert (heat.values[layer] * counts).sum() == pytest.approx(worth[own].sum())
+        assert (values[layer] * counts).sum() == pytest.approx(worth[own].sum())
         kept = np.sort(worth[own][run.kept[own] == 1])
-        assert heat.values[layer, -1] == pytest.approx(kept[-counts[-1] :].mean())
-    assert imread(BytesIO(picture(heat.values, 1e-3, 1.0)), format="png").shape[:2] == (4, COLUMNS)
+        assert values[layer, -1] == pytest.approx(kept[-counts[-1] :].mean())
+    assert imread(BytesIO(picture(values, 1e-3, 1.0)), format="png").shape[:2] == (4, COLUMNS)
 
 
 def test_scales_label_round_values_within_their_range():
-    assert Scale.over([0, 0.9], zero=True).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert Scale(0, 0.9).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
     wide = Scale.over([2e-6, 0.3])
     assert wide.log
     assert wide.place(2e-6) >= 0
@@ -196,14 +200,21 @@ def test_scales_label_round_values_within_their_range():
         assert 2 <= len(scale.ticks()) <= 8
         assert all(0 <= scale.place(v) <= 100 for v in scale.ticks())
     for count in (1, 16, 17, 32, 80, 126, 1000):
-        assert len(range(0, count, every(count))) <= 16
+        for scale in (Scale.layers(count), Scale.layers(count, down=True)):
+            assert len(scale.ticks()) <= 16
+            assert {value % 1 for value in scale.ticks()} == {0}
+            assert scale.ticks()[0] == 0
+            assert scale.ticks(count)[-1] == count - 1
+    assert [Scale.layers(4).place(layer) for layer in range(4)] == [12.5, 37.5, 62.5, 87.5]
+    assert [Scale.layers(4, down=True).place(layer) for layer in range(4)] == [87.5, 62.5, 37.5, 12.5]
 
 
-def test_a_table_keeps_markup_of_ours_and_escapes_the_rest():
-    text = page("T", "l", [Section("<a>", table(("", "x"), [("<b>", Markup("<i>1</i>"))], "c"))])
-    assert "<i>1</i>" in text
-    assert "&lt;b&gt;" in text
-    assert 'id="-a-"' in text
+def test_a_headings_anchor_and_every_cell_are_escaped():
+    run = run_of(small(), report={**REPORT, "versions": {"<b>": "<i>1</i>"}})
+    run.diagnosis["source"] = "<a>"
+    text = run_page(run)
+    assert '<tr><th scope="row">&lt;b&gt;</th><td>&lt;i&gt;1&lt;/i&gt;</td></tr>' in text
+    assert 'id="scale-of-the--a-"' in text
 
 
 browser = pytest.mark.skipif(

@@ -77,22 +77,6 @@ class RunFacts:
             rows.append(row)
         return header, rows
 
-    def prior_series(self) -> dict[str, list[float]]:
-        """Priors of the layers and, where they were measured, of the blocks: name -> [layers]."""
-        if self.priors is None:
-            return {}
-        columns = {"layer": self.priors.layer, **self.priors.blocks}
-        return {name: list(map(float, values)) for name, values in columns.items() if np.isfinite(values).any()}
-
-    def scale_series(self) -> dict[str, list[float]]:
-        """Largest, mean and smallest gradient (or score) of each layer: name -> [layers]."""
-        layers = self.diagnosis["layers"]
-        return {
-            "largest": [layer["max"] for layer in layers],
-            "mean": [layer["mean"] for layer in layers],
-            "smallest": [layer["min"] for layer in layers],
-        }
-
 
 def _number(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.4g}"

@@ -12,7 +12,8 @@ from hgsp_core.report import diagnosis
 from hgsp_core.report.cost import COSTS
 from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.outcome import analysis, comparison
-from hgsp_core.report.picture import draw_curves, draw_layers
+from hgsp_core.report.png import write_png
+from hgsp_core.report.run_charts import layer_charts, prior_chart, scale_chart
 from hgsp_core.report.run_page import run_page
 from hgsp_core.report.tables import HEADER, headline
 from hgsp_core.runtime.recipe import resolved
@@ -36,22 +37,19 @@ def write_reports(directory: Path, facts: RunFacts, model: str, fingerprint: str
     write_evaluation(directory / "evaluation_results.json", facts)
     if facts.priors is not None:
         write_json(directory / "layer_importance.json", facts.priors.to_json())
-        draw_curves(
-            directory / "layer_importance.png",
-            facts.prior_series(),
-            f"{facts.model}: importance of layers and blocks",
-            "prior",
-        )
-    what = facts.diagnosis["source"]
-    draw_curves(
-        directory / "gradient_scale.png",
-        facts.scale_series(),
-        f"{facts.model}: size of {what} by layer",
-        f"absolute {what}",
-    )
-    draw_layers(directory / "layers.png", facts)
+    write_pictures(directory, facts)
     (directory / "report.html").write_text(run_page(facts), encoding="utf-8")
     write_json(directory / "report.json", facts.report)
+
+
+def write_pictures(directory: Path, facts: RunFacts) -> None:
+    """Charts of the page as files of their own."""
+    total, of_layers = facts.removed
+    removed = f"{total:.1%} of the parameters removed ({of_layers:.1%} of the layers'); grey: removed, ×: block removed entirely"
+    write_png(directory / "layers.png", layer_charts(facts), f"{facts.model}: {removed}")
+    write_png(directory / "gradient_scale.png", [scale_chart(facts)], facts.model)
+    if priors := prior_chart(facts):
+        write_png(directory / "layer_importance.png", [priors], facts.model)
 
 
 def write_unit_table(path: Path, facts: RunFacts) -> None:

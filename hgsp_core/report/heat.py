@@ -7,6 +7,7 @@ from io import BytesIO
 
 import numpy as np
 
+from hgsp_core.report.chart import Mark, Scale
 from hgsp_core.report.facts import RunFacts
 
 #: columns of the picture; a block of more units is averaged into so many
@@ -17,28 +18,49 @@ _COLOURS = "viridis"
 
 
 @dataclass(frozen=True)
-class Heat:
-    """One axis; NaN where a layer has no such block.
+class HeatMap:
+    """A chart (see `chart.Chart`) of one row a layer; image: PNG; cuts: marks, each across the row of its layer."""
 
-    `values` [layers, columns]: importance per parameter; a layer's removed units come first, then the kept ones, each
-    lowest first. `removed` [layers]: share of the units that is removed.
+    title: str
+    x: Scale
+    y: Scale
+    image: bytes
+    cuts: list[Mark]
+    caption: str
+    height: int
+    named: tuple[()] = ()
+
+
+def heat_maps(run: RunFacts) -> tuple[float, float, list[HeatMap]]:
+    """One an axis, and the values of the darkest and the brightest colour, which they share."""
+    found, count = {axis: measured(run, axis) for axis in run.axes}, len(run.layers)
+    low, high = bounds([values for values, _ in found.values()])
+    x, y, height = Scale(0, 1, "units", "{:.0%}".format), Scale.layers(count, down=True), max(110, min(440, 18 * count))
+    maps = []
+    for axis, (values, removed) in found.items():
+        cuts = [Mark(r, i, f"layer {i}: {r:.1%} of the units removed") for i, r in enumerate(removed.tolist()) if r]
+        caption = (
+            f"{axis}: one row per layer, least important units on the left. "
+            "The units left of the white line were removed, or the same number of others if the repair reselected them."
+        )
+        title = f"importance of the {axis} units, one row per layer"
+        maps.append(HeatMap(title, x, y, picture(values, low, high), cuts, caption, height))
+    return low, high, maps
+
+
+def measured(run: RunFacts, axis: str) -> tuple[np.ndarray, np.ndarray]:
+    """Importance per parameter [layers, columns], NaN where a layer has no such block, and the removed share [layers].
+
+    A layer's removed units come first, then the kept ones, each lowest first.
     """
-
-    values: np.ndarray
-    removed: np.ndarray
-
-    @classmethod
-    def of(cls, facts: RunFacts, axis: str) -> Heat:
-        scores = facts.scores
-        rows: list[np.ndarray] = []
-        removed: list[float] = []
-        worth = scores.importance / scores.cost
-        for layer in range(len(facts.layers)):
-            own = scores.units_of(layer, axis)
-            own = own[np.lexsort((worth[own], scores.score[own], facts.kept[own]))]
-            rows.append(_binned(worth[own]))
-            removed.append(1 - facts.kept[own].mean() if len(own) else 0.0)
-        return cls(np.array(rows), np.array(removed))
+    scores, rows, removed = run.scores, [], []
+    worth = scores.importance / scores.cost
+    for layer in range(len(run.layers)):
+        own = scores.units_of(layer, axis)
+        own = own[np.lexsort((worth[own], scores.score[own], run.kept[own]))]
+        rows.append(_binned(worth[own]))
+        removed.append(1 - run.kept[own].mean() if len(own) else 0.0)
+    return np.array(rows), np.array(removed)
 
 
 def _binned(values: np.ndarray) -> np.ndarray:
@@ -52,9 +74,9 @@ def _binned(values: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values, starts) / np.diff([*starts, count])
 
 
-def bounds(heats: list[Heat]) -> tuple[float, float]:
+def bounds(found: list[np.ndarray]) -> tuple[float, float]:
     """Smallest and largest value that has a colour of its own."""
-    values = np.concatenate([heat.values.ravel() for heat in heats])
+    values = np.concatenate([values.ravel() for values in found])
     high = float(np.nanmax(values, initial=0.0))
     positive = values[np.isfinite(values) & (values > high * 10**-_DECADES)]
     return (float(positive.min()), high) if len(positive) else (1.0, 1.0)

@@ -3,69 +3,76 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from hgsp_core.report.chart import Chart, Mark, Scale, Series, colour
 from hgsp_core.report.contract import Side
-from hgsp_core.report.picture import COLOURS, shown
 from hgsp_core.report.runs import Comparison, Run
-from hgsp_core.report.tables import count
+from hgsp_core.report.tables import count, metric_value
 
 
 @dataclass(frozen=True)
 class Cost:
-    """An axis of the plots. `of` gives a run's value (None: not measured), `dense` that of the original."""
+    """What the plots have on their x axis. `of` gives its value for a run's model (None: not measured)."""
 
     name: str
     title: str
     show: Callable[[float], str]
-    of: Callable[[Run], float | None]
-    dense: Callable[[Run], float | None]
+    of: Callable[[Run, Side], float | None]
 
 
 def costs_of(comparison: Comparison) -> list[Cost]:
     """The costs that the runs can be plotted by: always parameters and the time to prune, generation where it was measured."""
-    batch = next(
-        (batch for run in comparison.runs for batch in run.report["after"].get("decode_seconds_per_token", ())), ""
-    )
-
-    def decode(side: Side) -> Callable[[Run], float | None]:
-        return lambda run: run.report[side].get("decode_seconds_per_token", {}).get(batch)
-
+    batch = next((name for run in comparison.runs for name in _decode(run, "after")), "")
     costs = [
-        Cost("parameters", "parameters", count, lambda run: run.report["after"]["parameters"],
-             lambda run: run.report["before"]["parameters"]),
-        Cost("decode", f"ms per generated token, {batch}", lambda s: f"{1000 * s:.3g}", decode("after"), decode("before")),
-        Cost("time", "seconds to prune", lambda s: f"{s:.3g}", lambda run: run.seconds,
-             lambda run: None),
+        Cost("parameters", "parameters", count, lambda run, side: run.report[side]["parameters"]),
+        Cost("decode", f"ms per generated token, {batch}", lambda s: f"{1000 * s:.3g}", lambda run, side: _decode(run, side).get(batch)),
+        Cost("time", "seconds to prune", "{:.3g}".format, lambda run, side: run.seconds if side == "after" else None),
     ]  # fmt: skip
-    return [cost for cost in costs if any(cost.of(run) is not None for run in comparison.runs)]
+    return [cost for cost in costs if any(cost.of(run, "after") is not None for run in comparison.runs)]
 
 
-@dataclass(frozen=True)
-class Cloud:
-    """The runs of one original by one cost. Dots are (cost, perplexity, run), by method."""
-
-    model: str
-    cost: Cost
-    dots: dict[str, list[tuple[float, float, str]]]
-    dense: tuple[float, float] | None
-    front: tuple[tuple[float, float, str], ...]
+def _decode(run: Run, side: Side) -> Mapping[str, float]:
+    """Seconds per token by batch."""
+    return run.report[side].get("decode_seconds_per_token", {})
 
 
-def clouds(comparison: Comparison, cost: Cost) -> Iterator[Cloud]:
+def pareto_charts(comparison: Comparison, cost: Cost) -> list[Chart]:
     """One for each original of which any run has both numbers."""
-    for runs in comparison.models.values():
-        dots: dict[str, list[tuple[float, float, str]]] = {}
-        for run in runs:
-            x, y = cost.of(run), comparison.perplexity(run)
-            if x is not None and y is not None and math.isfinite(y):
-                dots.setdefault(run.method, []).append((x, y, run.name))
-        if dots:
-            x, y = cost.dense(runs[0]), comparison.perplexity(runs[0], "before")
-            dense = None if x is None or y is None else (x, y)
-            yield Cloud(runs[0].model, cost, dots, dense, front([dot for some in dots.values() for dot in some]))
+    return [chart for runs in comparison.models.values() for chart in _charts(runs, comparison, cost)]
+
+
+def _charts(runs: Sequence[Run], comparison: Comparison, cost: Cost) -> Iterator[Chart]:
+    def place(run: Run, side: Side) -> tuple[float, float] | None:
+        x, y = cost.of(run, side), comparison.perplexity(run, side)
+        return None if x is None or y is None or not math.isfinite(y) else (x, y)
+
+    def mark(name: str, x: float, y: float) -> Mark:
+        return Mark(x, y, f"{name}: {cost.show(x)}, perplexity {metric_value(y)}")
+
+    dots = [(*found, run) for run in runs if (found := place(run, "after"))]
+    if not dots:
+        return
+    methods = dict.fromkeys(run.method for run in comparison.runs)
+    series = [
+        Series(method, [mark(run.name, x, y) for x, y, run in dots if run.method == method], colour(i))
+        for i, method in enumerate(methods)
+    ]
+    if dense := place(runs[0], "before"):
+        series.append(Series("dense", [mark("dense", *dense)], 0))
+    marks, best = [m for one in series for m in one.marks], front([(x, y, run.name) for x, y, run in dots])
+    title = f"{runs[0].model}: {cost.title} and perplexity of its runs"
+    yield Chart(
+        title,
+        "dots",
+        Scale.over((m.x for m in marks), cost.title, cost.show),
+        Scale.over((m.y for m in marks), f"perplexity, {comparison.datasets[0]}"),
+        series,
+        f"{runs[0].model}. Not beaten in both: {', '.join(name for _, _, name in best)}.",
+        [(x, y) for x, y, _ in best],
+        220,
+    )
 
 
 def front(dots: Sequence[tuple[float, float, str]]) -> tuple[tuple[float, float, str], ...]:
@@ -77,41 +84,3 @@ def front(dots: Sequence[tuple[float, float, str]]) -> tuple[tuple[float, float,
             best = dot[1]
             chosen.append(dot)
     return tuple(chosen)
-
-
-def draw_pareto(path: Path, comparison: Comparison, cost: Cost) -> None:
-    """A PNG with one panel an original; nothing is written where no run has both numbers."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
-    panels = list(clouds(comparison, cost))
-    if not panels:
-        return
-    figure = Figure(figsize=(6.4 * len(panels), 4.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    methods = list(dict.fromkeys(method for cloud in panels for method in cloud.dots))
-    for panel, cloud in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        panel.plot(
-            [x for x, _, _ in cloud.front], [y for _, y, _ in cloud.front], color="#222222", linestyle="--", linewidth=1
-        )
-        for method, dots in cloud.dots.items():
-            colour, marker = (
-                COLOURS[methods.index(method) % len(COLOURS)],
-                "os^Dv"[methods.index(method) // len(COLOURS) % 5],
-            )
-            panel.scatter(
-                [x for x, _, _ in dots], [y for _, y, _ in dots], s=22, color=colour, marker=marker, label=shown(method)
-            )
-        if cloud.dense:
-            panel.scatter(*cloud.dense, s=70, color="#222222", marker="*", label="dense")
-        highest, lowest = (f(y for dots in cloud.dots.values() for _, y, _ in dots) for f in (max, min))
-        panel.set_yscale("log" if highest > 50 * lowest else "linear")
-        panel.set_title(shown(cloud.model), fontsize=11, fontweight="bold")
-        panel.set_xlabel(cost.title, fontsize=9)
-        panel.set_ylabel(f"perplexity, {shown(comparison.datasets[0])}", fontsize=9)
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cost.show(value)))
-        panel.tick_params(labelsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(fontsize=8, frameon=False)
-    figure.savefig(path)

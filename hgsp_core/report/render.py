@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from functools import cache
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from hgsp_core.report.tables import metric_value, size
 
 def render(package: str, template: str, /, **values: object) -> str:
     """The text of a template. In HTML every value is escaped; in Markdown what a user may have named goes through `text` or `code`."""
-    return _environment(package).get_template(template).render(values)
+    return _environment(package).get_template(template).render(values, contents=[])
 
 
 @cache
@@ -26,7 +27,9 @@ def _environment(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        extensions=["jinja2.ext.do"],
     )
+    environment.tests["finite"] = math.isfinite
     environment.filters |= {
         "text": md.text,
         "code": md.code,
@@ -37,5 +40,6 @@ def _environment(package: str) -> Environment:
         "size": size,
         "pairwise": pairwise,
         "png": lambda image: f"data:image/png;base64,{base64.b64encode(image).decode('ascii')}",
+        "anchor": lambda title: "".join(c if c.isalnum() else "-" for c in title.lower()),
     }
     return environment

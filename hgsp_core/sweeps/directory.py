@@ -102,7 +102,8 @@ def write_comparison(output: Path, cells: Mapping[str, Cell], failed: Mapping[st
     """Table, page and plots over the runs that are there; those of before are replaced. None where there is no run yet."""
     from hgsp_core.report.comparison import csv_text, markdown, run_table
     from hgsp_core.report.comparison_page import comparison_page
-    from hgsp_core.report.pareto import costs_of, draw_pareto
+    from hgsp_core.report.pareto import costs_of, pareto_charts
+    from hgsp_core.report.png import write_png
 
     runs = [load_run(output / RUNS / name, name) for name in cells if (output / RUNS / name).is_dir()]
     if not runs:
@@ -113,5 +114,6 @@ def write_comparison(output: Path, cells: Mapping[str, Cell], failed: Mapping[st
     write_text(output / "comparison.md", markdown(found, table))
     write_text(output / "comparison.html", comparison_page(f"Sweep {output.name}", found, table, failed))
     for cost in costs_of(found) if found.datasets else ():
-        draw_pareto(output / f"{cost.name}-perplexity.png", found, cost)
+        if charts := pareto_charts(found, cost):
+            write_png(output / f"{cost.name}-perplexity.png", charts)
     return found
