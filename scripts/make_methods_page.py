@@ -1,7 +1,8 @@
 """Write docs/methods.md from the docstrings, parameters and architecture data of this project's own methods.
 
 `scripts/methods_page.md` has the prose. There, a line `{scorer}` stands for the sentence that the kind's contract begins with, and
-`{scorer methods}` for an index of its methods and a section for each. tests/test_docs.py fails where the page is older than its sources.
+`{scorer methods}` for an index of its methods and a section for each. tests/project/test_docs.py fails where the
+page is older than its sources.
 """
 
 import inspect

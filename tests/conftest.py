@@ -6,6 +6,8 @@ import pytest
 
 from hgsp_core.cli import main
 
+pytest.register_assert_rewrite("tests.helpers")
+
 
 @pytest.fixture
 def said(tmp_path, monkeypatch, capsys):

@@ -6,12 +6,10 @@ import math
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from reports import documented_files
 from safetensors.torch import load_file, save_file
 
 from hgsp_core.checkpoint.load import load_model, load_tokenizer
@@ -25,8 +23,9 @@ from hgsp_core.runtime.directory import run_directory
 from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import parse_recipe
 from hgsp_core.runtime.store import Store
+from tests.helpers.command import ROOT
+from tests.helpers.reports import documented_files
 
-ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "pydoc-llama"
 TEXT = f"""
 model: {{path: {MODEL}}}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command import MODEL
 
 import hgsp_core as hgsp
+from tests.helpers.command import MODEL
 
 PERPLEXITY = hgsp.Use.model_validate(
     {"use": "perplexity", "with": {"datasets": ["pydoc"], "max_windows": 2, "seq_len": 32}}

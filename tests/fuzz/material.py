@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.architectures import tiny_model
+from tests.helpers.architectures import tiny_model
 
 from . import process
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "models" / "pydoc-llama"
-#: name -> kind of `tests.architectures`, more of its config, bytes of a shard, number type
+#: name -> kind of `tests.helpers.architectures`, more of its config, bytes of a shard, number type
 DENSE: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "llama": ("llama", {}, "5GB", "float32"),
     "llama-sharded": ("llama-biases", {}, "150KB", "float32"),

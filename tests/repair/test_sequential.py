@@ -1,0 +1,352 @@
+"""Least-squares repair against numpy and torch.linalg.lstsq on stacked data, block by block through a whole model."""
+
+import numpy as np
+import pytest
+import torch
+
+from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts.surgery import mask_tensors, positions
+from hgsp_core.engine.obs import inverse_hessian
+from hgsp_core.engine.weights import Resident
+from hgsp_core.model.layout import SliceLayout
+from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor, Repair
+from hgsp_core.repair.elimination import eliminate
+from hgsp_core.repair.least_squares import RIDGES, LeastSquares, fit, squared_error
+from hgsp_core.repair.least_squares_params import LeastSquaresParams
+from hgsp_core.repair.sequential import repair_blocks
+from tests.helpers.architectures import CONFIGS, layout_of, tiny_model
+
+SAMPLES, SEQ_LEN = 16, 12
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A tiny model, a plan that cuts everywhere and removes one block, and tokens."""
+    model = tiny_model("llama")
+    layout = layout_of(model)
+    kept = {}
+    for b in layout.blocks():
+        kept[b.layer, b.axis.name] = range(b.units)[1:] if b.axis.name == "attention" else range(0, b.units, 2)
+    kept[1, "attention"] = ()
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (SAMPLES, SEQ_LEN))
+    return model, layout, Plan.of(layout, kept, 0), tokens
+
+
+def run_blocks(model, layout, weights, ids):
+    """Independent of the sweep: writer inputs and block outputs of a whole forward, by hooks on the model."""
+    seen = {}
+    handles = []
+    for b in layout.blocks():
+
+        def hook(module, arguments, output, name=b.writer.module):
+            seen[name] = (arguments[0].detach().flatten(0, 1), output.detach().flatten(0, 1))
+
+        handles.append(model.get_submodule(b.writer.module).register_forward_hook(hook))
+    with torch.no_grad():
+        torch.func.functional_call(model, weights, (ids,), {"use_cache": False}, tie_weights=False)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def masked(model, layout, plan, changed=None):
+    tensors = {**model.state_dict(), **(changed or {})}
+    return dict(mask_tensors(tensors.items(), layout, plan))
+
+
+@pytest.mark.parametrize("target", ["own", "dense"])
+def test_the_repair_of_each_block_is_the_ridge_solution_on_stacked_data(case, target):
+    model, layout, plan, tokens = case
+    changed = {}
+    repair_blocks(Resident(model, layout), plan, _Always(target), tokens, 5, changed.update)
+    ids = torch.from_numpy(tokens[:-2])  # the last eighth is held out
+    dense = run_blocks(model, layout, model.state_dict(), ids)
+    for block in layout.blocks():
+        kept = plan.block(block).kept
+        if not kept:
+            assert block.writer.weight not in changed
+            continue
+        # everything before this block is repaired, nothing from it on: its input then is what the repair saw
+        done = {n: t for n, t in changed.items() if _before(n, block)}
+        lower = Plan(
+            tuple(
+                {
+                    a: p if (i, a) in _blocks_before(layout, block) else full
+                    for (a, p), full in zip(layer.items(), Plan.keep_all(layout).layers[i].values(), strict=True)
+                }
+                for i, layer in enumerate(plan.layers)
+            ),
+            plan.before,
+            plan.target,
+        )
+        seen = run_blocks(model, layout, masked(model, layout, lower, done), ids)
+        x = seen[block.writer.module][0].double()
+        y = (dense if target == "dense" else seen)[block.writer.module][1].double()
+        columns = positions(kept, block.writer.width)
+        a = x[:, columns]
+        ridge = 0.02 * (a.T @ a).diagonal().mean()
+        stacked = torch.cat([a, ridge.sqrt() * torch.eye(a.shape[1], dtype=torch.double)])
+        old = model.state_dict()[block.writer.weight][:, columns].double()
+        expected = torch.linalg.lstsq(stacked, torch.cat([y, ridge.sqrt() * old.T])).solution.T
+        torch.testing.assert_close(changed[block.writer.weight][:, columns].double(), expected, atol=2e-4, rtol=2e-3)
+
+
+class _Always(Reconstructor):
+    """Applies the fit, better or not."""
+
+    def __init__(self, target):
+        self.targets = (target,)
+
+    def __call__(self, job):
+        columns = positions(job.kept, job.writer.width)
+        weight = torch.zeros_like(job.weight)
+        weight[:, columns] = fit(columns, job.weight, job.bias, job.fit, self.targets[0], 0.02).float()
+        return Repair(job.kept, weight, job.bias)
+
+
+def _blocks_before(layout, block):
+    order = [(b.layer, b.axis.name) for b in layout.blocks()]
+    return set(order[: order.index((block.layer, block.axis.name))])
+
+
+def _before(name, block):
+    layer = int(name.split(".")[2])
+    return layer < block.layer or (layer == block.layer and block.axis.name == "mlp" and "self_attn" in name)
+
+
+def test_the_own_target_is_the_optimal_brain_surgeon_update():
+    """Hassibi & Stork: removing the columns Q from w changes the others by −w_Q [(H⁻¹)_QQ]⁻¹ (H⁻¹)_Q,:."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 12, generator=generator, dtype=torch.double) @ torch.randn(
+        12, 12, generator=generator, dtype=torch.double
+    )
+    w = torch.randn(5, 12, generator=generator, dtype=torch.double)
+    gram = x.T @ x
+    gone, kept = [1, 4, 5, 9], [0, 2, 3, 6, 7, 8, 10, 11]
+    inverse = torch.linalg.inv(gram)
+    surgeon = w - w[:, gone] @ torch.linalg.inv(inverse[gone][:, gone]) @ inverse[gone]
+    assert surgeon[:, gone].abs().max() < 1e-8
+    moments = Moments(200, x.sum(0), gram, {"own": w @ gram}, {"own": float((x @ w.T).square().sum())})
+    torch.testing.assert_close(fit(torch.tensor(kept), w, None, moments, "own", 0.0), surgeon[:, kept])
+    error = (x @ w.T - x @ surgeon.T).square().sum()
+    assert squared_error(surgeon, None, moments, "own") == pytest.approx(float(error), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_the_repaired_model_is_nearer_to_the_dense_one(kind):
+    model = tiny_model(kind)
+    layout = layout_of(model)
+    kept = {
+        (b.layer, b.axis.name): range(b.units) if b.axis.name == "attention" else range(0, b.units, 2)
+        for b in layout.blocks()
+    }
+    plan = Plan.of(layout, kept, 0)
+    tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (64, SEQ_LEN))
+    repaired = {}
+    final = repair_blocks(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 8, repaired.update)
+    ids = torch.from_numpy(np.random.default_rng(2).integers(0, model.config.vocab_size, (32, SEQ_LEN)))
+    with torch.no_grad():
+        dense = model(ids, use_cache=False).logits
+        errors = []
+        for cut, changed in ((plan, {}), (final, repaired)):
+            weights = masked(model, layout, cut, changed)
+            logits = torch.func.functional_call(model, weights, (ids,), {"use_cache": False}, tie_weights=False).logits
+            errors.append(float((logits - dense).square().mean()))
+    assert errors[1] < 0.9 * errors[0], errors
+
+
+def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
+    """One token to fit on, and held-out tokens that contradict it."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(3, 4, generator=generator)
+    seen, other = torch.randn(1, 4, generator=generator) * 10, torch.randn(50, 4, generator=generator)
+
+    def moments(x, y):
+        return Moments(len(x), x.sum(0), x.T @ x, {"own": y.T @ x}, {"own": float(y.square().sum())})
+
+    job = BlockJob(
+        None,
+        (0, 1),
+        positions((0, 1), 1),
+        SliceLayout("m", "o", 1, (3, 4), 1, False),
+        w,
+        None,
+        moments(seen, seen @ -w.T),
+        moments(other, other @ w.T),
+    )
+    repaired = LeastSquares(LeastSquaresParams(target="own", ridge=0.01))(job)
+    assert torch.equal(repaired.weight[:, :2], w[:, :2])
+    assert "not repaired" in repaired.note
+
+
+def observed(matrix):
+    """Moments of a writer W with its own outputs as target, and its inputs x."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, matrix.shape[1], generator=generator) @ torch.randn(
+        matrix.shape[1], matrix.shape[1], generator=generator
+    )
+    return Moments(
+        300, x.sum(0), x.T @ x, {"own": matrix @ (x.T @ x)}, {"own": float((x @ matrix.T).square().sum())}
+    ), x
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_elimination_removes_what_costs_least_when_all_the_rest_is_refitted(width):
+    """Each step against a search over all units, each removed and the rest solved by lstsq."""
+    w = torch.randn(5, 12, generator=torch.Generator().manual_seed(3))
+    moments, x = observed(w)
+    fitted = w.double()
+    units = eliminate(fitted, inverse_hessian(moments.gram, 1e-9), width, 2, lambda left: 1)
+    x, y = x.double(), x.double() @ w.double().T
+    alive = list(range(12 // width))
+
+    def error(kept):
+        columns = positions(kept, width)
+        solution = torch.linalg.lstsq(x[:, columns], y).solution
+        return float((y - x[:, columns] @ solution).square().sum()), solution.T
+
+    while len(alive) > 2:
+        alive.remove(min(alive, key=lambda unit: error([u for u in alive if u != unit])[0]))
+    assert units.tolist() == alive
+    expected = torch.zeros_like(fitted)
+    expected[:, positions(alive, width)] = error(alive)[1]
+    torch.testing.assert_close(fitted, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_units_are_chosen_anew_where_that_does_better_and_as_many_stay_as_planned(case):
+    model, layout, plan, tokens = case
+    chosen = {}
+    for reselect in (False, True):
+        reconstructor = LeastSquares(LeastSquaresParams(reselect=reselect, readers=False))
+        chosen[reselect] = repair_blocks(Resident(model, layout), plan, reconstructor, tokens, 8, lambda tensors: None)
+    assert chosen[False].layers == plan.layers
+    for block in layout.blocks():
+        assert len(chosen[True].block(block).kept) == len(plan.block(block).kept)
+    assert chosen[True].layers != plan.layers
+
+
+def test_the_map_of_the_readers_is_the_ridge_solution_on_stacked_data(case):
+    """What q, k and v of layer 2 read after the cuts below, led back to what they read in the dense model."""
+    model, layout, plan, tokens = case
+    jobs = {}
+
+    class Watching(LeastSquares):
+        def read(self, job):
+            jobs[job.block and (job.block.layer, job.block.axis.name)] = job
+            return super().read(job)
+
+    repaired = {}
+    final = repair_blocks(
+        Resident(model, layout), plan, Watching(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update
+    )
+    name = "model.layers.2.self_attn.q_proj"
+    seen = {}
+    handle = model.get_submodule(name).register_forward_pre_hook(
+        lambda m, args: seen.setdefault("x", []).append(args[0].flatten(0, 1))
+    )
+    ids = torch.from_numpy(tokens[:-2])
+    below = {n: t for n, t in repaired.items() if n.startswith(("model.layers.0.", "model.layers.1."))}
+    with torch.no_grad():
+        model(ids, use_cache=False)
+        torch.func.functional_call(
+            model, masked(model, layout, final, below), (ids,), {"use_cache": False}, tie_weights=False
+        )
+    handle.remove()
+    dense, x = (part.double() for part in seen["x"])
+    ridge = 0.02 * (x.T @ x).diagonal().mean()
+    stacked = torch.cat([x, ridge.sqrt() * torch.eye(x.shape[1], dtype=torch.double)])
+    drift = torch.cat([dense - x, torch.zeros(x.shape[1], x.shape[1], dtype=torch.double)])
+    back = torch.eye(x.shape[1], dtype=torch.double) + torch.linalg.lstsq(stacked, drift).solution.T
+    job = jobs[2, "attention"]
+    torch.testing.assert_close(LeastSquares(LeastSquaresParams(ridge=0.02)).read(job), back, atol=2e-4, rtol=2e-3)
+    for linear in ("q_proj", "k_proj", "v_proj"):
+        weight = f"model.layers.2.self_attn.{linear}.weight"
+        torch.testing.assert_close(
+            repaired[weight].double(), model.state_dict()[weight].double() @ back, atol=2e-4, rtol=2e-3
+        )
+    assert (0, "attention") not in jobs, "nothing below the first block has changed"
+
+
+def test_the_head_reads_what_it_read_in_the_dense_model_where_it_is_a_tensor_of_its_own(case):
+    model, layout, plan, tokens = case
+    repaired = {}
+    final = repair_blocks(
+        Resident(model, layout), plan, LeastSquares(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update
+    )
+    head = repaired.pop("lm_head.weight")
+    ids, found = torch.from_numpy(tokens[:-2]), []
+    handle = model.lm_head.register_forward_pre_hook(lambda m, args: found.append(args[0].flatten(0, 1).double()))
+    with torch.no_grad():
+        for weights in (model.state_dict(), masked(model, layout, final, repaired)):
+            torch.func.functional_call(model, weights, (ids,), {"use_cache": False}, tie_weights=False)
+    handle.remove()
+    dense, x = found
+    ridge = 0.02 * (x.T @ x).diagonal().mean()
+    eye = torch.eye(x.shape[1], dtype=torch.double)
+    back = eye + torch.linalg.lstsq(torch.cat([x, ridge.sqrt() * eye]), torch.cat([dense - x, 0 * eye])).solution.T
+    torch.testing.assert_close(head.double(), model.lm_head.weight.double() @ back, atol=2e-4, rtol=2e-3)
+
+
+def test_a_head_that_is_the_embedding_stays_as_it_is():
+    model = tiny_model("llama-tied")
+    layout = layout_of(model)
+    plan = Plan.of(layout, {(b.layer, b.axis.name): range(0, b.units, 2) for b in layout.blocks()}, 0)
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (SAMPLES, SEQ_LEN))
+    repaired = {}
+    repair_blocks(Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 8, repaired.update)
+    assert repaired
+    assert all(name.startswith("model.layers.") for name in repaired)
+
+
+def test_readers_that_meet_what_the_dense_model_gave_them_stay_as_they_are():
+    x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    moments = Moments(100, x.sum(0), x.T @ x, {"dense": x.T @ x}, {"dense": float(x.square().sum())})
+    back = LeastSquares(LeastSquaresParams()).read(ReadJob(None, moments, moments))
+    assert back is None or torch.allclose(back, torch.eye(8, dtype=torch.double), atol=1e-12)
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(4000, 0.01), (30, 1.0)])
+def test_the_fewer_the_tokens_the_larger_the_ridge(tokens, expected):
+    """Old weights that are nearly right, targets with noise: what the columns would give, and what came of it."""
+    generator = torch.Generator().manual_seed(3)
+    truth, old = torch.randn(8, 12, generator=generator), torch.randn(8, 12, generator=generator)
+    old = truth + 0.3 * old
+
+    def moments(count):
+        x = torch.randn(count, 12, generator=generator)
+        y = x @ truth.T + 2.0 * torch.randn(count, 8, generator=generator)
+        return Moments(count, x.sum(0), x.T @ x, {"dense": y.T @ x}, {"dense": float(y.square().sum())})
+
+    kept = tuple(range(11))
+    writer = SliceLayout("m", "o", 1, (8, 12), 1, False)
+    job = BlockJob(None, kept, positions(kept, 1), writer, old, None, moments(tokens), moments(2000))
+
+    def repaired(ridge):
+        return LeastSquares(LeastSquaresParams(target="dense", ridge=ridge, reselect=False))(job).weight
+
+    errors = {ridge: squared_error(repaired(ridge), None, job.held_out, "dense") for ridge in RIDGES}
+    assert min(errors, key=errors.get) == expected
+    assert torch.equal(repaired("auto"), repaired(expected))
+
+
+def test_each_block_runs_whole_once_for_the_dense_stream_and_once_for_the_pruned_one(case):
+    """What repaired attention gives does not change: the repair of its MLP does not run it again."""
+    model, layout, _, tokens = case
+    plan = Plan.of(layout, {(b.layer, b.axis.name): range(b.units)[1:] for b in layout.blocks()}, 0)
+    runs = dict.fromkeys((block.writer.module for block in layout.blocks()), 0)
+
+    def counted(name):
+        def hook(module, arguments, output):
+            runs[name] += 1
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(counted(name)) for name in runs]
+    try:
+        repair_blocks(
+            Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 1, lambda changed: None
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert set(runs.values()) == {2 * len(tokens)}

@@ -1,0 +1,212 @@
+"""Each wrong architecture fails the conformance kit for its own reason, and only for that."""
+
+from dataclasses import replace
+from unittest import SkipTest
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, Qwen3Config
+from transformers.pytorch_utils import Conv1D
+
+from hgsp_core.model.architecture import Slice
+from hgsp_core.testing import architecture_checks
+from hgsp_core.testing.model import SAMPLE, random_model, tiny_config
+from tests.testing.fakes import families  # noqa: F401 - registers its families
+
+GOOD = replace(SAMPLE, summary="a Llama")
+ATTENTION, MLP = GOOD.axes
+
+
+def wrong(attention=None, mlp=None, **changed):
+    return replace(GOOD, axes=(replace(ATTENTION, **attention or {}), replace(MLP, **mlp or {})), **changed)
+
+
+def sliced(axis, **dims):
+    """The axis with the dim of some slices changed, by the last part of their names; None leaves it out."""
+    old = {s.module: dims.get(s.module.split(".")[-1], s.dim) for s in axis.slices}
+    return {"slices": tuple(Slice(module, dim) for module, dim in old.items() if dim is not None)}
+
+
+def of_family(model_type, **values):
+    """The right data for a family, and a model of it."""
+    architecture = replace(GOOD, model_type=model_type)
+    config = CONFIG_MAPPING[model_type](**tiny_config(GOOD).to_dict() | {"model_type": model_type, **values})
+    return architecture, lambda: random_model(config)
+
+
+def transposed():
+    """A Llama whose MLPs store their weights [in, out], as GPT-2's do."""
+    model = random_model(tiny_config(GOOD, biases=True))
+    for layer in model.model.layers:
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            linear = layer.mlp.get_submodule(name)
+            stored = Conv1D(linear.out_features, linear.in_features)
+            stored.weight.data, stored.bias.data = linear.weight.data.T.contiguous(), linear.bias.data
+            layer.mlp.set_submodule(name, stored)
+    return model
+
+
+def patched():
+    """A Llama with a setting that is in no config and in no weight."""
+    model = random_model(tiny_config(GOOD))
+    model.model.layers[0].self_attn.scaling *= 2
+    return model
+
+
+QWEN3 = lambda: random_model(Qwen3Config(**tiny_config(GOOD).to_dict() | {"model_type": "qwen3"}))  # noqa: E731
+NORMS_SWAPPED = wrong(attention={"fixed": MLP.fixed}, mlp={"fixed": ATTENTION.fixed})
+
+#: (architecture, model or None for the kit's own, the one check that fails, what it says)
+FAKES = {
+    "no summary": (SAMPLE, None, "is_documented", "`summary` is empty"),
+    "other family": (
+        replace(GOOD, model_type="mistral"),
+        lambda: random_model(tiny_config(GOOD)),
+        "model_type_is_the_models",
+        "the model is a 'llama'",
+    ),
+    "misspelled module": (
+        wrong(attention={"block": "self_atn"}),
+        None,
+        "modules_exist",
+        "no module 'self_atn'. Did you mean 'self_attn'",
+    ),
+    "cache outside the slices": (
+        wrong(attention={"cache": ("self_attn.kv",)}),
+        None,
+        "modules_exist",
+        "'self_attn.kv'",
+    ),
+    "head and embedding swapped": (
+        wrong(embed=GOOD.head, head=GOOD.embed),
+        None,
+        "modules_exist",
+        "`embed`: 'lm_head' is not",
+    ),
+    "units of no config key": (
+        wrong(mlp={"units": "ffn_size"}),
+        lambda: random_model(tiny_config(GOOD)),
+        "sizes_divide",
+        "no number 'ffn_size'",
+    ),
+    "units that do not divide": (
+        wrong(attention={"units": "hidden_size", "scales": ()}),
+        lambda: random_model(tiny_config(GOOD)),
+        "sizes_divide",
+        "does not divide into hidden_size = 48 units",
+    ),
+    "scales out of proportion": (
+        wrong(attention={"scales": ("vocab_size",)}),
+        lambda: random_model(tiny_config(GOOD)),
+        "sizes_divide",
+        "vocab_size = 61 is no multiple",
+    ),
+    "dim that a weight has not": (wrong(mlp=sliced(MLP, up_proj=2)), None, "sizes_divide", "dim is 0"),
+    "forgotten norm": (
+        wrong(mlp={"fixed": ()}),
+        None,
+        "every_parameter_is_accounted_for",
+        "post_attention_layernorm.weight",
+    ),
+    "forgotten q and k norms": (
+        replace(GOOD, model_type="qwen3"),
+        QWEN3,
+        "every_parameter_is_accounted_for",
+        "self_attn.k_norm.weight",
+    ),
+    "forgotten linear": (
+        wrong(mlp=sliced(MLP, gate_proj=None)),
+        None,
+        "every_parameter_is_accounted_for",
+        "mlp.gate_proj.weight",
+    ),
+    "o_proj cut by rows": (
+        wrong(attention=sliced(ATTENTION, o_proj=0)),
+        None,
+        "axes_are_cut_on_both_sides",
+        "'attention' has no slice with dim 1",
+    ),
+    "no cache": (
+        wrong(attention={"cache": ()}),
+        lambda: random_model(tiny_config(GOOD)),
+        "axes_are_cut_on_both_sides",
+        "`cache` must be given",
+    ),
+    "attention by another name": (
+        wrong(attention={"name": "attn"}),
+        None,
+        "axes_are_cut_on_both_sides",
+        "named 'attention'",
+    ),
+    "transposed weights": (
+        wrong(mlp=sliced(MLP, gate_proj=1, up_proj=1, down_proj=0)),
+        transposed,
+        "biases_follow_the_rows",
+        "Conv1D",
+    ),
+    "block that is not the branch": (
+        wrong(mlp={"block": "mlp.up_proj"}),
+        None,
+        "blocks_add_to_the_residual_stream",
+        "'mlp.up_proj' of layer 0 does not",
+    ),
+    "branches are scaled": (
+        *of_family("granite", residual_multiplier=0.5),
+        "blocks_add_to_the_residual_stream",
+        "scales or normalises",
+    ),
+    "what is written is scaled": (
+        *of_family("fake-halved"),
+        "blocks_return_what_their_writers_return",
+        "'mlp' returns something else than its 'mlp.down_proj' gives",
+    ),
+    "logits are scaled": (
+        *of_family("granite", logits_scaling=4.0),
+        "sweep_equals_autograd",
+        "nothing else with its logits",
+    ),
+    "state outside the config": (GOOD, patched, "keep_all_is_the_identity", "neither in its config nor in its weights"),
+    "heads that do not shrink": (
+        wrong(attention={"scales": ()}),
+        lambda: random_model(tiny_config(GOOD)),
+        "config_keys_shrink",
+        "Check `units` ('num_key_value_heads') and `scales` ()",
+    ),
+    "embeddings are scaled": (*of_family("granite", embedding_multiplier=2.0), "pruned_equals_masked", "multipliers"),
+    "logits by the number of heads": (*of_family("fake-width"), "uniformly_pruned_equals_masked", "stock class"),
+    "logits by the size of a group": (*of_family("fake-grouped"), "query_heads_can_go", "Check `scales` and `cache`"),
+    "norms of the other block": (NORMS_SWAPPED, None, "blocks_and_layers_can_go", "Check `block`"),
+    "cache not used": (*of_family("fake-forgetful"), "generates", "does not use the cache"),
+    "family of this process only": (*of_family("fake-only-here"), "export_reloads", "fake-only-here"),
+}
+
+
+def faults(checks):
+    torch.set_num_threads(1)
+    return {check.name: str(check.fault) for check in checks if isinstance(check.fault, AssertionError)}
+
+
+@pytest.mark.parametrize("name", FAKES)
+def test_a_wrong_architecture_fails_for_its_own_reason(name):
+    architecture, model, expected, says = FAKES[name]
+    found = faults(architecture_checks(architecture, model))
+    assert list(found) == [expected], found
+    assert says in found[expected]
+
+
+def test_every_check_has_an_architecture_that_fails_it():
+    assert {check.name for check in architecture_checks(GOOD)} == {expected for _, _, expected, _ in FAKES.values()}
+
+
+@pytest.mark.slow  # the plugins' own tests show as much
+@pytest.mark.parametrize("biases", [False, True])
+def test_the_right_one_passes_all(biases):
+    assert faults(architecture_checks(GOOD, tiny_config(GOOD, biases))) == {}
+
+
+def test_a_check_that_cannot_tell_anything_is_skipped_and_says_why():
+    checks = {check.name: check for check in architecture_checks(wrong(mlp={"block": "mlpp"}))}
+    with pytest.raises(AssertionError, match="no module 'mlpp'"):
+        checks["modules_exist"]()
+    with pytest.raises(SkipTest, match="not run, because 'modules_exist' does not hold"):
+        checks["generates"]()
