@@ -59,7 +59,7 @@ _PUBLIC = {
     "DatasetJob": "data.contract",
     "Collector": "engine.collectors",
     "Depth": "engine.collectors",
-    "Sums": "engine.collectors",
+    "Sums": "engine.sums",
     "Layer": "engine.layer",
     "Passage": "engine.layer",
     "BlockLayout": "model.layout",

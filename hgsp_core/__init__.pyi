@@ -14,9 +14,9 @@ from hgsp_core.data.contract import Dataset as Dataset
 from hgsp_core.data.contract import DatasetJob as DatasetJob
 from hgsp_core.engine.collectors import Collector as Collector
 from hgsp_core.engine.collectors import Depth as Depth
-from hgsp_core.engine.collectors import Sums as Sums
 from hgsp_core.engine.layer import Layer as Layer
 from hgsp_core.engine.layer import Passage as Passage
+from hgsp_core.engine.sums import Sums as Sums
 from hgsp_core.errors import HgspError as HgspError
 from hgsp_core.evaluate.checkpoint import evaluate_checkpoint as evaluate_checkpoint
 from hgsp_core.evaluate.contract import EvaluateJob as EvaluateJob

@@ -30,8 +30,9 @@ from hgsp_core.engine.errors import SweepError
 from hgsp_core.engine.forward import watched
 from hgsp_core.engine.loss import divergence, predicted
 from hgsp_core.engine.memory import SHARE, free_bytes
-from hgsp_core.engine.parallel import add_up, of_all
+from hgsp_core.engine.parallel import of_all
 from hgsp_core.engine.replaced import own_weights, run_layer
+from hgsp_core.engine.sums import Sums
 from hgsp_core.engine.weights import Weights
 from hgsp_core.model.layout import BlockLayout, LayerLayout
 from hgsp_core.repair.contract import Reconstructor
@@ -158,19 +159,15 @@ class Judge:
 
     def _measure(self, layout: LayerLayout, module: nn.Module, fit: Batches, streams: list[Tensor]) -> list[Tensor]:
         """Add up the Gram matrices of one layer's writers; returns what leaves the layer."""
-        grams = {
-            block.writer.module: torch.zeros(block.writer.shape[1], block.writer.shape[1], device=self.source.device)
-            for block in layout.blocks.values()
-        }
+        grams = Sums()
         after = []
         with watched(layout, module) as run:
             for batch, x in zip(fit, streams, strict=True):
                 passage = run(batch.calls[int(layout.index)], x)
-                for name, gram in grams.items():
-                    seen = passage.inputs[layout.local(name)].flatten(0, -2).float()
-                    gram.addmm_(seen.T, seen)
+                for block in layout.blocks.values():
+                    grams.add_gram(block.writer.module, passage.inputs[block.writer.local].flatten(0, -2))
                 after.append(passage.after)
-        add_up(grams.values())
+        grams.add_up()
         self._grams.keep({name: gram.cpu() for name, gram in grams.items()})
         return after
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from hgsp_core.engine.batches import Batch, Batches
-from hgsp_core.engine.collectors import Collector, Sums
+from hgsp_core.engine.collectors import Collector
 from hgsp_core.engine.findings import Findings, is_finite
 from hgsp_core.engine.layer import Layer, differentiable
 from hgsp_core.engine.loss import loss_gradient
-from hgsp_core.engine.parallel import add_up
+from hgsp_core.engine.sums import Sums
 from hgsp_core.engine.trail import Trail
 from hgsp_core.errors import NumericError
 
@@ -92,7 +92,7 @@ def backward(
                             if collector.gradient_batch == size:
                                 collector.observe_gradient(seen, sums[collector])
                         open_batches[size] = _GradientBatch(size)
-        add_up(gradients.values())
+        gradients.add_up()
         layer = replace(layer, gradients=_divided(gradients, scale * batches.predicted))
         _check_gradients(layer)
         for collector in collectors:

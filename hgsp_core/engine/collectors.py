@@ -31,6 +31,7 @@ from torch import Tensor
 from hgsp_core.artifacts import LayerStatistics
 from hgsp_core.engine.layer import Layer, Passage
 from hgsp_core.engine.obs import diagonal_blocks, inverse_hessian, removal_errors
+from hgsp_core.engine.sums import Sums
 
 
 class Depth(IntEnum):
@@ -40,37 +41,6 @@ class Depth(IntEnum):
     FORWARD = 1  # activations
     BACKWARD = 2  # gradients of the causal-LM loss
     REMOVAL = 3  # losses of the model without a block or layer (RemovalLoss only)
-
-
-class Sums(dict[str, Tensor]):
-    """Name -> what has been added up so far in one layer: matrices in fp32, vectors and numbers in fp64."""
-
-    def add(self, name: str, value: Tensor) -> None:
-        value = value.detach()
-        if name in self:
-            self[name] += value
-        else:
-            self[name] = value.to(torch.float32 if value.dim() > 1 else torch.float64, copy=True)
-
-    def add_gram(self, name: str, x: Tensor) -> None:
-        """Add xᵀx [features, features] of activations x [tokens, features], without a temporary of that size."""
-        x = x.detach().float()
-        if name not in self:
-            self[name] = torch.zeros(x.shape[1], x.shape[1], device=x.device)
-        self[name].addmm_(x.T, x)
-
-    def add_gram_blocks(self, name: str, x: Tensor, width: int) -> None:
-        """Add the blocks on the diagonal of xᵀx, [features / width, width, width], of activations x [tokens, features]."""
-        x = x.detach().float()
-        if width == 1:
-            blocks = x.square().sum(0).view(-1, 1, 1)
-        else:
-            parts = x.view(len(x), -1, width).transpose(0, 1)  # [parts, tokens, width]
-            blocks = parts.mT @ parts
-        self.add(name, blocks)
-
-    def numpy(self, name: str) -> np.ndarray:
-        return self[name].cpu().numpy()
 
 
 @dataclass(frozen=True)

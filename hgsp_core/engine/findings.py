@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hgsp_core.artifacts import LayerStatistics, Statistics
-from hgsp_core.engine.collectors import Collector, Sums
+from hgsp_core.engine.collectors import Collector
 from hgsp_core.engine.layer import Layer
-from hgsp_core.engine.parallel import add_up
+from hgsp_core.engine.sums import Sums
 from hgsp_core.errors import NumericError
 
 
@@ -27,7 +27,7 @@ class Findings:
         Raises:
             NumericError: naming the layer and the tensor at fault.
         """
-        add_up(sums.values())
+        sums.add_up()
         found = {name: np.asarray(array) for name, array in collector.reduce(layer, sums).items()}
         for name, array in found.items():
             if not np.isfinite(array).all():

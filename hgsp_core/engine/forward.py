@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from hgsp_core.engine.batches import Batches
 from hgsp_core.engine.calls import Output
-from hgsp_core.engine.collectors import Collector, Sums
+from hgsp_core.engine.collectors import Collector
 from hgsp_core.engine.findings import Findings, check_weights
 from hgsp_core.engine.layer import Beginning, Layer, Passage, differentiable
+from hgsp_core.engine.sums import Sums
 from hgsp_core.engine.trail import Trail
 from hgsp_core.errors import NumericError
 from hgsp_core.model.layout import LayerLayout

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from hgsp_core.engine.batches import Batch, Batches
 from hgsp_core.engine.calls import Output
-from hgsp_core.engine.collectors import RemovalLoss, Sums
+from hgsp_core.engine.collectors import RemovalLoss
 from hgsp_core.engine.findings import Findings
 from hgsp_core.engine.forward import watched
 from hgsp_core.engine.layer import Layer
 from hgsp_core.engine.loss import loss_sum
 from hgsp_core.engine.memory import SHARE, free_bytes
+from hgsp_core.engine.sums import Sums
 
 if TYPE_CHECKING:
     from hgsp_core.engine.weights import Weights

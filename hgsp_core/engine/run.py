@@ -17,13 +17,14 @@ from torch import Tensor
 from hgsp_core.artifacts import Statistics
 from hgsp_core.engine.backward import backward, loss_slopes
 from hgsp_core.engine.batches import NO_BATCHES, embed
-from hgsp_core.engine.collectors import Collector, Depth, RemovalLoss, Sums
+from hgsp_core.engine.collectors import Collector, Depth, RemovalLoss
 from hgsp_core.engine.errors import SweepError
 from hgsp_core.engine.findings import Findings
 from hgsp_core.engine.forward import forward
 from hgsp_core.engine.layer import Layer, Passage
 from hgsp_core.engine.memory import choose_trail, free_bytes
 from hgsp_core.engine.removal import removal_losses, visits
+from hgsp_core.engine.sums import Sums
 from hgsp_core.engine.weights import Masked, Resident, Streamed, Weights
 from hgsp_core.model.layout import Layout
 

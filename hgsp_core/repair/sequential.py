@@ -33,8 +33,8 @@ from hgsp_core.engine.errors import SweepError
 from hgsp_core.engine.findings import is_finite
 from hgsp_core.engine.forward import Run, watched, watched_until
 from hgsp_core.engine.layer import Beginning, Passage
-from hgsp_core.engine.parallel import add_up
 from hgsp_core.engine.replaced import own_weights, run_layer
+from hgsp_core.engine.sums import Sums
 from hgsp_core.engine.weights import Weights
 from hgsp_core.errors import NumericError
 from hgsp_core.model.layout import BlockLayout, LayerLayout, SliceLayout
@@ -138,14 +138,7 @@ def _read_head(
         if not is_finite(norm.get_parameter("weight")):
             raise NumericError.weight(f"{architecture.norm}.weight")
         weight = head.get_parameter("weight")
-        hidden = weight.shape[1]
-
-        def observe(sums: _Sums, b: int) -> None:
-            sums.add(_flat(norm(pruned[b])), {DENSE: _flat(norm(dense[b]))})
-
-        fit, held_out = (
-            sums.moments() for sums in _observed(hidden, {DENSE: hidden}, split, pruned[0].device, observe)
-        )
+        fit, held_out = _moments(split, lambda b: (_flat(norm(pruned[b])), {DENSE: _flat(norm(dense[b]))}))
         back = reconstructor.read(ReadJob(None, fit, held_out))
         if back is None:
             return {}
@@ -211,15 +204,12 @@ class _Layer:
         first = readers[0]
         inputs = dense[0].inputs
         readers = [s for s in readers if inputs[s.local].data_ptr() == inputs[first.local].data_ptr()]  # read the same
-        hidden = first.shape[1]
 
-        def observe(sums: _Sums, b: int) -> None:
+        def observe(b: int) -> tuple[Tensor, Tensors]:
             x = self.run_until(first, weights, b, pruned[b]).inputs[first.local]
-            sums.add(_flat(x), {DENSE: _flat(dense[b].inputs[first.local])})
+            return _flat(x), {DENSE: _flat(dense[b].inputs[first.local])}
 
-        fit, held_out = (
-            sums.moments() for sums in _observed(hidden, {DENSE: hidden}, self.split, pruned[0].device, observe)
-        )
+        fit, held_out = _moments(self.split, observe)
         back = reconstructor.read(ReadJob(block, fit, held_out))
         if back is None:
             return {}
@@ -237,15 +227,13 @@ class _Layer:
         writer, axis = block.writer, block.axis.name
         weight = weights[writer.weight].float()
         bias = weights[writer.bias].float() if writer.has_bias else None
-        out, width = weight.shape
 
-        def observe(sums: _Sums, b: int) -> None:
+        def observe(b: int) -> tuple[Tensor, Tensors]:
             passage = self.run_until(writer, weights, b, pruned[b])
-            ys = {t: _target(t, axis, passage, dense[b]) for t in sums.cross}
-            sums.add(_flat(passage.inputs[writer.local]), ys)
+            ys = {t: _target(t, axis, passage, dense[b]) for t in targets if t != OWN}
+            return _flat(passage.inputs[writer.local]), ys
 
-        measured = {t: out for t in targets if t != OWN}
-        parts = [sums.moments() for sums in _observed(width, measured, self.split, pruned[0].device, observe)]
+        parts = _moments(self.split, observe)
         if OWN in targets:
             parts = [_with_own(moments, weight, bias) for moments in parts]
         return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, *parts)
@@ -282,48 +270,26 @@ def _flat(x: Tensor) -> Tensor:
     return x.flatten(0, -2).float()
 
 
-class _Sums:
-    """Moments as they add up over micro-batches. `outs`: target -> size of its y."""
+def _moments(split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensors]]) -> list[Moments]:
+    """Over the micro-batches to fit on, and over those held out; each in all processes.
 
-    def __init__(self, width: int, outs: Mapping[str, int], device: torch.device):
-        self.tokens = 0
-        self.total = torch.zeros(width, device=device)
-        self.gram = torch.zeros(width, width, device=device)
-        self.cross = {target: torch.zeros(out, width, device=device) for target, out in outs.items()}
-        self.power = dict.fromkeys(outs, 0.0)
-
-    def add(self, x: Tensor, targets: Tensors) -> None:
-        """x [tokens, in]; target -> y [tokens, out]."""
-        self.tokens += len(x)
-        self.total += x.sum(0)
-        self.gram.addmm_(x.T, x)
-        for name, y in targets.items():
-            self.cross[name].addmm_(y.T, x)
-            self.power[name] += float(y.double().square().sum())
-
-    def moments(self) -> Moments:
-        """Over all processes."""
-        counts = self.total.new_tensor([self.tokens, *self.power.values()], dtype=torch.float64)
-        add_up([self.total, self.gram, *self.cross.values(), counts])
-        return Moments(
-            int(counts[0]), self.total, self.gram, self.cross, dict(zip(self.power, counts[1:].tolist(), strict=True))
-        )
-
-
-def _observed(
-    width: int,
-    outs: Mapping[str, int],
-    split: Sequence[int],
-    device: torch.device,
-    observe: Callable[[_Sums, int], None],
-) -> list[_Sums]:
-    """Over the micro-batches to fit on, and over those held out. observe: adds what micro-batch number so-and-so gives."""
+    observe: number of a micro-batch -> its x [tokens, in], and target -> y [tokens, out]; all in fp32.
+    """
     found = []
     for first, last in pairwise([0, *split]):
-        sums = _Sums(width, outs, device)
+        sums, cross, power = Sums(), Sums(), Sums()
         for b in range(first, last):
-            observe(sums, b)
-        found.append(sums)
+            x, targets = observe(b)
+            sums.add("tokens", torch.tensor(len(x), device=x.device))
+            sums.add("total", x.sum(0, keepdim=True))  # a matrix: in fp32
+            sums.add_gram("gram", x)
+            for name, y in targets.items():
+                cross.add_cross(name, y, x)
+                power.add(name, y.double().square().sum())
+        for each in (sums, cross, power):
+            each.add_up()
+        powers = {name: float(value) for name, value in power.items()}
+        found.append(Moments(int(sums["tokens"]), sums["total"][0], sums["gram"], cross, powers))
     return found
 
 

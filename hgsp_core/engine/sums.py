@@ -1,0 +1,49 @@
+"""What adds up over tokens, micro-batches and processes: statistics, gradients, and the Gram matrices of fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hgsp_core.engine.parallel import add_up
+
+
+class Sums(dict[str, Tensor]):
+    """Name -> what has been added up so far, on the device of what was added: matrices in fp32, vectors and numbers in fp64."""
+
+    def add(self, name: str, value: Tensor) -> None:
+        value = value.detach()
+        if name in self:
+            self[name] += value
+        else:
+            self[name] = value.to(torch.float32 if value.dim() > 1 else torch.float64, copy=True)
+
+    def add_gram(self, name: str, x: Tensor) -> None:
+        """Add xᵀx [features, features] of activations x [tokens, features]."""
+        x = x.detach().float()
+        self.add_cross(name, x, x)
+
+    def add_cross(self, name: str, y: Tensor, x: Tensor) -> None:
+        """Add yᵀx [out, in] of y [tokens, out] and x [tokens, in], without a temporary of that size."""
+        y, x = y.detach().float(), x.detach().float()
+        if name not in self:
+            self[name] = torch.zeros(y.shape[1], x.shape[1], device=x.device)
+        self[name].addmm_(y.T, x)
+
+    def add_gram_blocks(self, name: str, x: Tensor, width: int) -> None:
+        """Add the blocks on the diagonal of xᵀx, [features / width, width, width], of activations x [tokens, features]."""
+        x = x.detach().float()
+        if width == 1:
+            blocks = x.square().sum(0).view(-1, 1, 1)
+        else:
+            parts = x.view(len(x), -1, width).transpose(0, 1)  # [parts, tokens, width]
+            blocks = parts.mT @ parts
+        self.add(name, blocks)
+
+    def add_up(self) -> None:
+        """Replace each sum by that over all processes."""
+        add_up(self.values())
+
+    def numpy(self, name: str) -> np.ndarray:
+        return self[name].cpu().numpy()
