@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command import ROOT
+from tests.project.test_tutorial import BLOCKS
 
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 MODEL = ROOT / "models" / "pydoc-llama"
@@ -202,12 +203,16 @@ def test_a_third_partys_recoverer_has_the_last_word_on_the_weights(third_party, 
     assert json.loads((tmp_path / "out" / "report.json").read_text())["recovery"] == {"steps": 1}
 
 
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory):
-    """A virtual environment that has the libraries but not hgsp: their folder is a path, so editable installs do not count."""
-    folder = tmp_path_factory.mktemp("bare")
+def virtual_environment(folder):
+    """The Python of a new virtual environment, in which nothing is installed."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     return folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """Has the libraries but not hgsp where SITE is a path: editable installs do not count."""
+    return virtual_environment(tmp_path_factory.mktemp("bare"))
 
 
 @pytest.mark.parametrize(("ratio", "shape"), [(0.2, "non-uniform"), (0.2, "uniform")])
@@ -250,3 +255,39 @@ def test_the_result_loads_without_hgsp_and_is_the_same(ratio, shape, bare, tmp_p
     assert (bare_result["logits"] - ours["logits"]).abs().max() == 0
     assert (bare_result["ids"] == ours["ids"]).all()
     assert kind.strip() == {"non-uniform": "hgsp", "uniform": "llama"}[shape]
+
+
+@pytest.fixture(scope="module")
+def checked(wheels, tmp_path_factory):
+    """Runs mypy over the plugin of docs/write-a-plugin.md, where hgsp-core is only installed as a wheel.
+
+    Called with what to replace in the plugin's files; returns what mypy printed.
+    """
+    folder = tmp_path_factory.mktemp("typed")
+    interpreter = virtual_environment(folder)
+    site = python("-c", "import sysconfig; print(sysconfig.get_path('purelib'))", interpreter=interpreter).strip()
+    pip_install(site, next(w for w in wheels if w.name.startswith("hgsp_core")))
+    Path(site, "libraries.pth").write_text(SITE)  # torch and others; editable installs in there are not followed
+
+    def run(old="", new=""):
+        for path, _, content in BLOCKS:
+            if path.startswith("hgsp-written/"):
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_text(content.replace(old, new) if old else content, encoding="utf-8")
+        command = [sys.executable, "-m", "mypy", "--python-executable", interpreter, "--config-file=", "hgsp-written"]
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MYPYPATH")}
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600).stdout
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_tutorials_plugin_type_checks_against_the_wheel_and_a_wrong_return_type_is_found(checked):
+    assert checked() == "Success: no issues found in 3 source files\n"
+    for wrong, contract in (
+        ("-> Scores:", "score.contract.Scorer"),
+        ("-> LayerStatistics:", "engine.collectors.Collector"),
+    ):
+        printed = checked(wrong, "-> list[float]:")
+        assert "incompatible with return type" in printed
+        assert f'in supertype "hgsp_core.{contract}"' in printed
