@@ -25,10 +25,7 @@ def hgsp_scorers() -> list[Method]:
     return [
         Method("taylor", "hgsp_core.score.scorers:Taylor", Params, "sum of |W * gradient| over the unit's weights"),
         Method(
-            "taylor_2nd",
-            "hgsp_core.score.scorers:Taylor2nd",
-            Taylor2ndParams,
-            "taylor + 1/2 sum of |W^2 * curvature|",
+            "taylor_2nd", "hgsp_core.score.scorers:Taylor2nd", Taylor2ndParams, "taylor + 1/2 sum of |W^2 * curvature|"
         ),
         Method(
             "wanda",
@@ -37,10 +34,7 @@ def hgsp_scorers() -> list[Method]:
             "sum of |W| times the norm of its input; needs no gradients",
         ),
         Method(
-            "output",
-            "hgsp_core.score.scorers:Output",
-            Params,
-            "squared error of the block's output without the unit",
+            "output", "hgsp_core.score.scorers:Output", Params, "squared error of the block's output without the unit"
         ),
         Method(
             "obs",
@@ -105,10 +99,7 @@ def hgsp_allocators() -> list[Method]:
             "gated global knapsack: layer and block priors times unit scores",
         ),
         Method(
-            "search",
-            "hgsp_core.allocate.search:Search",
-            SearchParams,
-            "searches per-block rates against held-out KL",
+            "search", "hgsp_core.allocate.search:Search", SearchParams, "searches per-block rates against held-out KL"
         ),
         Method(
             "uniform", "hgsp_core.allocate.uniform:Uniform", UniformParams, "the same rate in every layer of a range"
@@ -142,12 +133,7 @@ def hgsp_reconstructors() -> list[Method]:
 @hookimpl
 def hgsp_recoverers() -> list[Method]:
     return [
-        Method(
-            "lora",
-            "hgsp_core.recover.lora:LoRA",
-            LoRAParams,
-            "trains low-rank adapters and merges them",
-        ),
+        Method("lora", "hgsp_core.recover.lora:LoRA", LoRAParams, "trains low-rank adapters and merges them"),
         Method("full", "hgsp_core.recover.full:Full", FullParams, "trains all weights"),
     ]
 

@@ -53,13 +53,7 @@ class InMemory(dict[str, Tensor]):
 class Judge:
     """Plan -> mean over the predicted tokens of KL(dense ‖ plan), in nats."""
 
-    def __init__(
-        self,
-        source: Weights,
-        tokens: np.ndarray,
-        held_out: int,
-        batch_size: int,
-    ):
+    def __init__(self, source: Weights, tokens: np.ndarray, held_out: int, batch_size: int):
         """Run the dense model once, over all windows.
 
         Args:

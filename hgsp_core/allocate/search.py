@@ -229,9 +229,8 @@ def priced(queue: Queue, sizes: list[list[int]], judged: Callable[[int, int], fl
         points = [(0, 0.0)] + [(queue.spent_by(block, n), max(judged(block, n), 0.0)) for n in sizes[block]]
         cost, kl = map(np.array, zip(*hull(points), strict=True))
         slopes, middles = np.maximum(np.diff(kl) / np.diff(cost), np.finfo(float).tiny), (cost[1:] + cost[:-1]) / 2
-        spent = (
-            np.cumsum(queue.cost[mine]) - queue.cost[mine] / 2
-        )  # a block's bundles stand in the order in which they go
+        # a block's bundles stand in the order in which they go
+        spent = np.cumsum(queue.cost[mine]) - queue.cost[mine] / 2
         price[mine] = np.exp(np.interp(spent, [0, *middles], np.log([slopes[0] / 2, *slopes])))
     return price
 
@@ -240,9 +239,8 @@ def directions(queue: Queue, seed: int) -> Iterator[np.ndarray]:
     """Endless changes of log prices [blocks]: of attention or MLPs by waves over the depth, then of one block by chance."""
     depth = queue.layer / max(1, queue.layer.max())
     for wave in range(WAVES):
-        for part in (queue.attention, ~queue.attention)[
-            : 1 + (wave > 0)
-        ]:  # all MLPs are dearer where all attention is cheaper
+        # in the first wave all MLPs are dearer where all attention is cheaper
+        for part in (queue.attention, ~queue.attention) if wave else (queue.attention,):
             along = part * np.cos(np.pi * wave * depth)
             yield from (along, -along)
     random = np.random.default_rng(seed)

@@ -29,9 +29,7 @@ from hgsp_core.model.layout import Layout
 
 
 def load_model(
-    directory: Path | str,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
+    directory: Path | str, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model in eval mode and the content of its config.json.
 

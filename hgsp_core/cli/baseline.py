@@ -41,10 +41,7 @@ SHARED = Panel(
         Flag("--layer_end", int, "End of the range (exclusive).", "all"),
     ),
 )
-LAYERS = Panel(
-    "Ratio",
-    (_RATIO, Flag("--n_remove_layers", int, "Layers to remove; instead of --pruning_ratio.")),
-)
+LAYERS = Panel("Ratio", (_RATIO, Flag("--n_remove_layers", int, "Layers to remove; instead of --pruning_ratio.")))
 COMMON = (origin.CALIBRATION, origin.FINETUNING, origin.RESULT)
 
 #: the method's own calibration: SlimGPT reads 64 windows, 128k tokens at the most, one window at a time

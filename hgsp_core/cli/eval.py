@@ -70,8 +70,7 @@ def evaluate(
         ),
     ] = None,
     print_recipe: Annotated[
-        bool,
-        typer.Option("--print-recipe", help="Print the equivalent 'evaluate' part of a recipe and exit."),
+        bool, typer.Option("--print-recipe", help="Print the equivalent 'evaluate' part of a recipe and exit.")
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,

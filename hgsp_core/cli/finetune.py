@@ -49,9 +49,7 @@ def finetune(
     checkpoint: Annotated[
         str | None,
         typer.Argument(
-            metavar="CHECKPOINT",
-            help="Run directory or Hugging Face directory, pruned or not.",
-            show_default=False,
+            metavar="CHECKPOINT", help="Run directory or Hugging Face directory, pruned or not.", show_default=False
         ),
     ] = None,
     dense: Annotated[
@@ -81,8 +79,7 @@ def finetune(
         ),
     ] = None,
     print_recipe: Annotated[
-        bool,
-        typer.Option("--print-recipe", help="Print the equivalent 'recover' part of a recipe and exit."),
+        bool, typer.Option("--print-recipe", help="Print the equivalent 'recover' part of a recipe and exit.")
     ] = False,
     cache: Cache = None,
     quiet: Quiet = False,

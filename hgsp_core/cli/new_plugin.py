@@ -39,10 +39,7 @@ def new(
     directory: Annotated[
         Path | None,
         typer.Option(
-            "--directory",
-            parser=expanded,
-            metavar="DIR",
-            help="Directory of the project, instead of ./hgsp-NAME.",
+            "--directory", parser=expanded, metavar="DIR", help="Directory of the project, instead of ./hgsp-NAME."
         ),
     ] = None,
 ) -> None:

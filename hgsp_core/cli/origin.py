@@ -60,12 +60,7 @@ RESULT = Panel(
     "Evaluation and result",
     (
         Flag("--skip_evaluation", bool, "Measure only parameters, size and MACs."),
-        Flag(
-            "--eval_tasks",
-            str,
-            "Comma-separated lm-eval tasks: boolq,piqa. Perplexity is always measured.",
-            "none",
-        ),
+        Flag("--eval_tasks", str, "Comma-separated lm-eval tasks: boolq,piqa. Perplexity is always measured.", "none"),
         Flag("--tasks", str, "Alias of --eval_tasks."),
         Flag("--output_name", str, "Write the result to results/NAME.", "from model, method and ratio", metavar="NAME"),
         Flag("--output", str, "Directory of the result; must not exist. Replaces --output_name.", metavar="DIR"),
@@ -73,8 +68,7 @@ RESULT = Panel(
 )
 
 PrintRecipe = Annotated[
-    bool,
-    typer.Option("--print-recipe", help="Print the equivalent recipe for `hgsp run` and exit."),
+    bool, typer.Option("--print-recipe", help="Print the equivalent recipe for `hgsp run` and exit.")
 ]
 
 

@@ -41,11 +41,7 @@ GLOBAL = Panel(
             "auto",
         ),
         Flag("--epsilon", float, "Remove a layer entirely below this kept share.", "0.15"),
-        Flag(
-            "--global_pruning",
-            bool,
-            "Rank by unit scores alone: temperature 0 and epsilon 0, unless given.",
-        ),
+        Flag("--global_pruning", bool, "Rank by unit scores alone: temperature 0 and epsilon 0, unless given."),
     ),
 )
 BY_LAYER = Panel(

@@ -21,8 +21,7 @@ app = typer.Typer(
 @app.command()
 def init(
     file: Annotated[
-        Path,
-        typer.Argument(parser=expanded, metavar="FILE", help="File to write; must not exist."),
+        Path, typer.Argument(parser=expanded, metavar="FILE", help="File to write; must not exist.")
     ] = Path("recipe.yaml"),
 ) -> None:
     """Write a commented starter recipe.

@@ -33,8 +33,7 @@ def sweep(
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Parallel runs on this machine.")] = 1,
     ray: Annotated[
-        str | None,
-        typer.Option("--ray", metavar="ADDRESS", help="Run on this Ray cluster: an address, auto or local."),
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Run on this Ray cluster: an address, auto or local.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their measurements, and exit.")] = False,
     cache: Cache = None,

@@ -45,9 +45,8 @@ class ShownHFLM(HFLM):
 
     def tok_batch_encode(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         ids, mask = super().tok_batch_encode(*args, **kwargs)
-        ids = ids.masked_fill(
-            mask == 0, 0
-        )  # the padding token may have no row in the embedding; what is masked is not read
+        # the padding token may have no row in the embedding; what is masked is not read
+        ids = ids.masked_fill(mask == 0, 0)
         require_rows(ids.numpy(), self._rows, self.tokenizer, "lm_eval")
         return ids, mask
 

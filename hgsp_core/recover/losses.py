@@ -23,9 +23,8 @@ def divergence(logits: Tensor, dense: Tensor, labels: Tensor) -> Tensor:
         labels: [rows, tokens]; the logits before a token predict it.
     """
     learned = labels[:, 1:] != IGNORED  # [rows, tokens - 1]
-    ours, theirs = (
-        log_softmax(part[:, :-1][learned].float(), dim=-1) for part in (logits, dense)
-    )  # [learned, vocabulary]
+    # [learned, vocabulary]
+    ours, theirs = (log_softmax(part[:, :-1][learned].float(), dim=-1) for part in (logits, dense))
     return kl_div(ours, theirs, reduction="sum", log_target=True)
 
 

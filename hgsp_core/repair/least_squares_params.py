@@ -26,6 +26,5 @@ class LeastSquaresParams(Params):
         "removal costs least after refitting",
     )
     readers: bool = Field(
-        True,
-        description="true = also refits q, k, v, gate, up and an untied LM head to match the dense model",
+        True, description="true = also refits q, k, v, gate, up and an untied LM head to match the dense model"
     )

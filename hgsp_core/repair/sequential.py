@@ -298,8 +298,7 @@ def _with_own(moments: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
     cross = weight @ moments.gram
     power = float((cross.double() * weight).sum())
     if bias is not None:
-        power += float(2 * bias.double() @ (weight @ moments.total).double()) + moments.tokens * float(
-            bias.double().square().sum()
-        )
+        b = bias.double()
+        power += float(2 * b @ (weight @ moments.total).double()) + moments.tokens * float(b.square().sum())
         cross = cross + torch.outer(bias, moments.total)
     return replace(moments, cross={**moments.cross, OWN: cross}, power={**moments.power, OWN: power})

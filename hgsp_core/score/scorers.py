@@ -3,14 +3,7 @@
 import numpy as np
 
 from hgsp_core.artifacts import Scores
-from hgsp_core.engine.collectors import (
-    OutputError,
-    TaylorAbs,
-    TaylorCurvature,
-    WandaAbs,
-    WeightAbs,
-    WeightSquare,
-)
+from hgsp_core.engine.collectors import OutputError, TaylorAbs, TaylorCurvature, WandaAbs, WeightAbs, WeightSquare
 from hgsp_core.plugin.method import P, Params
 from hgsp_core.score.contract import ScoreJob, Scorer
 from hgsp_core.score.params import ObsParams, Taylor2ndParams

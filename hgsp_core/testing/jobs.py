@@ -142,10 +142,8 @@ def scores() -> Scores:
         importance.append({})
         for axis, block in layer.blocks.items():
             units = generator.lognormal(size=block.units) * 10.0**-layer.index
-            heads = generator.dirichlet(np.ones(block.heads + 1), size=block.units)[
-                :, 1:
-            ]  # the rest is the whole unit's
-            importance[-1] |= {axis: units, f"{axis}.heads": units[:, None] * heads}
+            shares = generator.dirichlet(np.ones(block.heads + 1), size=block.units)  # the first is the whole unit's
+            importance[-1] |= {axis: units, f"{axis}.heads": units[:, None] * shares[:, 1:]}
     return Scores.of(sample_layout(), importance)
 
 
@@ -162,6 +160,5 @@ def _moments(seed: int, weight: torch.Tensor, bias: torch.Tensor, targets: Any) 
     mixing = torch.eye(features) + 0.3 * torch.randn(features, features, generator=torch.Generator().manual_seed(9))
     x = torch.randn(tokens, features, generator=generator) @ mixing
     y = x @ weight.T + bias
-    return Moments(
-        tokens, x.sum(0), x.T @ x, {name: y.T @ x for name in targets}, {name: float((y**2).sum()) for name in targets}
-    )
+    cross, power = dict.fromkeys(targets, y.T @ x), dict.fromkeys(targets, float((y**2).sum()))
+    return Moments(tokens, x.sum(0), x.T @ x, cross, power)

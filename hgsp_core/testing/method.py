@@ -18,10 +18,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from hgsp_core import (
-    Method,
-    Params,
-)
+from hgsp_core import Method, Params
 from hgsp_core.plugin.method import HOOKS
 from hgsp_core.runtime.fresh import run_fresh
 from hgsp_core.testing import results

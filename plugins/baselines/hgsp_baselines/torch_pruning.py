@@ -73,6 +73,7 @@ class TorchPruning(Allocator[TorchPruningParams]):
         mlp = [b for b in blocks if not mixes_tokens(b)]
         prunable, channels = (sum(b.units * b.unit_cost for b in part) for part in (blocks, mlp))
         rate = budget / prunable
+        step = sum(b.unit_cost for b in mlp)  # of its ratio: it takes a channel of each MLP at the most
         low, high = (0.0, int(rate * (prunable - channels))), (1.0, int(rate * (prunable - channels)) + channels)
         for turn in range(ROUNDS):  # low, high: (ratio, parameters that it removes), the nearest on both sides
             share = 1 / 2 if turn % 3 == 2 else min(max(budget - low[1], 0) / max(high[1] - low[1], 1), 1.0)
@@ -86,9 +87,7 @@ class TorchPruning(Allocator[TorchPruningParams]):
             low = ratio, removed
             if removed > most:
                 best, most = plan, removed
-            if budget - most <= sum(
-                b.unit_cost for b in mlp
-            ):  # a step of its ratio takes a channel of each MLP at the most
+            if budget - most <= step:
                 break
         else:
             raise TorchPruningError.short(p.ratio, p.of, most / p.denominator(layout), with_attention)
