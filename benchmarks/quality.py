@@ -13,7 +13,7 @@ alone: the others find it). Its seconds are those of all stages but evaluation.
 Statistics that methods share are measured once; their seconds and peak count for each of these methods, at each ratio.
 
 Rows already in the JSON file are not run again, so an interrupted benchmark goes on where it was. Tables: `tables.py`, which
-also makes them of files of rows; docs/benchmarks.md.
+also makes them of files of rows. Results: docs/benchmarks/.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
         "search, groups only + least-squares": recipe(
             "output", {"use": "search", "with": {"query_heads": False}}, reconstruct=squares
         ),
-        "search + least-squares, units as planned": recipe("output", {"use": "search"}, reconstruct=planned),
-        "search + least-squares, readers as they are": recipe("output", {"use": "search"}, reconstruct=writers),
+        "search + least-squares, no reselection": recipe("output", {"use": "search"}, reconstruct=planned),
+        "search + least-squares, writers only": recipe("output", {"use": "search"}, reconstruct=writers),
         "search + least-squares, ridge 0.01": recipe("output", {"use": "search"}, reconstruct=fixed),
         "search, taylor + least-squares": recipe("taylor", {"use": "search"}, reconstruct=squares),
     }

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/sweep.py [--json FILE] [--only time|memory] [--repeats 5]
 
 Time is CPU time of this process, plain and sweep taking turns; ratios are medians over the turns. Memory is the peak
-resident set of a process of its own, on a Llama-3.2-1B shape with random weights. The table is in docs/benchmarks.md.
+resident set of a process of its own, on a Llama-3.2-1B shape with random weights. The table is in docs/benchmarks/engine.md.
 """
 
 from __future__ import annotations

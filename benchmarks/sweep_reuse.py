@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/sweep_reuse.py [--model models/pydoc-llama] [--samples 128] [--jobs 1] [--json FILE]
 
 Both are commands as a user gives them: wall time of whole processes, imports included, one after the other on the machine as
-it is. The grid: three methods x four ratios on one calibration set. The table is in docs/benchmarks.md.
+it is. The grid: three methods x four ratios on one calibration set.
 """
 
 from __future__ import annotations

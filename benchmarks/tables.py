@@ -28,21 +28,24 @@ PARTS = {
     "H-GSP's gate, prior `removal`": ("hgsp, T = 0", "hgsp, removal"),
     "H-GSP's gate, prior `similarity`": ("hgsp, T = 0", "hgsp, similarity"),
     "the `log` normalizer": ("hgsp, removal", "hgsp, removal + log"),
-    "query heads, nothing repaired": ("hgsp, T = 0", "hgsp, T = 0, query heads"),
-    "least squares on one knapsack's plan": ("hgsp, T = 0, query heads", "hgsp, T = 0, query heads + least-squares"),
+    "query heads, no repair": ("hgsp, T = 0", "hgsp, T = 0, query heads"),
+    "least squares on the plan of one knapsack": (
+        "hgsp, T = 0, query heads",
+        "hgsp, T = 0, query heads + least-squares",
+    ),
     "least squares on a searched plan": ("search", "balanced"),
-    "… of readers, too": ("search + least-squares, readers as they are", "balanced"),
-    "… with units chosen anew": ("search + least-squares, units as planned", "balanced"),
-    "… with the ridge chosen, not 0.01": ("search + least-squares, ridge 0.01", "balanced"),
-    "searched rates, not uniform ones": ("uniform, output + least-squares", "balanced"),
-    "searched rates, not one knapsack over Taylor scores": (
+    "… with readers refitted as well": ("search + least-squares, writers only", "balanced"),
+    "… with units reselected": ("search + least-squares, no reselection", "balanced"),
+    "… with the ridge chosen instead of 0.01": ("search + least-squares, ridge 0.01", "balanced"),
+    "searched rates instead of uniform ones": ("uniform, output + least-squares", "balanced"),
+    "searched rates instead of one knapsack over Taylor scores": (
         "hgsp, T = 0, query heads + least-squares",
         "search, taylor + least-squares",
     ),
-    "scores by output error, not Taylor": ("search, taylor + least-squares", "balanced"),
+    "scores by output error instead of Taylor": ("search, taylor + least-squares", "balanced"),
     "query heads under a search": ("search, groups only + least-squares", "balanced"),
-    "the repair and the tries that `fast` leaves out": ("fast", "balanced"),
-    "24 moves, blocks tried on twice the windows": ("balanced", "best"),
+    "the repair and the search steps that `fast` omits": ("fast", "balanced"),
+    "24 moves, and twice the windows to try blocks on": ("balanced", "best"),
 }
 
 
@@ -152,7 +155,9 @@ def table(rows: Sequence[Row], key: str, kind: str) -> str:
 
     any_dense = next(iter(dense.values()))
     lines = [
-        f"**{any_dense['model']}**, {any_dense['parameters']:,} parameters; perplexity on {kind}, dense = {any_dense[key]:.2f}",
+        f"## {any_dense['model']}, {kind}",
+        "",
+        f"{any_dense['parameters']:,} parameters; dense perplexity {any_dense[key]:.2f}.",
         "",
         "| method | " + " | ".join(f"{ratio:.0%}" for ratio in ratios) + " | seconds | peak, MiB |",
         "|---|" + "---|" * len(ratios) + "---|---|",

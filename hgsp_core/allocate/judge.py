@@ -2,7 +2,7 @@
 
 A plan is tried with masks, and each writer (o_proj, down_proj) that loses columns is fitted to the output that it had, in
 closed form (`ridge.py`) from the dense model's Gram matrices: an estimate of what a repair will get back. Judged by masks
-alone, a search chooses plans that are worse once they are repaired (docs/benchmarks.md).
+alone, a search chooses plans that are worse once they are repaired (docs/benchmarks/tried.md).
 
 `repaired` judges a plan by the real repair instead, at its price, on one half of the other windows with the repair fitted to
 the other half: a plan that was chosen for what it does on the windows it was fitted to is better there by luck, too.

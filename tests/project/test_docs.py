@@ -14,6 +14,7 @@ from hgsp_core.testing.trial import CONTRACTS
 from tests.helpers.command import ROOT
 
 DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("plugins/*/README.md")])
 sys.path.insert(0, str(ROOT / "scripts"))
 import make_methods_page  # noqa: E402
 
@@ -94,7 +95,28 @@ def test_the_page_of_methods_is_the_one_that_the_methods_make():
     assert fresh, "docs/methods.md is out of date: run python scripts/make_methods_page.py"
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+@pytest.mark.parametrize("page", sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")))
 def test_no_table_cell_is_longer_than_200_characters(page):
     rows = [line for line in text(page).splitlines() if line.startswith("|")]
     assert not [cell for row in rows for cell in re.split(r"(?<!\\)\|", row) if len(cell.strip()) > 200]
+
+
+def anchors(page):
+    """Headings as GitHub links to them: the second of a name is name-1."""
+    headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
+    names = [re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings]
+    return {f"{name}-{names[:i].count(name)}".removesuffix("-0") for i, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_and_every_path_of_a_page_leads_somewhere(page):
+    content = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", content):
+        path, _, anchor = link.partition("#")
+        if "://" not in link:
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+    for path in re.findall(r"`((?:benchmarks|docs|hgsp_core|models|plugins|recipes|tests)/[\w./*-]+)`", content):
+        pattern = re.sub(r"\b[A-Z]+\b", "*", path.rstrip("/"))  # recipes/MODEL/methods.yaml
+        assert any(ROOT.glob(pattern)) or any(page.parent.glob(pattern)), path
