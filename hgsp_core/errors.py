@@ -68,13 +68,27 @@ def _line(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` or, where nothing is near, the names there are; empty where there are none."""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?`; empty where no name is near."""
     known = sorted(set(known))
-    near = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    if near:
-        return f" Did you mean '{near[0]}'?"
-    return f" Known: {', '.join(known)}." if known else ""
+    near = get_close_matches(name, known, n=1) or get_close_matches(name.lower(), known, n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest name or, where none is near, all known names; empty where there are none."""
+    known = sorted(set(known))
+    return nearest(name, known) or (f" Known: {', '.join(known)}." if known else "")
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """`a, b, c and 4 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library raised, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def library_words(error: Exception, place: str) -> str:
@@ -104,9 +118,7 @@ class FlagError(HgspError):
 
     @classmethod
     def model_differs(cls, flag: str, given: int, model: str, there: int) -> FlagError:
-        return cls(
-            f"{flag} {given}: '{model}' has {there} (config.json). This value is read from the model; remove the flag."
-        )
+        return cls(f"{flag} {given}: '{model}' has {there} (config.json). It is read from the model; remove the flag.")
 
     @classmethod
     def needs(cls, flag: str, other: str) -> FlagError:
@@ -189,9 +201,7 @@ class NumericError(HgspError):
 
     @classmethod
     def weight(cls, tensor: str) -> NumericError:
-        return cls(
-            f"The tensor '{tensor}' contains NaN or infinity. The checkpoint is damaged: download or save it again."
-        )
+        return cls(f"Tensor '{tensor}' contains NaN or infinity. The checkpoint is damaged: download or save it again.")
 
     @classmethod
     def activation(cls, layer: int, tensor: str, dtype: str) -> NumericError:
@@ -216,9 +226,7 @@ class NumericError(HgspError):
 
     @classmethod
     def statistic(cls, layer: int, collector: str, name: str) -> NumericError:
-        return cls(
-            f"Layer {layer}: the statistic '{name}' of {collector} is NaN or infinite, although its inputs are finite."
-        )
+        return cls(f"Layer {layer}: '{name}' of {collector} is NaN or infinite, although its inputs are finite.")
 
 
 class ResourceError(HgspError):

@@ -93,20 +93,16 @@ class PlanError(HgspError):
     def ratio_impossible(cls, ratio: float, of: str, largest: float, limits: Sequence[str]) -> PlanError:
         what = "all parameters" if of == "total" else "the decoder layers' parameters"
         largest = int(largest * 10_000) / 10_000
+        cause, fix = "because every model must keep some units", "Lower the ratio."
         if limits:
             cause, fix = f"with these limits:  {', '.join(limits)}", "Lower the ratio or loosen a limit."
-        else:
-            cause, fix = "because every model must keep some units", "Lower the ratio."
-        return cls(
-            f"allocate.with.ratio: {ratio:g} of {what} cannot be removed; at most {largest:g} is possible, {cause}. {fix}"
-        )
+        start = f"allocate.with.ratio: {ratio:g} of {what} cannot be removed"
+        return cls(f"{start}; at most {largest:g} is possible, {cause}. {fix}")
 
     @classmethod
     def too_many_layers(cls, asked: int, most: int, limits: Sequence[str]) -> PlanError:
         under = f" with these limits: {', '.join(limits)}" if limits else ", because one must be kept"
-        return cls(
-            f"allocate.with.n_remove_layers: {asked} layers cannot be removed; at most {most} can{under}. Lower it."
-        )
+        return cls(f"allocate.with.n_remove_layers: {asked} layers cannot be removed; at most {most} can{under}.")
 
     @classmethod
     def ratio_below_layer_min(cls, ratio: float, least: float, limits: Sequence[str]) -> PlanError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hgsp_core.errors import HgspError, library_words, shown
+from hgsp_core.errors import HgspError, first_few, first_line, library_words, shown
 
 
 class CheckpointError(HgspError):
@@ -13,9 +13,7 @@ class CheckpointError(HgspError):
 
     @classmethod
     def no_directory(cls, path: Path) -> CheckpointError:
-        return cls(
-            f"There is no model directory '{path}'. Give the directory that holds config.json and the safetensors files."
-        )
+        return cls(f"There is no model directory '{path}'. Give a directory with config.json and safetensors files.")
 
     @classmethod
     def no_config(cls, path: Path) -> CheckpointError:
@@ -48,9 +46,7 @@ class CheckpointError(HgspError):
 
     @classmethod
     def in_two_shards(cls, name: str, one: Path, other: Path) -> CheckpointError:
-        return cls(
-            f"The tensor '{name}' is in both '{one}' and '{other}', so it is ambiguous. Download or save the model again."
-        )
+        return cls(f"Tensor '{name}' is in both '{one}' and '{other}'. Download or save the model again.")
 
     @classmethod
     def gguf(cls, path: Path) -> CheckpointError:
@@ -61,7 +57,7 @@ class CheckpointError(HgspError):
 
     @classmethod
     def file(cls, path: Path) -> CheckpointError:
-        return cls(f"'{path}' is a file. Give the directory that holds config.json and the safetensors files.")
+        return cls(f"'{path}' is a file. Give a directory with config.json and safetensors files.")
 
     @classmethod
     def adapter(cls, path: Path) -> CheckpointError:
@@ -73,11 +69,7 @@ class CheckpointError(HgspError):
 
     @classmethod
     def hub_cache(cls, path: Path, snapshots: Sequence[Path]) -> CheckpointError:
-        which = (
-            f"one of its snapshots: '{snapshots[-1]}'"
-            if snapshots
-            else "a snapshot; it has none, so download the model again"
-        )
+        which = f"one of its snapshots: '{snapshots[-1]}'" if snapshots else "download the model again: none is there"
         return cls(f"'{path}' is a folder of the hub's cache, not a model directory. Give the hub id, or {which}.")
 
     @classmethod
@@ -118,9 +110,7 @@ class CheckpointError(HgspError):
 
     @classmethod
     def number_type(cls, path: Path, key: str, value: str, known: Sequence[str]) -> CheckpointError:
-        return cls(
-            f"'{path}': {key} is {shown(value)}. Convert the model to one of: {', '.join(known)}, and set {key} to it."
-        )
+        return cls(f"'{path}': {key} is {shown(value)}. Convert it to {' or '.join(known)}, and set {key} to that.")
 
     @classmethod
     def token_id(cls, path: Path | str, key: str, value: object, rows: int) -> CheckpointError:
@@ -131,9 +121,7 @@ class CheckpointError(HgspError):
 
     @classmethod
     def not_in_shard(cls, name: str, path: Path, index: str) -> CheckpointError:
-        return cls(
-            f"'{path}' does not contain the tensor '{name}', although {index} lists it. Download or save the model again."
-        )
+        return cls(f"'{path}' has no tensor '{name}', although {index} lists it. Download or save the model again.")
 
     @classmethod
     def not_loaded(cls, path: Path | str, error: Exception) -> CheckpointError:
@@ -142,26 +130,22 @@ class CheckpointError(HgspError):
 
     @classmethod
     def missing_keys(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return cls(
-            f"'{path}' has no weights for {', '.join(names[:3])}{more}; transformers would initialize them at random. "
+            f"'{path}' has no weights for {first_few(names)}; transformers would initialize them at random. "
             "config.json and the weights do not match: download or save the model again."
         )
 
     @classmethod
     def no_place(cls, path: Path | str, names: Sequence[str]) -> CheckpointError:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return cls(
-            f"'{path}': config.json has no place for {', '.join(names[:3])}{more}; transformers would ignore them. A setting such as "
+            f"'{path}': config.json has no place for {first_few(names)}; transformers would ignore them. A setting such as "
             "attention_bias or tie_word_embeddings is wrong, or config.json and the weights do not match."
         )
 
     @classmethod
-    def other_shape(
-        cls, path: Path | str, name: str, stored: Sequence[int], expected: Sequence[int]
-    ) -> CheckpointError:
+    def other_shape(cls, path: Path | str, name: str, stored: Sequence[int], wanted: Sequence[int]) -> CheckpointError:
         return cls(
-            f"'{path}': the tensor '{name}' has the shape {tuple(stored)}, but config.json implies {tuple(expected)}. "
+            f"'{path}': the tensor '{name}' has the shape {tuple(stored)}, but config.json implies {tuple(wanted)}. "
             "config.json and the weights do not match: download or save the model again."
         )
 
@@ -246,9 +230,7 @@ class CheckpointError(HgspError):
 
     @classmethod
     def quantised(cls, path: Path, stored: str, known: Sequence[str]) -> CheckpointError:
-        return cls(
-            f"'{path}' stores {stored}, which cannot be pruned. Convert the model to one of: {', '.join(known)}."
-        )
+        return cls(f"'{path}' stores {stored}, which cannot be pruned. Convert the model to {' or '.join(known)}.")
 
     @classmethod
     def no_safetensors(cls, name: str) -> CheckpointError:
@@ -259,9 +241,8 @@ class CheckpointError(HgspError):
 
     @classmethod
     def hub(cls, name: str, error: Exception) -> CheckpointError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return cls(
-            f"model.path: '{name}' is not a local directory, and could not be downloaded from the hub: {reason}\n"
+            f"model.path: '{name}' is not a local directory, and could not be downloaded from the hub: {first_line(error)}\n"
             "Check the name, the network (HF_HUB_OFFLINE) and your access to it, or give a local directory."
         )
 

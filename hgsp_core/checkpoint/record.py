@@ -56,9 +56,3 @@ def read_record(folder: Path) -> Mapping[str, Any] | None:
         return None
     except ValueError as error:
         raise CheckpointError.bad_json(path, str(error)) from None
-
-
-def recorded_family(folder: Path) -> str | None:
-    """The model_type of the original, where the folder tells."""
-    record = read_record(folder)
-    return record["family"] if record else None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
-from hgsp_core.errors import HgspError, did_you_mean
+from hgsp_core.errors import HgspError, did_you_mean, nearest
 
 
 class ProjectError(HgspError):
@@ -28,17 +27,14 @@ class ProjectError(HgspError):
 
     @classmethod
     def model_type(cls, name: str, known: Iterable[str]) -> ProjectError:
-        near = get_close_matches(name, list(known), n=1, cutoff=0.6)
         return cls(
-            f"transformers has no models with model_type '{name}'.{f' Did you mean {near[0]!r}?' if near else ''} "
+            f"transformers has no models with model_type '{name}'.{nearest(name, known)} "
             "An architecture is named by the model_type in its models' config.json."
         )
 
     @classmethod
     def exists(cls, path: Path) -> ProjectError:
-        return cls(
-            f"'{path}' exists and is not overwritten. Choose another place with --directory DIR, or move it away."
-        )
+        return cls(f"'{path}' exists and is not overwritten. Choose another with --directory DIR, or move it away.")
 
     @classmethod
     def cannot_make(cls, path: Path, error: OSError) -> ProjectError:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import ValidationError
 
-from hgsp_core.errors import HgspError, did_you_mean
+from hgsp_core.errors import HgspError, did_you_mean, first_line
 
 
 class DataError(HgspError):
@@ -56,8 +56,7 @@ class DataError(HgspError):
 
     @classmethod
     def unreadable(cls, path: str, error: BaseException) -> DataError:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return cls(f"'{path}' cannot be read: {reason}")
+        return cls(f"'{path}' cannot be read: {first_line(error)}")
 
     @classmethod
     def no_column(cls, name: str, column: str, there: Sequence[str]) -> DataError:
@@ -65,8 +64,7 @@ class DataError(HgspError):
 
     @classmethod
     def hub(cls, name: str, error: BaseException) -> DataError:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return cls(
-            f"The dataset '{name}' could not be loaded from the hub: {reason}\n"
+            f"The dataset '{name}' could not be loaded from the hub: {first_line(error)}\n"
             "Check its name and the network (HF_HUB_OFFLINE), or use a local file or the bundled dataset 'pydoc'."
         )

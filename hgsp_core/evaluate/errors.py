@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from hgsp_core.errors import HgspError
+from hgsp_core.errors import HgspError, first_line
 
 
 class EvaluationError(HgspError):
@@ -14,9 +14,7 @@ class EvaluationError(HgspError):
 
     @classmethod
     def twice(cls, place: str, measure: str) -> EvaluationError:
-        return cls(
-            f"{place}: '{measure}' is measured twice. Remove one of them, or give a dataset another name (name: ...)."
-        )
+        return cls(f"{place}: '{measure}' is measured twice. Remove one, or give a dataset another name (name: ...).")
 
     @classmethod
     def streamed(cls, name: str) -> EvaluationError:
@@ -27,9 +25,7 @@ class EvaluationError(HgspError):
 
     @classmethod
     def no_library(cls, name: str, library: str, extra: str) -> EvaluationError:
-        return cls(
-            f"evaluate: '{name}' needs the library {library}, which is not installed: pip install 'hgsp-core[{extra}]'"
-        )
+        return cls(f"evaluate: '{name}' needs {library}, which is not installed: pip install 'hgsp-core[{extra}]'")
 
     @classmethod
     def unknown_tasks(cls, names: Sequence[str], known: Iterable[str], include_path: str | None) -> EvaluationError:
@@ -58,9 +54,8 @@ class EvaluationError(HgspError):
 
     @classmethod
     def task(cls, name: str, error: Exception) -> EvaluationError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return cls(
-            f"evaluate: lm_eval: the task '{name}' cannot be prepared: {reason}\n"
+            f"evaluate: lm_eval: the task '{name}' cannot be prepared: {first_line(error)}\n"
             "Check the network (HF_HUB_OFFLINE) and the data that its YAML file names, or remove the task."
         )
 

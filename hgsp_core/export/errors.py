@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hgsp_core.errors import HgspError
+from hgsp_core.errors import HgspError, first_few, first_line
 
 
 class ExportError(HgspError):
@@ -13,9 +13,7 @@ class ExportError(HgspError):
 
     @classmethod
     def bad_plan(cls, path: Path, error: Exception) -> ExportError:
-        return cls(
-            f"'{path}' cannot be read as a plan ({type(error).__name__}: {error}). Give the model's own directory instead."
-        )
+        return cls(f"'{path}' cannot be read ({type(error).__name__}: {error}). Give the model's directory instead.")
 
     @classmethod
     def other_plan(cls, path: Path) -> ExportError:
@@ -45,9 +43,7 @@ class HubError(HgspError):
 
     @classmethod
     def offline(cls, repo: str) -> HubError:
-        return cls(
-            f"push_to_hub: '{repo}' cannot be reached because HF_HUB_OFFLINE is set. Unset it, or remove push_to_hub."
-        )
+        return cls(f"push_to_hub: '{repo}' cannot be reached: HF_HUB_OFFLINE is set. Unset it, or remove push_to_hub.")
 
     @classmethod
     def no_token(cls, repo: str) -> HubError:
@@ -57,11 +53,8 @@ class HubError(HgspError):
 
     @classmethod
     def not_empty(cls, repo: str, there: Sequence[str], directory: Path) -> HubError:
-        more = f" and {len(there) - 3} more" if len(there) > 3 else ""
-        return cls(
-            f"push_to_hub: '{repo}' already contains files ({', '.join(there[:3])}{more}), which are not overwritten. "
-            f"{cls._kept(directory)}"
-        )
+        fault = f"already contains files ({first_few(there)}), which are not overwritten"
+        return cls(f"push_to_hub: '{repo}' {fault}. {cls._kept(directory)}")
 
     @classmethod
     def refused(cls, repo: str, status: int | None, reason: str, directory: Path) -> HubError:
@@ -71,8 +64,8 @@ class HubError(HgspError):
 
     @classmethod
     def failed(cls, repo: str, error: Exception, directory: Path) -> HubError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return cls(f"push_to_hub: '{repo}' could not be written: {reason.rstrip('.')}. {cls._kept(directory)}")
+        reason = first_line(error).rstrip(".")
+        return cls(f"push_to_hub: '{repo}' could not be written: {reason}. {cls._kept(directory)}")
 
     @staticmethod
     def _kept(directory: Path) -> str:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from hgsp_core.errors import PathError
 
 #: bytes of a name, on every file system that is likely
 _LONGEST = 255
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the name has the form of a hub id, owner/name, and is no path here."""
+    return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
 
 
 def expanded(path: str | Path) -> Path:

@@ -28,9 +28,7 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         kind = path.stat()
         piped = stat.S_ISFIFO(kind.st_mode) and str(path).startswith("/dev/")  # `<(command)`, or standard input
         if not stat.S_ISREG(kind.st_mode) and not piped:
-            raise ValueError(
-                "it is a directory" if stat.S_ISDIR(kind.st_mode) else "it is a device or a pipe, not a file"
-            )
+            raise ValueError(f"it is a {'directory' if stat.S_ISDIR(kind.st_mode) else 'device or a pipe'}, not a file")
         with path.open("rb") as file:
             content = file.read(min(largest, kind.st_size) + 1 if stat.S_ISREG(kind.st_mode) else largest + 1)
     except FileNotFoundError:
@@ -60,8 +58,11 @@ def read_object(path: Path, form: type[BaseModel] | None = None) -> dict[str, An
         content = json.loads(text)
     except RecursionError:
         raise ValueError("its values are nested too deeply") from None
-    if "\\ud" in text.lower():
-        _require_characters(content)
+    if "\\ud" in text.lower():  # JSON can escape half of a character, which cannot be written again
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"it contains half of a surrogate pair (\\u{ord(error.object[error.start]):x})") from None
     if not isinstance(content, dict):
         raise ValueError(f"a JSON object is needed, this is a {type(content).__name__}")
     if form is not None:
@@ -74,14 +75,6 @@ def read_object(path: Path, form: type[BaseModel] | None = None) -> dict[str, An
                 raise ValueError(f"it has no '{place}'") from None
             raise ValueError(f"'{place}': {fault['msg']} (given: {shown(fault['input'])})") from None
     return content
-
-
-def _require_characters(content: Any) -> None:
-    """Raises ValueError where a text cannot be written again: JSON can escape half of a character."""
-    try:
-        json.dumps(content, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"it contains half of a surrogate pair (\\u{ord(error.object[error.start]):x})") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -66,9 +66,8 @@ def parse_yaml(text: str) -> Any:
         data = yaml.load(text, _Loader)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise YamlError(
-            f"the character U+{ord(text[error.position]):04X} cannot stand in YAML", f"line {line}"
-        ) from None
+        character = f"U+{ord(text[error.position]):04X}"
+        raise YamlError(f"the character {character} is not allowed in YAML", f"line {line}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -77,6 +76,11 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise YamlError("its values are nested too deeply") from None
     return _checked(data, "", 0, [0])
+
+
+def in_yaml(value: object) -> str:
+    """A value on one line, as a recipe writes it."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
 
 
 def _checked(value: Any, place: str, depth: int, seen: list[int]) -> Any:
@@ -96,12 +100,10 @@ def _checked(value: Any, place: str, depth: int, seen: list[int]) -> Any:
             copy[key] = _checked(item, f"{place}.{key}" if place else key, depth + 1, seen)
         return copy
     if isinstance(value, list):
-        return [
-            _checked(item, f"{place}.{index}" if place else str(index), depth + 1, seen)
-            for index, item in enumerate(value)
-        ]
+        start = f"{place}." if place else ""
+        return [_checked(item, f"{start}{index}", depth + 1, seen) for index, item in enumerate(value)]
     if isinstance(value, str):
-        if "\0" in value or not _is_text(value):
+        if "\0" in value or value.encode(errors="ignore").decode() != value:  # half of a pair of surrogates
             raise YamlError("the text contains invalid characters", place)
     elif isinstance(value, int):
         if abs(value) >= 2**63:
@@ -109,14 +111,6 @@ def _checked(value: Any, place: str, depth: int, seen: list[int]) -> Any:
     elif not (value is None or isinstance(value, float)):
         raise YamlError(f"{shown(value)} is {_kind(value)}, which is not supported here", place)
     return value
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half of a pair of surrogates
-        return False
-    return True
 
 
 def _kind(value: Any) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hgsp_core.errors import HgspError
+from hgsp_core.errors import HgspError, first_few
+
+_DAMAGED = "The checkpoint is damaged: download or save it again."
+_DIFFERS = "Check that config.json and the weights match."
 
 
 class LayoutError(HgspError):
@@ -19,33 +22,25 @@ class LayoutError(HgspError):
 
     @classmethod
     def bias(cls, name: str, shape: Sequence[int], weight: Sequence[int]) -> LayoutError:
-        return cls(
-            f"Tensor '{name}' has the shape {tuple(shape)}, but its weight has {weight[0]} rows. "
-            "The checkpoint is damaged: download or save it again."
-        )
+        return cls(f"Tensor '{name}' has the shape {tuple(shape)}, but its weight has {weight[0]} rows. {_DAMAGED}")
 
     @classmethod
     def unaccounted(cls, names: Sequence[str], model_type: str) -> LayoutError:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return cls(
-            f"The architecture '{model_type}' does not account for tensor(s) {', '.join(names[:3])}{more}. "
-            "Pruning would leave them at the wrong size. The model needs its own architecture plugin "
-            "(hgsp plugins new architecture NAME)."
+            f"The architecture '{model_type}' does not account for tensor(s) {first_few(names)}. Pruning would leave them at the "
+            "wrong size. The model needs its own architecture plugin (hgsp plugins new architecture NAME)."
         )
 
     @classmethod
     def indivisible(cls, name: str, shape: Sequence[int], dim: int, units: int, key: str) -> LayoutError:
         return cls(
             f"Tensor '{name}' has {shape[dim]} rows along dimension {dim}, not a multiple of {units} units ('{key}' in config.json). "
-            "Check that config.json and the weights match."
+            f"{_DIFFERS}"
         )
 
     @classmethod
     def not_a_matrix(cls, name: str, shape: Sequence[int]) -> LayoutError:
-        return cls(
-            f"Tensor '{name}' has the shape {tuple(shape)}, but must be a matrix. "
-            "The checkpoint is damaged: download or save it again."
-        )
+        return cls(f"Tensor '{name}' has the shape {tuple(shape)}, but must be a matrix. {_DAMAGED}")
 
     @classmethod
     def bad_count(cls, key: str, value: object) -> LayoutError:
@@ -54,10 +49,7 @@ class LayoutError(HgspError):
 
     @classmethod
     def other_rows(cls, name: str, rows: int, expected: int, why: str) -> LayoutError:
-        return cls(
-            f"Tensor '{name}' has {rows} rows, but config.json says {expected} ({why}). "
-            "Check that config.json and the weights match."
-        )
+        return cls(f"Tensor '{name}' has {rows} rows, but config.json says {expected} ({why}). {_DIFFERS}")
 
     @classmethod
     def no_units(cls, key: str) -> LayoutError:

@@ -46,9 +46,7 @@ class PluginError(HgspError):
 
     @classmethod
     def other_api(cls, name: str, api: int, ours: int) -> PluginError:
-        return cls(
-            f"its '{name}' is written for plugin API {api}, but this hgsp-core uses {ours}; install a matching version."
-        )
+        return cls(f"its '{name}' is for plugin API {api}, but this hgsp-core uses {ours}; install a matching version.")
 
     @classmethod
     def slash(cls, name: str) -> PluginError:
@@ -63,14 +61,10 @@ class PluginError(HgspError):
 
     @classmethod
     def no_class(cls, distribution: str, name: str, target: str, contract: str) -> PluginError:
-        return cls(
-            f"'{name}' of the plugin '{distribution}': {target} must be a class, a subclass of hgsp_core.{contract}."
-        )
+        return cls(f"'{name}' of the plugin '{distribution}': {target} must be a subclass of hgsp_core.{contract}.")
 
     @classmethod
-    def incomplete(
-        cls, distribution: str, name: str, target: str, contract: str, missing: Sequence[str]
-    ) -> PluginError:
+    def incomplete(cls, distribution: str, name: str, target: str, contract: str, lacks: Sequence[str]) -> PluginError:
         return cls(
-            f"'{name}' of the plugin '{distribution}': {target} lacks {', '.join(missing)}, which hgsp_core.{contract} requires."
+            f"'{name}' of the plugin '{distribution}': {target} lacks {', '.join(lacks)}, which hgsp_core.{contract} requires."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hgsp_core.errors import HgspError
+from hgsp_core.errors import HgspError, first_few
 
 
 class RecoverError(HgspError):
@@ -51,8 +51,7 @@ class RecoverError(HgspError):
 
     @classmethod
     def refused(cls, name: str, records: int, refused: Sequence[int], error: Exception) -> RecoverError:
-        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
-        which = f"record {refused[0]}" if len(refused) == 1 else f"records {', '.join(map(str, refused[:5]))}{more}"
+        which = f"record{'s' if len(refused) > 1 else ''} {first_few([*map(str, refused)], 5)}"
         said = " ".join(str(error).split())[:300]
         return cls(
             f"recover: the tokenizer's chat template refuses {len(refused)} of {records} record(s) of '{name}', {which}, and says "

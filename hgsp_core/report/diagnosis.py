@@ -349,7 +349,7 @@ def read_diagnosis(run: Path) -> Diagnosis:
     """
     path = run / FILE
     if not run.is_dir():
-        raise DiagnosisError.no_directory(run, [d.name for d in run.parent.glob("*") if d.is_dir()])
+        raise DiagnosisError.no_directory(run)
     try:
         return cast(Diagnosis, read_object(path, forms.Diagnosis))  # which the form has checked
     except FileNotFoundError:

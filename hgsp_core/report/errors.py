@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 
-from hgsp_core.errors import HgspError, did_you_mean
+from hgsp_core.errors import HgspError, did_you_mean, nearest
 
 
-class CompareError(HgspError):
+class RunError(HgspError):
+    """A directory that is no finished run."""
+
+    @classmethod
+    def no_directory(cls, path: Path) -> RunError:
+        near = [directory.name for directory in path.parent.glob("*") if directory.is_dir()]
+        return cls(f"There is no run directory '{path}'.{nearest(path.name, near)}")
+
+
+class CompareError(RunError):
     """A run that cannot be compared."""
 
     @classmethod
-    def no_directory(cls, path: Path, near: Iterable[str]) -> CompareError:
-        close = get_close_matches(path.name, list(near), n=1)
-        return cls(f"There is no run directory '{path}'.{f' Did you mean {close[0]!r}?' if close else ''}")
-
-    @classmethod
     def unfinished(cls, path: Path) -> CompareError:
-        return cls(
-            f"The run '{path}' is not finished: it is still running, or was killed. Wait for it, or run its recipe again."
-        )
+        return cls(f"The run '{path}' is not finished: it still runs or was killed. Wait, or run its recipe again.")
 
     @classmethod
     def no_file(cls, path: Path) -> CompareError:
@@ -45,13 +46,8 @@ class CompareError(HgspError):
         return cls(f"--sort: there is no column '{name}'.{did_you_mean(name, known)}")
 
 
-class DiagnosisError(HgspError):
+class DiagnosisError(RunError):
     """A run whose diagnosis cannot be shown."""
-
-    @classmethod
-    def no_directory(cls, path: Path, near: Iterable[str]) -> DiagnosisError:
-        close = get_close_matches(path.name, list(near), n=1)
-        return cls(f"There is no run directory '{path}'.{f' Did you mean {close[0]!r}?' if close else ''}")
 
     @classmethod
     def no_diagnosis(cls, path: Path) -> DiagnosisError:

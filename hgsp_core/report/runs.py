@@ -131,7 +131,7 @@ def load_run(directory: Path, name: str) -> Run:
     if not directory.is_dir():
         if directory.with_name(f".{directory.name}.partial").is_dir():
             raise CompareError.unfinished(directory)
-        raise CompareError.no_directory(directory, [d.name for d in directory.parent.glob("*") if d.is_dir()])
+        raise CompareError.no_directory(directory)
     run = Run(
         name,
         cast(Report, _read(directory / "report.json", forms.Report)),

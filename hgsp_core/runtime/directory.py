@@ -11,10 +11,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from hgsp_core.errors import HgspError
 from hgsp_core.runtime.errors import OutputError
+from hgsp_core.runtime.monitor import listening
 
-log = logging.getLogger("hgsp")
 LOCK = ".lock"
+
+
+@contextmanager
+def new_output(output: Path) -> Iterator[None]:
+    """The block makes `output`, which must not exist. Raises OutputError where it exists or cannot be made."""
+    try:
+        if output.exists() or output.is_symlink():
+            raise OutputError.exists(str(output))
+        yield
+    except OSError as error:
+        raise OutputError.cannot_make(str(output), error) from None
+
+
+def locked(file: Path, busy: HgspError) -> IO[str]:
+    """The open lock file, held until it is closed or the process ends. Raises `busy` where another process holds it."""
+    lock = file.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise busy from None
+    return lock
 
 
 @contextmanager
@@ -26,28 +49,24 @@ def run_directory(output: Path, first: bool = True) -> Iterator[Path]:
     Raises:
         OutputError: `output` exists (it is never overwritten), or cannot be made.
     """
-    try:
-        if output.exists() or output.is_symlink():
-            raise OutputError.exists(str(output))
-    except OSError as error:  # a name that is too long, a parent that may not be looked into
-        raise OutputError.cannot_make(str(output), error) from None
-    staging = output.absolute().parent / f".{output.name}.partial"
+    with new_output(output):
+        parents = [p for p in output.absolute().parents if not p.exists()]
+    staging, busy = output.absolute().parent / f".{output.name}.partial", OutputError.busy(str(output))
     if not first:
         yield staging
         return
-    parents = [p for p in output.absolute().parents if not p.exists()]
     try:
         if staging.exists():
-            with _locked(staging, output):  # a run that is alive holds the lock
+            with locked(staging / LOCK, busy):  # a live run holds the lock
                 shutil.rmtree(staging)  # left by one that was killed; what it measured is in the store
         staging.mkdir(parents=True)
-        lock = _locked(staging, output)
+        lock = locked(staging / LOCK, busy)
     except OSError as error:
         _remove_empty(parents)
         raise OutputError.cannot_make(str(output), error) from None
     try:
         with lock:
-            with _listening(_RunLog(staging / "run.log", encoding="utf-8")):
+            with listening(_RunLog(staging / "run.log", encoding="utf-8")):
                 yield staging
             if output.exists():
                 raise OutputError.exists(str(output))
@@ -74,33 +93,3 @@ class _RunLog(logging.FileHandler):
         if isinstance(error, OSError):
             raise OutputError.cannot_make(self.baseFilename, error)
         raise  # logging calls this while it handles the error
-
-
-@contextmanager
-def _listening(handler: logging.Handler) -> Iterator[None]:
-    """The handler hears the `hgsp` logger from INFO on."""
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-        handler.close()
-    except BaseException:
-        with suppress(OSError):  # what it could not write before
-            handler.close()
-        raise
-    finally:
-        log.setLevel(level)
-        log.removeHandler(handler)
-
-
-def _locked(staging: Path, output: Path) -> IO[str]:
-    """The lock of a working directory, held until it is closed or the process ends. Raises OutputError if it is taken."""
-    file = (staging / LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise OutputError.busy(str(output)) from None
-    return file

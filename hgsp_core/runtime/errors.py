@@ -12,9 +12,7 @@ class OutputError(HgspError):
 
     @classmethod
     def exists(cls, path: str) -> OutputError:
-        return cls(
-            f"output: '{path}' exists and is not overwritten. Choose another with --output DIR, or move it away."
-        )
+        return cls(f"output: '{path}' exists and is not overwritten. Choose another (--output DIR), or move it away.")
 
     @classmethod
     def busy(cls, path: str) -> OutputError:
@@ -22,9 +20,7 @@ class OutputError(HgspError):
 
     @classmethod
     def cannot_make(cls, path: str, error: OSError) -> OutputError:
-        return cls(
-            f"output: '{path}' cannot be created: {error.strerror or error}. Choose another place with --output DIR."
-        )
+        return cls(f"output: '{path}' cannot be created: {error.strerror or error}. Choose another with --output DIR.")
 
 
 class StoreError(HgspError):
@@ -32,6 +28,5 @@ class StoreError(HgspError):
 
     @classmethod
     def cannot_write(cls, root: Path, error: OSError) -> StoreError:
-        return cls(
-            f"Artifacts cannot be written to '{root}': {error.strerror or error}. Choose another place with --cache DIR or HGSP_CACHE."
-        )
+        reason = error.strerror or error
+        return cls(f"Artifacts cannot be written to '{root}': {reason}. Choose another: --cache DIR or HGSP_CACHE.")

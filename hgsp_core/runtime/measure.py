@@ -98,26 +98,28 @@ def gradient_scale(collectors: Iterable[Collector]) -> GradientScale | None:
 
 def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor) -> Weights:
     """A checkpoint's weights as a sweep takes them: loaded whole, or streamed where that would not fit."""
-    import torch
-
     from hgsp_core.checkpoint.load import load_model, require_agreement
-    from hgsp_core.engine.memory import SHARE, free_bytes
     from hgsp_core.engine.weights import Resident, Streamed
 
-    number_type, device = placed(dtype, recipe.device)
-    choice = recipe.model.weights
-    if choice == "auto":
-        needed, free = layout.parameters * BYTES[dtype], free_bytes(torch.device(device))
-        choice = "resident" if needed <= SHARE * free else "streamed"
-        if choice == "streamed":
-            monitor.say(
-                f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit well into {free / 2**30:.2f} GiB free."
-            )
-    if choice == "streamed":
+    (number_type, device), choice = placed(dtype, recipe.device), recipe.model.weights
+    if choice == "streamed" or (choice == "auto" and not fits(layout.parameters, dtype, device, monitor)):
         return Streamed(directory, layout, number_type, device)
     model, _ = load_model(directory, number_type, device)
     require_agreement(directory, model, layout)
     return Resident(model, layout)
+
+
+def fits(parameters: int, dtype: str, device: str, monitor: Monitor) -> bool:
+    """Whether the weights fit in memory with room to spare; says so where they are to be streamed instead."""
+    import torch
+
+    from hgsp_core.engine.memory import SHARE, free_bytes
+
+    needed, free = parameters * BYTES[dtype], free_bytes(torch.device(device))
+    if needed > SHARE * free:
+        there = f"{free / 2**30:.2f} GiB of free memory"
+        monitor.say(f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit safely into {there}.")
+    return needed <= SHARE * free
 
 
 def placed(dtype: str, device: str) -> tuple[torch.dtype, str]:

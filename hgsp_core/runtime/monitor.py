@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 from hgsp_core.errors import without_credentials
@@ -52,6 +52,36 @@ def timed(name: str, timings: dict[str, float]) -> Iterator[None]:
         seconds = time.perf_counter() - start
         timings[name] = timings.get(name, 0.0) + seconds
         log.info("%s: %s after %.2f s", name, ended, seconds)
+
+
+class Warnings(logging.Handler):
+    """Hands each warning of the logger to `tell`."""
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(record.getMessage())
+
+
+@contextmanager
+def listening(handler: logging.Handler) -> Iterator[None]:
+    """The handler receives the `hgsp` logger from INFO on."""
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+        handler.close()
+    except BaseException:
+        with suppress(OSError):  # what it could not write before
+            handler.close()
+        raise
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
 
 
 class LogMonitor:

@@ -197,17 +197,18 @@ def read_text(path: Path, what: str) -> str:
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in `text`; `source` is what messages call it."""
-    data = parse_mapping(text, source)
-    if data is None:
-        raise RecipeError.at(
-            source,
-            "the file",
-            "a recipe is a mapping of keys such as 'model:' and 'allocate:'.",
-            "Write one with: hgsp recipe init",
-        )
+    data = recipe_keys(text, source)
     for override in overrides:
         _override(data, override)
     return recipe_of(data, source)
+
+
+def recipe_keys(text: str, source: str) -> dict[str, Any]:
+    """The recipe's keys in `text`, not checked. Raises RecipeError where it is no mapping."""
+    if (data := parse_mapping(text, source)) is None:
+        fault = "a recipe is a mapping of keys such as 'model:' and 'allocate:'."
+        raise RecipeError.at(source, "the file", fault, "Write one with: hgsp recipe init")
+    return data
 
 
 def parse_mapping(text: str, source: str) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from hgsp_core.checkpoint.read import (
     shard_names,
     stored_dtype,
 )
-from hgsp_core.checkpoint.record import recorded_family
-from hgsp_core.files.paths import expanded
+from hgsp_core.checkpoint.record import read_record
+from hgsp_core.files.paths import expanded, is_hub_id
 from hgsp_core.model.architecture import Architecture
 from hgsp_core.model.layout import Layout, read_layout
 from hgsp_core.plugin import registry
@@ -69,9 +70,8 @@ def open_model(part: ModelPart) -> Source:
     if model_type == MODEL_TYPE:
         raise CheckpointError.pruned_already(directory)
     if (quantised := config.get("quantization_config")) is not None:
-        raise CheckpointError.quantised(
-            directory, f"quantised weights ({quantised.get('quant_method', 'quantization_config')})", list(BYTES)
-        )
+        stored = f"quantised weights ({quantised.get('quant_method', 'quantization_config')})"
+        raise CheckpointError.quantised(directory, stored, list(BYTES))
     try:
         architecture = registry.architecture(str(model_type))
     except PluginError as error:
@@ -122,7 +122,7 @@ def architecture_of(directory: Path) -> Architecture:
         PluginError: no plugin knows it.
     """
     config = read_config(directory)
-    family = recorded_family(directory) or config.get("base_model_type") or config.get("model_type")
+    family = (read_record(directory) or {}).get("family") or config.get("base_model_type") or config.get("model_type")
     if not family:
         raise CheckpointError.no_model_type(directory / "config.json")
     return registry.architecture(str(family))
@@ -132,11 +132,8 @@ def _layout(directory: Path, architecture: Architecture, config: Mapping[str, An
     """Config and tensors accounted for. A stored head is dropped as the embedding's only where it is that, byte for byte."""
     stored = places(directory)
     prefix, _, rest = architecture.layers.partition(".")
-    if (
-        rest
-        and not any(name.startswith(f"{prefix}.") for name in stored)
-        and any(n.startswith(f"{rest}.") for n in stored)
-    ):
+    starts = [start for start in (prefix, rest) if any(name.startswith(f"{start}.") for name in stored)]
+    if starts == [rest]:
         raise CheckpointError.no_prefix(directory, prefix)
     head, embed = f"{architecture.head}.weight", f"{architecture.embed}.weight"
     tied = bool(config.get("tie_word_embeddings")) and head in stored and embed in stored
@@ -151,20 +148,16 @@ def locate(part: ModelPart) -> Path:
     Of the weights one set is fetched: model.safetensors, or the files that its index names.
     """
     directory = expanded(part.path)
-    if directory.exists() or part.path.count("/") != 1 or part.path.startswith((".", "/", "~")):
+    if not is_hub_id(part.path):
         read_config(directory)
         return directory
     from huggingface_hub import snapshot_download
 
-    def fetch(patterns: list[str]) -> Path:
-        return Path(
-            snapshot_download(part.path, revision=part.revision, allow_patterns=patterns, ignore_patterns=_IGNORED)
-        )
-
+    fetch = partial(snapshot_download, part.path, revision=part.revision, ignore_patterns=_IGNORED)
     try:
-        directory = fetch(_PATTERNS)
+        directory = Path(fetch(allow_patterns=_PATTERNS))
         if not (directory / WEIGHTS).is_file() and (directory / INDEX).is_file():
-            directory = fetch([*_PATTERNS, *shard_names(directory)])
+            directory = Path(fetch(allow_patterns=[*_PATTERNS, *shard_names(directory)]))
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - network, authorisation and cache faults have no common type

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hgsp_core.errors import RecipeError
 from hgsp_core.files.paths import expanded
 from hgsp_core.report.runs import short_names
-from hgsp_core.runtime.recipe import Recipe, assign, explain, parse_mapping, read_text, recipe_of, resolved
+from hgsp_core.runtime.recipe import Recipe, assign, explain, parse_mapping, read_text, recipe_keys, recipe_of, resolved
 from hgsp_core.sweeps.errors import GridError
 
 #: a run's name is a directory; longer ones are cut and told apart by a hash
@@ -130,10 +130,7 @@ def _base(given: str | dict[str, Any], path: Path) -> dict[str, Any]:
     if isinstance(given, dict):
         return given
     file = path.parent / expanded(given)
-    data = parse_mapping(read_text(file, "recipe"), str(file))
-    if data is None:
-        raise RecipeError.at(str(file), "the file", "a recipe is a mapping of keys such as 'model:' and 'allocate:'.")
-    return data
+    return recipe_keys(read_text(file, "recipe"), str(file))
 
 
 def _axes(file: GridFile, source: str) -> Iterator[list[Choice]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hgsp_core.errors import HgspError, did_you_mean
+from hgsp_core.errors import HgspError, did_you_mean, first_line
 
 
 class GridError(HgspError):
@@ -19,9 +19,7 @@ class GridError(HgspError):
 
     @classmethod
     def nothing_varies(cls, source: str) -> GridError:
-        return cls(
-            f"{source}: nothing varies. Give 'grid' (recipe key -> values) or 'variants' (axis -> named settings)."
-        )
+        return cls(f"{source}: nothing varies. Give 'grid' (key -> values) or 'variants' (axis -> named settings).")
 
     @classmethod
     def unknown_key(cls, source: str, place: str, key: str, known: Iterable[str]) -> GridError:
@@ -33,9 +31,7 @@ class GridError(HgspError):
 
     @classmethod
     def set_twice(cls, source: str, key: str, first: str, second: str) -> GridError:
-        return cls(
-            f"{source}: '{key}' is set by {first} and by {second}, and one would override the other. Remove one of them."
-        )
+        return cls(f"{source}: '{key}' is set by {first} and by {second}: one would override the other. Remove one.")
 
     @classmethod
     def named_twice(cls, source: str, axis: str, name: str) -> GridError:
@@ -43,9 +39,7 @@ class GridError(HgspError):
 
     @classmethod
     def same_runs(cls, source: str, first: str, second: str) -> GridError:
-        return cls(
-            f"{source}: the runs '{first}' and '{second}' have the same recipe. Remove the repeated value or variant."
-        )
+        return cls(f"{source}: the runs '{first}' and '{second}' have the same recipe. Remove the repeated value.")
 
     @classmethod
     def no_sweep(cls, path: Path) -> GridError:
@@ -76,10 +70,8 @@ class GridError(HgspError):
 
     @classmethod
     def no_cluster(cls, address: str, error: Exception) -> GridError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return cls(
-            f"--ray {address}: no Ray cluster can be reached there: {reason} Start one (ray start --head), or use --jobs."
-        )
+        fix = "Start one (ray start --head), or use --jobs."
+        return cls(f"--ray {address}: no Ray cluster can be reached there: {first_line(error)} {fix}")
 
     @classmethod
     def not_shared(cls, path: Path) -> GridError:

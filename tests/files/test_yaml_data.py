@@ -26,7 +26,7 @@ from hgsp_core.runtime.recipe import parse_recipe
         ("a: {<<: 5}", "line 1", "for merging"),
         ("&a [*a]", "", "aliases make it too large"),
         ("a: &a {b: *a}", "", "aliases make it too large"),
-        ("a: b\n\0", "line 2", "the character U+0000 cannot stand in YAML"),
+        ("a: b\n\0", "line 2", "the character U+0000 is not allowed in YAML"),
         ('a: "b\\0"', "a", "contains invalid characters"),
         ('a: "\\ud800"', "a", "contains invalid characters"),
         ("a: " + "9" * 30, "a", "too large"),

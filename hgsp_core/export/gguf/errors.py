@@ -7,6 +7,8 @@ from pathlib import Path
 
 from hgsp_core.errors import HgspError
 
+_INSTEAD = "Export it with export: [{use: huggingface}] instead."
+
 
 class GgufError(HgspError):
     """A model that GGUF cannot hold, or a GGUF file that cannot be written or trusted."""
@@ -17,23 +19,19 @@ class GgufError(HgspError):
 
     @classmethod
     def family(cls, family: str, known: Sequence[str]) -> GgufError:
-        return cls(
-            f"export: GGUF files are written for the families {', '.join(known)}, not for '{family}'. "
-            "Export it with export: [{use: huggingface}] instead."
-        )
+        return cls(f"export: GGUF files are written for the families {', '.join(known)}, not '{family}'. {_INSTEAD}")
 
     @classmethod
     def setting(cls, key: str, value: object, known: Sequence[object]) -> GgufError:
         return cls(
             f"export: GGUF cannot hold a model with {key}: {value!r} in its config.json, only {', '.join(map(repr, known))}: "
-            "llama.cpp would produce different logits. Export it with export: [{use: huggingface}] instead."
+            f"llama.cpp would produce different logits. {_INSTEAD}"
         )
 
     @classmethod
     def biases(cls, names: Sequence[str]) -> GgufError:
         return cls(
-            f"export: GGUF cannot hold '{names[0]}': llama.cpp's architectures with q and k norms have no biases. "
-            "Export it with export: [{use: huggingface}] instead."
+            f"export: GGUF cannot hold '{names[0]}': llama.cpp's architectures with q and k norms have no biases. {_INSTEAD}"
         )
 
     @classmethod
@@ -47,8 +45,7 @@ class GgufError(HgspError):
     @classmethod
     def tokenizer(cls, reason: str) -> GgufError:
         return cls(
-            f"export: GGUF cannot hold this tokenizer: {reason}. llama.cpp would produce different token ids. "
-            "Export it with export: [{use: huggingface}] instead."
+            f"export: GGUF cannot hold this tokenizer: {reason}. llama.cpp would give other token ids. {_INSTEAD}"
         )
 
     @classmethod
@@ -80,16 +77,12 @@ class GgufError(HgspError):
 
     @classmethod
     def damaged(cls, path: Path, error: Exception) -> GgufError:
-        return cls(
-            f"'{path}' is truncated or not a GGUF file ({type(error).__name__} while reading it). Export it again."
-        )
+        return cls(f"'{path}' is truncated or not a GGUF file ({type(error).__name__}). Export it again.")
 
     @classmethod
     def differs(cls, path: Path, output: str) -> GgufError:
         reason = "\n".join(output.strip().splitlines()[-3:])
-        return cls(
-            f"'{path}' was written, but differs from the checkpoint when read back: {reason}. Please report this."
-        )
+        return cls(f"'{path}' was written, but read back it differs from the checkpoint: {reason}. Please report this.")
 
     @classmethod
     def other_logits(cls, path: Path, difference: float, most: float) -> GgufError:
@@ -102,5 +95,5 @@ class GgufError(HgspError):
     def other_ids(cls, path: Path, text: str, theirs: Sequence[int], ours: Sequence[int]) -> GgufError:
         return cls(
             f"'{path}' was written, but llama.cpp tokenizes {text!r} as {list(theirs)}, the model's tokenizer as {list(ours)}. "
-            "Export it with export: [{use: huggingface}] instead, and please report this."
+            f"{_INSTEAD} Please report this."
         )

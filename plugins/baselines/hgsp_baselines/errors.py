@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hgsp_core import HgspError
+from hgsp_core.errors import first_line
 
 
 class TorchPruningError(HgspError):
@@ -10,9 +11,7 @@ class TorchPruningError(HgspError):
 
     @classmethod
     def not_installed(cls) -> TorchPruningError:
-        return cls(
-            "allocate: torch_pruning needs the package Torch-Pruning: pip install 'hgsp-baselines[torch-pruning]'"
-        )
+        return cls("allocate: torch_pruning needs Torch-Pruning: pip install 'hgsp-baselines[torch-pruning]'")
 
     @classmethod
     def grouped_attention(cls, layer: int, heads: int, groups: int) -> TorchPruningError:
@@ -24,9 +23,8 @@ class TorchPruningError(HgspError):
 
     @classmethod
     def not_traced(cls, model_type: str, error: Exception) -> TorchPruningError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return cls(
-            f"allocate: Torch-Pruning cannot trace a model of type '{model_type}': {type(error).__name__}: {reason} "
+            f"allocate: Torch-Pruning cannot trace a model of type '{model_type}': {type(error).__name__}: {first_line(error)} "
             "Use another allocator (hgsp plugins list)."
         )
 
