@@ -23,20 +23,17 @@ _NO_ATTENTION = "moe"
 
 def pruned_config(layout: Layout, plan: Plan) -> dict[str, Any]:
     """The content of config.json after pruning `layout.config` by `plan`."""
-    housed = housed_config(layout, _uniform_config(layout, plan)) if plan.is_uniform() else None
-    return dict(housed) if housed else _layered_config(layout, plan)
-
-
-def _uniform_config(layout: Layout, plan: Plan) -> dict[str, Any]:
     config = _reduced_config(layout, plan)
-    first = layout.layers[plan.kept_layers()[0]]
-    for block in first.blocks.values():
-        config.update(_sizes(layout, plan, block))
-    return config
+    if plan.is_uniform():
+        uniform = deepcopy(config)
+        for block in layout.layers[plan.kept_layers()[0]].blocks.values():
+            uniform.update(_sizes(layout, plan, block))
+        if housed := housed_config(layout, uniform):
+            return dict(housed)
+    return _layered_config(layout, plan, config)
 
 
-def _layered_config(layout: Layout, plan: Plan) -> dict[str, Any]:
-    config = _reduced_config(layout, plan)
+def _layered_config(layout: Layout, plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
     original = original_config(layout)
     kept_layers = plan.kept_layers()
     default = "sliding_attention" if getattr(original, "sliding_window", None) else "full_attention"
@@ -65,7 +62,7 @@ def _layered_config(layout: Layout, plan: Plan) -> dict[str, Any]:
         "base_model_type": layout.architecture.model_type,
         "architectures": ["HgspForCausalLM"],
         "auto_map": dict(AUTO_MAP),
-        "blocks": {axis.name: [axis.block, *_outside(axis)] for axis in layout.architecture.axes},
+        "blocks": {axis.name: [axis.block, *_norms(axis)] for axis in layout.architecture.axes},
         "layer_types": layer_types,
         "per_layer_config": per_layer,
         "hgsp": {"kept_layers": kept_layers},
@@ -73,9 +70,9 @@ def _layered_config(layout: Layout, plan: Plan) -> dict[str, Any]:
 
 
 def _reduced_config(layout: Layout, plan: Plan) -> dict[str, Any]:
-    """The original config for the layers that stay, with the size of a head spelled out.
+    """The original config for the kept layers, with an explicit head size.
 
-    A head's size must be explicit: transformers otherwise derives it from a number of heads that no longer holds.
+    transformers otherwise derives it from a number of heads that no longer holds.
     """
     kept = plan.kept_layers()
     config = deepcopy(dict(layout.config))
@@ -100,6 +97,6 @@ def _sizes(layout: Layout, plan: Plan, block: BlockLayout) -> dict[str, int]:
     return {block.axis.units: kept, **scaled}
 
 
-def _outside(axis: Axis) -> list[str]:
+def _norms(axis: Axis) -> list[str]:
     """The fixed modules of an axis that do not vanish with its block: the norm in front of it."""
     return [module for module in axis.fixed if not module.startswith(f"{axis.block}.")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,23 +32,21 @@ def fingerprint(directory: Path | str) -> str:
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        for chunk in _chunks(path):
-            digest.update(chunk)
+        _update(digest, path)
     return digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes."""
     digest = hashlib.sha256()
-    for chunk in _chunks(path):
-        digest.update(chunk)
+    _update(digest, path)
     return digest.hexdigest()
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _update(digest: hashlib._Hash, path: Path) -> None:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            yield chunk
+            digest.update(chunk)
 
 
 def logits_sample(tokens: np.ndarray, logits: Tensor) -> dict[str, Any]:

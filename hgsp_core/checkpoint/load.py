@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from hgsp_core.checkpoint.register import register
 from hgsp_core.checkpoint.trust import require_stock_tokenizer
 from hgsp_core.errors import HgspError, shown
 from hgsp_core.files.forms import TokenizerConfig
-from hgsp_core.model.layout import Layout
+from hgsp_core.model.layout import Shape
 
 
 def load_model(
@@ -87,10 +87,9 @@ def load_config(directory: Path | str) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         if getattr(config, "head_dim", 0) is None:  # a null that not every class takes for its default
             config.head_dim = config.hidden_size // config.num_attention_heads
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and not getattr(
-        config, "sliding_window", None
-    ):
-        raise CheckpointError.no_window(directory)  # transformers finds this only when the model is run
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if slides and not getattr(config, "sliding_window", None):  # transformers finds this only when the model is run
+        raise CheckpointError.no_window(directory)
     return config
 
 
@@ -101,10 +100,11 @@ def skeleton(directory: Path | str, dtype: torch.dtype | None = None) -> PreTrai
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
-def require_agreement(directory: Path | str, model: PreTrainedModel, layout: Layout) -> None:
-    """The model that config.json asks for has the tensors that the files hold. Raises CheckpointError."""
-    stored = layout.shapes()
-    own = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}  # tied ones once
+def require_agreement(directory: Path | str, model: PreTrainedModel, stored: Mapping[str, Shape]) -> None:
+    """The model that config.json asks for has the tensors that are stored. Raises CheckpointError."""
+    if not stored.keys() & model.state_dict().keys():
+        raise CheckpointError.no_prefix(directory, model.base_model_prefix)
+    own = parameter_shapes(model)
     if missing := sorted(own.keys() - stored.keys()):
         raise CheckpointError.missing_keys(directory, missing)
     if left := sorted(stored.keys() - model.state_dict().keys()):
@@ -114,9 +114,9 @@ def require_agreement(directory: Path | str, model: PreTrainedModel, layout: Lay
             raise CheckpointError.other_shape(directory, name, stored[name], shape)
 
 
-def expected_shapes(directory: Path | str) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape of what config.json asks for, tied ones once. Raises CheckpointError."""
-    return {name: tuple(parameter.shape) for name, parameter in skeleton(directory).named_parameters()}
+def parameter_shapes(model: PreTrainedModel) -> dict[str, Shape]:
+    """Parameter name -> shape, tied ones once."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 @contextmanager

@@ -10,44 +10,33 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.trust import without_code
-from hgsp_core.errors import NumericError
 from hgsp_core.files.forms import Form, Index, ModelConfig
 from hgsp_core.files.text import read_object
-
-if TYPE_CHECKING:
-    import torch
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 #: what a tokenizer is made of, in its own and in older forms
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "tekken.json",
-)
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
+                   "*.tiktoken", "tekken.json")  # fmt: skip
 #: under what terms a model may be used
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 _PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth")
 _CHUNK = 1 << 24  # bytes
 _ADAPTER = "adapter_config.json"
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-#: number types that config.json may name: what the files hold counts
-_FLOATS = (*_DTYPES.values(), "float64")
+#: number types that can be pruned: the format's name -> torch's
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+#: number types that config.json may name; what the files hold counts
+_FLOATS = (*DTYPES.values(), "float64")
 #: buffers that old checkpoints store and that every transformers version computes anew
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 #: what a wrapper adds to the names of tensors -> the wrapper
@@ -96,7 +85,7 @@ def read_config(directory: Path | str) -> dict[str, Any]:
             raise CheckpointError.other_task(path, name)
     for key in ("dtype", "torch_dtype"):
         if isinstance(config.get(key), str) and config[key] not in _FLOATS:
-            raise CheckpointError.number_type(path, key, config[key], list(_DTYPES.values()))
+            raise CheckpointError.number_type(path, key, config[key], list(DTYPES.values()))
     rows, pad = config.get("vocab_size"), config.get("pad_token_id")
     if isinstance(rows, int) and isinstance(pad, int) and not -rows <= pad < rows:
         raise CheckpointError.token_id(path, "pad_token_id", pad, rows)
@@ -105,12 +94,10 @@ def read_config(directory: Path | str) -> dict[str, Any]:
 
 def require_model(path: Path) -> None:
     """Raises CheckpointError, which names what the path is, where it is not a directory that may hold a model."""
-    if (path.is_file() and path.suffix == ".gguf") or (
-        path.is_dir() and any(path.glob("*.gguf")) and not any(path.glob("*.safetensors"))
-    ):
-        raise CheckpointError.gguf(path)
     if path.is_file():
-        raise CheckpointError.file(path)
+        raise CheckpointError.gguf(path) if path.suffix == ".gguf" else CheckpointError.file(path)
+    if any(path.glob("*.gguf")) and not any(path.glob("*.safetensors")):
+        raise CheckpointError.gguf(path)
     if not path.is_dir():
         raise CheckpointError.no_directory(path)
     if (path / _ADAPTER).is_file():
@@ -136,10 +123,9 @@ def places(directory: Path | str) -> Mapping[str, Place]:
         pickles = sorted({path.name for pattern in _PICKLES for path in directory.glob(pattern)})
         raise CheckpointError.pickles(directory, pickles) if pickles else CheckpointError.no_weights(directory)
     for part, wrapper in _WRAPPERS.items():
-        if wrapped := next(
-            (n for n in found if n.startswith(f"{part}.") or (part[0] == "_" and f".{part}." in n)), None
-        ):
-            raise CheckpointError.wrapped(directory, wrapped, f"{part}.", wrapper)
+        for name in found:
+            if name.startswith(f"{part}.") or (part[0] == "_" and f".{part}." in name):
+                raise CheckpointError.wrapped(directory, name, f"{part}.", wrapper)
     return {name: place for name, place in found.items() if not name.endswith(_IGNORED_SUFFIXES)}
 
 
@@ -169,41 +155,21 @@ def same_bytes(one: Place, other: Place) -> bool:
     return True
 
 
-def iter_tensors(directory: Path | str, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor, one in memory at a time; floating-point ones as `dtype`, where given."""
-    files = tensor_files(directory)
-    for path in sorted(set(files.values())):
-        with safe_open(path, framework="pt") as shard:
-            for name in shard.keys():
-                if name in files:
-                    tensor = shard.get_tensor(name)
-                    yield name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+def float_places(directory: Path | str) -> Mapping[str, Place]:
+    """As `places`, of number types that can be pruned. Raises CheckpointError for others: quantised weights."""
+    found = places(directory)
+    for name, place in found.items():
+        if place.dtype not in DTYPES:
+            raise CheckpointError.quantised(place.file, f"'{name}' as {place.dtype}", list(DTYPES.values()))
+    return found
 
 
 def stored_dtype(directory: Path | str) -> str:
-    """The number type that most parameters are stored in, by its torch name.
-
-    Raises:
-        CheckpointError: a type that cannot be pruned (quantised weights).
-    """
+    """The number type that most parameters are stored in, by its torch name. Raises as `float_places`."""
     sizes: Counter[str] = Counter()
-    for name, place in places(directory).items():
-        if place.dtype not in _DTYPES:
-            raise CheckpointError.quantised(place.file, f"'{name}' as {place.dtype}", list(_DTYPES.values()))
+    for place in float_places(directory).values():
         sizes[place.dtype] += prod(place.shape)
-    return _DTYPES[sizes.most_common(1)[0][0]]
-
-
-def require_range(directory: Path | str, names: Iterable[str], dtype: str) -> None:
-    """Raises NumericError where a finite value of one of the tensors is too large for `dtype`. Reads all of them."""
-    import torch
-
-    largest = torch.finfo(getattr(torch, dtype)).max
-    wanted = set(names)
-    for name, tensor in iter_tensors(directory):
-        if name in wanted and (tensor.abs() > largest).logical_and(tensor.isfinite()).any():
-            value = tensor[tensor.isfinite()].abs().max().item()
-            raise NumericError.overflow(name, value, dtype, largest)
+    return DTYPES[sizes.most_common(1)[0][0]]
 
 
 def weight_bytes(directory: Path | str) -> int:
@@ -244,9 +210,7 @@ def _weight_map(directory: Path) -> dict[str, str]:
         raise CheckpointError.bad_json(directory / INDEX, "'weight_map' is empty")
     for shard in weight_map.values():
         if Path(shard).name != shard:
-            raise CheckpointError.bad_json(
-                directory / INDEX, f"'weight_map' names {shard!r}, which is no file beside it"
-            )
+            raise CheckpointError.bad_json(directory / INDEX, f"'weight_map' names {shard!r}, not a file beside it")
     return weight_map
 
 
@@ -274,14 +238,13 @@ def _header(path: Path) -> dict[str, Place]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
-        return {name: _place(path, 8 + length, header[name]) for name in names}
+        found = {}
+        for name, entry in ((name, header[name]) for name in names):
+            begin, end = entry["data_offsets"]
+            found[name] = Place(path, 8 + length + begin, end - begin, tuple(entry["shape"]), entry["dtype"])
+        return found
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError.damaged(path, error) from error
-
-
-def _place(path: Path, start: int, entry: Mapping[str, Any]) -> Place:
-    begin, end = entry["data_offsets"]
-    return Place(path, start + begin, end - begin, tuple(entry["shape"]), entry["dtype"])
 
 
 def read_json(path: Path, form: type[Form] | None = None) -> dict[str, Any]:

@@ -15,32 +15,27 @@ import torch
 from torch import Tensor
 
 from hgsp_core.checkpoint.errors import CheckpointError
-from hgsp_core.checkpoint.read import places
-
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_NAMES = [str(dtype).removeprefix("torch.") for dtype in _DTYPES.values()]
+from hgsp_core.checkpoint.read import DTYPES, float_places
+from hgsp_core.errors import NumericError
 
 
 class Shards:
     """The tensors of a checkpoint directory by name. `bytes_read` counts what has come from its files."""
 
     def __init__(self, directory: Path | str):
-        """Raises CheckpointError as `places`, and for a number type that cannot be pruned."""
-        self._places = places(directory)
-        for name, place in self._places.items():
-            if place.dtype not in _DTYPES:
-                raise CheckpointError.quantised(place.file, f"'{name}' as {place.dtype}", _NAMES)
+        """Raises CheckpointError as `float_places`."""
+        self._places = float_places(directory)
         self.bytes_read = 0
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._places
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._places[name].shape
 
     def dtype(self, name: str) -> torch.dtype:
         """As stored."""
-        return _DTYPES[self._places[name].dtype]
+        return getattr(torch, DTYPES[self._places[name].dtype])
 
     def read_into(self, name: str, target: Tensor) -> None:
         """Fill `target` (contiguous, on the CPU) with a tensor, converted to the target's dtype.
@@ -67,11 +62,20 @@ class Shards:
 
 
 def read_tensors(
-    directory: Path | str, names: Iterable[str], dtype: torch.dtype | None = None
+    directory: Path | str, names: Iterable[str] | None = None, dtype: torch.dtype | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """The named tensors, in that order, each in memory of its own; as `dtype`, where given."""
+    """The named tensors (None: all of them), in that order, each in memory of its own; as `dtype`, where given."""
     shards = Shards(directory)
-    for name in names:
+    for name in shards if names is None else names:
         target = torch.empty(shards.shape(name), dtype=dtype or shards.dtype(name))
         shards.read_into(name, target)
         yield name, target
+
+
+def require_range(directory: Path | str, names: Iterable[str], dtype: str) -> None:
+    """Raises NumericError where a finite value of one of the tensors is too large for `dtype`. Reads all of them."""
+    largest = torch.finfo(getattr(torch, dtype)).max
+    for name, tensor in read_tensors(directory, names):
+        if (tensor.abs() > largest).logical_and(tensor.isfinite()).any():
+            value = tensor[tensor.isfinite()].abs().max().item()
+            raise NumericError.overflow(name, value, dtype, largest)

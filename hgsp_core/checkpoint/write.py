@@ -21,13 +21,8 @@ from hgsp_core.checkpoint.trust import AUTO_MAP, MODELING_FILE, RUNNABLE, own_fi
 from hgsp_core.files.text import read_object
 
 #: what a pruned model takes over from the original: its tokenizer, its generation settings, its licence
-_KEPT_FILES = (
-    *TOKENIZER_FILES,
-    "chat_template*",
-    "additional_chat_templates/*.jinja",
-    "generation_config.json",
-    *LICENCE_FILES,
-)
+_KEPT_FILES = (*TOKENIZER_FILES, "chat_template*", "additional_chat_templates/*.jinja", "generation_config.json",
+               *LICENCE_FILES)  # fmt: skip
 
 
 def write_checkpoint(

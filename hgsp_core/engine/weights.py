@@ -89,7 +89,7 @@ class Streamed(Weights):
         _give_back_freed_memory()
         self.shards = Shards(directory)
         self.model = _skeleton(directory, dtype, self.device)
-        require_agreement(directory, self.model, layout)
+        require_agreement(directory, self.model, layout.shapes())
         self._names = [
             [f"{layer.module}.{name}" for name, _ in self.model.get_submodule(layer.module).named_parameters()]
             for layer in layout.layers

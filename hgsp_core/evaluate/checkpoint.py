@@ -123,15 +123,16 @@ def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor,
         return EvaluateJob(None, tokenizer, partial(total_loss, weights), seed, progress, weights.layout.vocabulary)
     model, _ = load_model(directory, number_type, device)
     with suppress(PluginError):  # a family that no plugin knows is as transformers loads it
-        require_agreement(directory, model, checkpoint_layout(directory))
+        require_agreement(directory, model, checkpoint_layout(directory).shapes())
     rows = model.get_input_embeddings().get_parameter("weight").shape[0]
     return EvaluateJob(model, tokenizer, partial(model_loss, model), seed, progress, rows)
 
 
 def _size(directory: Path) -> dict[str, int]:
-    from hgsp_core.checkpoint.load import expected_shapes
+    from hgsp_core.checkpoint.load import parameter_shapes, skeleton
 
-    return {"parameters": sum(map(prod, expected_shapes(directory).values())), "bytes": weight_bytes(directory)}
+    parameters = sum(map(prod, parameter_shapes(skeleton(directory)).values()))
+    return {"parameters": parameters, "bytes": weight_bytes(directory)}
 
 
 def _require_free(output: Path) -> None:

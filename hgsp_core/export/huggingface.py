@@ -54,8 +54,9 @@ class HuggingFace(Exporter[HuggingFaceParams]):
     def __call__(self, job: ExportJob) -> Path:
         import torch
 
-        from hgsp_core.checkpoint.read import iter_tensors, read_config, tensor_files, weight_bytes
+        from hgsp_core.checkpoint.read import read_config, tensor_files, weight_bytes
         from hgsp_core.checkpoint.record import write_record
+        from hgsp_core.checkpoint.shards import read_tensors
         from hgsp_core.checkpoint.write import copy_checkpoint, write_checkpoint
         from hgsp_core.export.card import CARD, model_card
         from hgsp_core.export.reload import verify_reload, verify_streamed
@@ -69,7 +70,7 @@ class HuggingFace(Exporter[HuggingFaceParams]):
                 source, config, destination, _link_or_copy if linked else shutil.copy2, 0 if linked else size
             )
         else:
-            write_checkpoint(iter_tensors(source), config, source, destination, limit, size)
+            write_checkpoint(read_tensors(source), config, source, destination, limit, size)
         config = read_config(destination)
         if job.report:
             card = model_card(destination, config, job.layout, job.plan, job.report, job.original, _fits_gguf(job))

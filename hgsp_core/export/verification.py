@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from hgsp_core.checkpoint import MODEL_TYPE
-from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.fingerprint import TOLERANCE, file_sha256, sample_distance
 from hgsp_core.checkpoint.read import read_config, require_model, stored_dtype, tensor_shapes
 from hgsp_core.checkpoint.record import RECORD, read_record
@@ -127,25 +126,11 @@ def _code(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
 
 def _tensors(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     """config.json describes exactly the tensors that are there, with their shapes."""
-    from hgsp_core.checkpoint.load import skeleton
+    from hgsp_core.checkpoint.load import parameter_shapes, require_agreement, skeleton
 
-    there, model, config = tensor_shapes(folder), skeleton(folder), folder / "config.json"
-    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}  # tied ones once
-    if not there.keys() & model.state_dict().keys():
-        raise CheckpointError.no_prefix(folder, model.base_model_prefix)
-    for name in sorted(expected.keys() - there.keys()):
-        yield Finding(place, False, f"'{config}' asks for the tensor '{name}', which is in no file")
-        return
-    for name in sorted(there.keys() - model.state_dict().keys()):
-        yield Finding(place, False, f"'{config}' has no place for the tensor '{name}'")
-        return
-    for name, shape in expected.items():
-        if there[name] != shape:
-            yield Finding(
-                place, False, f"'{config}' asks for '{name}' of shape {list(shape)}; it has {list(there[name])}"
-            )
-            return
-    yield Finding(place, True, f"config.json and {len(expected)} tensors agree")
+    model = skeleton(folder)
+    require_agreement(folder, model, tensor_shapes(folder))
+    yield Finding(place, True, f"config.json and {len(parameter_shapes(model))} tensors agree")
 
 
 def _logits(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:

@@ -101,7 +101,7 @@ def train(job: RecoverJob, params: TrainingParams, records: Records, way: Way) -
     set_seed(job.seed)
     model, config = load_model(job.checkpoint, device=job.device)
     layout = checkpoint_layout(job.checkpoint, job.architecture.model_type if job.architecture else None)
-    require_agreement(job.checkpoint, model, layout)
+    require_agreement(job.checkpoint, model, layout.shapes())
     require_rows(np.array([i for row in made.rows for i in row.ids]), layout.vocabulary, tokenizer, records.name)
     dense = _dense(job, params)
     teacher = _teacher(dense, job.device, config) if dense else None

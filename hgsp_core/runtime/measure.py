@@ -105,7 +105,7 @@ def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, mo
     if choice == "streamed" or (choice == "auto" and not fits(layout.parameters, dtype, device, monitor)):
         return Streamed(directory, layout, number_type, device)
     model, _ = load_model(directory, number_type, device)
-    require_agreement(directory, model, layout)
+    require_agreement(directory, model, layout.shapes())
     return Resident(model, layout)
 
 

@@ -17,7 +17,6 @@ from hgsp_core.checkpoint.read import (
     WEIGHTS,
     places,
     read_config,
-    require_range,
     same_bytes,
     shard_names,
     stored_dtype,
@@ -81,6 +80,8 @@ def open_model(part: ModelPart) -> Source:
     _check_heads(directory, layout)
     dtype = stored if part.dtype == "auto" else part.dtype
     if dtype == "float16" != stored:
+        from hgsp_core.checkpoint.shards import require_range  # which imports torch
+
         require_range(directory, layout.tensors(), dtype)
     return Source(part.path, directory, config, layout, dtype, fingerprint(directory))
 

@@ -11,14 +11,12 @@ from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.checkpoint.read import (
-    iter_tensors,
     read_config,
-    require_range,
     stored_dtype,
     tensor_files,
     tensor_shapes,
 )
-from hgsp_core.checkpoint.shards import Shards
+from hgsp_core.checkpoint.shards import Shards, read_tensors, require_range
 from hgsp_core.checkpoint.write import write_checkpoint
 from hgsp_core.errors import NumericError
 from tests.helpers.checkpoints import PLANS, logits, prune
@@ -42,7 +40,7 @@ def test_sharded_and_single_file_hold_the_same(tmp_path, checkpoint):
     assert len(set(tensor_files(checkpoint).values())) == 1
     assert tensor_shapes(shards) == tensor_shapes(checkpoint)
     assert torch.equal(logits(load_model(shards)[0]), logits(load_model(checkpoint)[0]))
-    one, many = dict(iter_tensors(checkpoint)), dict(iter_tensors(shards))
+    one, many = dict(read_tensors(checkpoint)), dict(read_tensors(shards))
     assert one.keys() == many.keys()
     assert all(torch.equal(one[name], many[name]) for name in one)
 
@@ -67,12 +65,15 @@ def test_shards_are_written_while_the_tensors_still_come(tmp_path):
     assert seen == [0, 0, 1, 2]
 
 
-def test_tensors_are_read_in_the_number_type_asked_for_and_integers_left_alone(tmp_path):
-    stored = {"w": torch.rand(3), "ids": torch.arange(3)}
-    write_checkpoint(stored.items(), CONFIG, tmp_path, tmp_path / "out")
-    read = dict(iter_tensors(tmp_path / "out", torch.bfloat16))
-    assert read["w"].dtype == torch.bfloat16
-    assert read["ids"].dtype == torch.int64
+def test_tensors_are_read_in_the_number_type_asked_for(tmp_path):
+    write_checkpoint({"w": torch.rand(3)}.items(), CONFIG, tmp_path, tmp_path / "out")
+    assert dict(read_tensors(tmp_path / "out", dtype=torch.bfloat16))["w"].dtype == torch.bfloat16
+    assert read_config(tmp_path / "out")["dtype"] == "float32"
+
+
+def test_integers_are_written_as_they_are_and_count_for_no_number_type(tmp_path):
+    write_checkpoint({"w": torch.rand(3), "ids": torch.arange(3)}.items(), CONFIG, tmp_path, tmp_path / "out")
+    assert load_file(tmp_path / "out" / "model.safetensors")["ids"].dtype == torch.int64
     assert read_config(tmp_path / "out")["dtype"] == "float32"
 
 
@@ -225,7 +226,7 @@ def test_quantised_tensors_are_named_and_not_called_damaged(tmp_path):
     )
     for reader in (stored_dtype, Shards):
         with pytest.raises(
-            CheckpointError, match=r"stores 'q' as I8, which cannot be pruned. Convert the model to one of: float32"
+            CheckpointError, match=r"stores 'q' as I8, which cannot be pruned. Convert the model to float32"
         ):
             reader(tmp_path / "out")
 

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 
 from hgsp_core.checkpoint.fingerprint import fingerprint
 from hgsp_core.checkpoint.load import load_model
-from hgsp_core.checkpoint.read import INDEX, WEIGHTS, iter_tensors, tensor_shapes
+from hgsp_core.checkpoint.read import INDEX, WEIGHTS, tensor_shapes
+from hgsp_core.checkpoint.shards import read_tensors
 from hgsp_core.checkpoint.write import write_checkpoint
 from tests.helpers.checkpoints import logits
 from tests.helpers.command import MODEL
@@ -134,7 +135,7 @@ def test_where_a_single_file_and_an_index_are_there_the_single_file_counts(folde
     model = folder / "model"
     alone, ids = logits(load_model(model)[0]), fingerprint(model)
     shards = write_checkpoint(
-        ((name, tensor + 1) for name, tensor in iter_tensors(model)),
+        ((name, tensor + 1) for name, tensor in read_tensors(model)),
         {"model_type": "llama"},
         model,
         folder / "shards",
@@ -147,7 +148,7 @@ def test_where_a_single_file_and_an_index_are_there_the_single_file_counts(folde
     assert fingerprint(model) == ids
     assert torch.equal(logits(load_model(model)[0]), alone)
     stored = load_file(model / WEIGHTS)
-    assert all(torch.equal(tensor, stored[name]) for name, tensor in iter_tensors(model))
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in read_tensors(model))
     (model / WEIGHTS).unlink()
     assert fingerprint(model) != ids
     assert not torch.equal(logits(load_model(model)[0]), alone)
@@ -189,7 +190,7 @@ def test_biases_that_config_json_and_the_files_do_not_agree_on_are_refused_befor
 def test_a_tensor_in_two_shards_is_refused(said, folder):
     model = folder / "model"
     write_checkpoint(
-        iter_tensors(model), json.loads((model / "config.json").read_text()), model, folder / "shards", 50_000
+        read_tensors(model), json.loads((model / "config.json").read_text()), model, folder / "shards", 50_000
     )
     shutil.rmtree(model)
     (folder / "shards").rename(model)
@@ -202,7 +203,7 @@ def test_a_tensor_in_two_shards_is_refused(said, folder):
 def test_tensors_that_the_index_leaves_out_are_read_as_transformers_reads_them(folder):
     model = folder / "model"
     write_checkpoint(
-        iter_tensors(model), json.loads((model / "config.json").read_text()), model, folder / "shards", 50_000
+        read_tensors(model), json.loads((model / "config.json").read_text()), model, folder / "shards", 50_000
     )
     whole = tensor_shapes(folder / "shards")
     index = json.loads((folder / "shards" / INDEX).read_text())

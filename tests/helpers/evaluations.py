@@ -5,7 +5,7 @@ from pathlib import Path
 from hgsp_core.artifacts import Plan
 from hgsp_core.artifacts.surgery import prune_tensors
 from hgsp_core.checkpoint.config import pruned_config
-from hgsp_core.checkpoint.read import iter_tensors
+from hgsp_core.checkpoint.shards import read_tensors
 from hgsp_core.checkpoint.write import write_checkpoint
 from hgsp_core.runtime.recipe import ModelPart
 from hgsp_core.runtime.source import open_model
@@ -20,5 +20,5 @@ def prune_demo_model(destination: Path) -> Path:
     layout = open_model(ModelPart(path=str(MODEL))).layout
     kept = {(b.layer, b.axis.name): range(GONE.get((b.layer, b.axis.name), 0), b.units) for b in layout.blocks()}
     plan = Plan.of(layout, kept, 0)
-    write_checkpoint(prune_tensors(iter_tensors(MODEL), layout, plan), pruned_config(layout, plan), MODEL, destination)
+    write_checkpoint(prune_tensors(read_tensors(MODEL), layout, plan), pruned_config(layout, plan), MODEL, destination)
     return destination

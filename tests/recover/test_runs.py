@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hgsp_core.checkpoint.errors import CheckpointError
-from hgsp_core.checkpoint.read import iter_tensors
+from hgsp_core.checkpoint.shards import read_tensors
 from hgsp_core.pipeline import run
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.finetune import finetune
@@ -36,7 +36,7 @@ ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYT
 
 
 def weights(directory):
-    return dict(iter_tensors(directory))
+    return dict(read_tensors(directory))
 
 
 @pytest.fixture(scope="module")

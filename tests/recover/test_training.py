@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hgsp_core.checkpoint.load import load_model
-from hgsp_core.checkpoint.read import iter_tensors, read_config
+from hgsp_core.checkpoint.read import read_config
+from hgsp_core.checkpoint.shards import read_tensors
 from hgsp_core.plugin import registry
 from hgsp_core.recover.contract import Recoverer, RecoverJob
 from hgsp_core.recover.errors import RecoverError
@@ -58,7 +59,7 @@ def recover(checkpoint, destination, use="lora", job=None, **settings):
 
 
 def weights(directory):
-    return dict(iter_tensors(directory))
+    return dict(read_tensors(directory))
 
 
 def is_target(name):

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from hgsp_core.checkpoint.read import iter_tensors, read_config
+from hgsp_core.checkpoint.read import read_config
+from hgsp_core.checkpoint.shards import read_tensors
 from hgsp_core.checkpoint.write import write_checkpoint
 from tests.helpers.command import MODEL
 from tests.helpers.hub import running_hub
@@ -60,7 +61,7 @@ def test_of_a_single_file_repository_the_model_alone_is_fetched(hub, tmp_path):
 
 
 def test_of_a_sharded_repository_the_files_of_the_index_are_fetched(hub, tmp_path):
-    write_checkpoint(iter_tensors(MODEL), read_config(MODEL), MODEL, tmp_path / "sharded", max_shard_size=4_000_000)
+    write_checkpoint(read_tensors(MODEL), read_config(MODEL), MODEL, tmp_path / "sharded", max_shard_size=4_000_000)
     shards = {path.name for path in (tmp_path / "sharded").glob("*.safetensors")}
     said, downloads = fetched(hub, tmp_path / "sharded", tmp_path)
     assert "refused" not in said
