@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hgsp_core.cli.options import Json
-from hgsp_core.files.paths import expanded
+from hgsp_core.cli.options import Json, path_argument, path_option
+from hgsp_core.cli.show import output as stdout
+from hgsp_core.cli.show import plain_table, print_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from hgsp_core.report.comparison import RunTable
     from hgsp_core.report.runs import Comparison
 
 
 def compare(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            parser=expanded, metavar="RUN...", help="Directories of runs, or of a sweep.", show_default=False
-        ),
-    ],
+    runs: Annotated[list[Path], path_argument("RUN...", "Directories of runs, or of a sweep.")],
     sort: Annotated[
         str | None,
-        typer.Option(
-            "--sort", metavar="COLUMN", help="Sort the runs of each model by this column, such as 'parameters'."
-        ),
+        typer.Option("--sort", metavar="COLUMN", help="Sort the runs of each model by this column: 'parameters'."),
     ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print as CSV, with every measurement.")] = False,
     as_html: Annotated[bool, typer.Option("--html", help="Print as one HTML page with plots.")] = False,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", parser=expanded, metavar="FILE", help="Write to FILE, which must not exist."),
+        Path | None, path_option("--output", "-o", metavar="FILE", help="Write to FILE, which must not exist.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -55,13 +47,15 @@ def compare(
     forms = {"markdown": as_markdown, "csv": as_csv, "html": as_html, "json": as_json}
     chosen = [form for form, wanted in forms.items() if wanted]
     if len(chosen) > 1 or (output and not chosen):
-        raise typer.BadParameter(
-            "choose one of --markdown, --csv, --html and --json", param_hint="--output" if output else None
-        )
+        fault = "choose one of --markdown, --csv, --html and --json"
+        raise typer.BadParameter(fault, param_hint="--output" if output else None)
     if not chosen:
         show(found, table)
+    elif output is None:
+        typer.echo(_text(chosen[0], found, table), nl=False)
     else:
-        deliver(_text(chosen[0], found, table), output)
+        write_new(output, _text(chosen[0], found, table))
+        typer.echo(f"Wrote {output}")
 
 
 def as_data(found: Comparison, table: RunTable) -> dict[str, Any]:
@@ -94,62 +88,40 @@ def _text(form: str, found: Comparison, table: RunTable) -> str:
     return comparison_page("Comparison of pruning runs", found, table, {})
 
 
-def deliver(text: str, output: Path | None) -> None:
-    """To a file that is not there yet, whole or not at all; or to stdout."""
+def write_new(path: Path, text: str) -> None:
+    """A new file, which appears whole or not at all. Raises OutputError."""
     from hgsp_core.files.text import write_text
-    from hgsp_core.runtime.errors import OutputError
+    from hgsp_core.runtime.directory import new_output
 
-    if output is None:
-        typer.echo(text, nl=False)
-        return
-    try:
-        if output.exists() or output.is_symlink():
-            raise OutputError.exists(str(output))
-        write_text(output, text)
-    except OSError as error:
-        raise OutputError.cannot_make(str(output), error) from None
-    typer.echo(f"Wrote {output}")
+    with new_output(path):
+        write_text(path, text)
 
 
 def show(found: Comparison, table: RunTable) -> None:
     """For people: the best runs, the table, and what to beware of."""
-    from hgsp_core.cli.show import output as stdout
-    from hgsp_core.cli.show import print_lines
+    from rich.table import Table
+
     from hgsp_core.report.comparison import legend
 
     console = stdout()
-    console.print(rich_table(table))
-    for line in (*table.footnotes(), *legend(found)):
-        console.print(line, style="dim")
+    columns, cells = table.shown()
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column.show else "left"
+        shown.add_column(column.title, justify=justify, no_wrap=bool(column.show), overflow="fold")
+    for line, row in zip(table.lines, cells, strict=True):
+        shown.add_row(*row, style="bold" if line.run is None else None)
+    console.print(shown)
+    for note in (*table.footnotes(), *legend(found)):
+        console.print(note, style="dim")
     show_best(console, found)
     print_lines(console, "Warning", found.warnings)
 
 
-def rich_table(table: RunTable) -> Table:
-    from rich.table import Table
-
-    columns, cells = table.shown()
-    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        result.add_column(
-            column.title, justify="right" if column.show else "left", no_wrap=bool(column.show), overflow="fold"
-        )
-    for line, row in zip(table.lines, cells, strict=True):
-        result.add_row(*row, style="bold" if line.run is None else None)
-    return result
-
-
 def show_best(console: Console, found: Comparison) -> None:
-    from rich.table import Table
-
     from hgsp_core.report.comparison import best_table
 
     header, rows = best_table(found)
     if rows:
         console.print("\nBest of each budget")
-        best = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for name in header:
-            best.add_column(name)
-        for row in rows:
-            best.add_row(*row)
-        console.print(best)
+        console.print(plain_table(header, rows, left=len(header), wrap=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -70,17 +69,6 @@ class TerminalMonitor:
             self._console.print(f"{name:<28}{self.timings[name] - before:8.1f} s", style="dim")
 
 
-class _Warnings(logging.Handler):
-    """Warnings of the `hgsp` logger, printed above the bar."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.WARNING)
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(f"Warning: {record.getMessage()}", style="yellow", soft_wrap=True)
-
-
 @contextmanager
 def terminal(quiet: bool) -> Iterator[TerminalMonitor]:
     """A monitor on stderr. What libraries and plugins print meanwhile goes to stderr too: stdout is for the result."""
@@ -88,15 +76,9 @@ def terminal(quiet: bool) -> Iterator[TerminalMonitor]:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     console = plain_console(stderr=True)
-    handler, level = _Warnings(console), monitor.log.level
-    monitor.log.addHandler(handler)
-    monitor.log.setLevel(logging.INFO)
-    try:
-        with _stdout_as_stderr():
-            yield TerminalMonitor(console, quiet)
-    finally:
-        monitor.log.removeHandler(handler)
-        monitor.log.setLevel(level)
+    warnings = monitor.Warnings(lambda text: console.print(f"Warning: {text}", style="yellow", soft_wrap=True))
+    with monitor.listening(warnings), _stdout_as_stderr():
+        yield TerminalMonitor(console, quiet)
 
 
 @contextmanager

@@ -5,28 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from hgsp_core.cli.options import Json
-from hgsp_core.files.paths import expanded
+from hgsp_core.cli.options import Json, path_argument
+from hgsp_core.cli.show import output as stdout
+from hgsp_core.cli.show import plain_table, print_json
 
 if TYPE_CHECKING:
     from hgsp_core.report.contract import Diagnosis
 
 
-def diagnose(
-    run: Annotated[
-        Path, typer.Argument(parser=expanded, metavar="RUN", help="Directory of a finished run.", show_default=False)
-    ],
-    as_json: Json = False,
-) -> None:
+def diagnose(run: Annotated[Path, path_argument("RUN", "Directory of a finished run.")], as_json: Json = False) -> None:
     """Show whether a run pruned some layers far too much, why, and the recipe lines that repair it.
 
     Example: `hgsp diagnose results/first`
 
     Reads gradient_diagnosis.json of the run (docs/reports.md explains it). Writes nothing.
     """
-    from hgsp_core.cli.show import print_json
     from hgsp_core.report.diagnosis import read_diagnosis
 
     found = read_diagnosis(run)
@@ -38,9 +31,6 @@ def diagnose(
 
 def show(found: Diagnosis, run: Path) -> None:
     """The findings, worst first, and the checks."""
-    from rich.table import Table
-
-    from hgsp_core.cli.show import output as stdout
     from hgsp_core.report.diagnosis import check_value, repair_options, repair_text
 
     console, shown = stdout(), None
@@ -59,9 +49,5 @@ def show(found: Diagnosis, run: Path) -> None:
     if not found["findings"]:
         console.print("No findings: no layer was pruned so much that other settings are needed.")
         console.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for i, name in enumerate(("", "this run", "healthy")):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True)
-    for check in found["checks"]:
-        table.add_row(check["check"], check_value(check), "yes" if check["ok"] else "no")
-    console.print(table)
+    rows = ((check["check"], check_value(check), "yes" if check["ok"] else "no") for check in found["checks"])
+    console.print(plain_table(("", "this run", "healthy"), rows))

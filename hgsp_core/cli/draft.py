@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from hgsp_core.errors import FlagError, RecipeError
-from hgsp_core.files.paths import expanded
-from hgsp_core.model.errors import LayoutError
+from hgsp_core.files.paths import expanded, is_hub_id
+from hgsp_core.model.layout import count_of
 
 if TYPE_CHECKING:
     from hgsp_core.runtime.recipe import Recipe
@@ -52,6 +50,20 @@ class Draft:
         value = self.take(*flags)
         self.set(key, default if value is None else value, next((flag for flag in flags if flag in self.given), ""))
 
+    def put_model(self, name: str, given: str | None, alias: str) -> str:
+        """Set `model.path` from the argument `name`, or from the flag that means the same. Returns it.
+
+        Raises:
+            FlagError: neither is given, or both with different values.
+        """
+        self.put("model.path", alias, default=given)
+        path = self.data.get("model", {}).get("path")
+        if path is None:
+            raise FlagError.required(name, f"{self.command} results/first")
+        if given not in (None, path):
+            raise FlagError.contradict((name, given), (alias, path))
+        return path
+
     def set(self, key: str, value: Any, flag: str = "") -> None:
         """Set a recipe key, if the value is not None; `flag` is what the user called it."""
         from hgsp_core.runtime.recipe import assign
@@ -72,9 +84,8 @@ class Draft:
 
         data = parse_mapping(read_text(path, "recipe"), str(path))
         if not data or data.get(part) is None:
-            raise RecipeError.at(
-                str(path), part, f"the file has no part '{part}:'.", "`hgsp plugins list` shows the available methods."
-            )
+            fix = "`hgsp plugins list` shows the available methods."
+            raise RecipeError.at(str(path), part, f"the file has no part '{part}:'.", fix)
         self.data[part] = data[part]
 
     def recipe(self, settings: Sequence[str] | None = None) -> Recipe:
@@ -94,11 +105,6 @@ class Draft:
             return parse_recipe(yaml.safe_dump(self.data, sort_keys=False), self.command, settings or ())
         except RecipeError as error:
             raise RecipeError("\n".join(self._with_flag(line) for line in str(error).splitlines())) from None
-
-    def show_notes(self) -> None:
-        """On stderr: stdout is for the result."""
-        for note in self.notes:
-            typer.echo(f"Note: {note}", err=True)
 
     def _with_flag(self, line: str) -> str:
         """`hgsp prune: allocate.with.ratio: ...` -> `hgsp prune: --pruning_ratio (allocate.with.ratio): ...`."""
@@ -136,21 +142,13 @@ def check_model(draft: Draft) -> None:
         return
     path = draft.data["model"]["path"]
     config = model_config(path)
-    heads = _count(config, "num_attention_heads")
-    there = config.get("head_dim") or _count(config, "hidden_size") // heads
+    heads = count_of(config, "num_attention_heads")
+    there = config.get("head_dim") or count_of(config, "hidden_size") // heads
     if head_dim not in (None, there):
         raise FlagError.model_differs("--head_dim", head_dim, path, there)
     ratio = heads // (config.get("num_key_value_heads") or heads)
     if gqa_ratio not in (None, ratio):
         raise FlagError.model_differs("--gqa_ratio", gqa_ratio, path, ratio)
-
-
-def _count(config: Mapping[str, Any], key: str) -> int:
-    """A count above 0 in config.json. Raises LayoutError."""
-    value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise LayoutError.bad_count(key, value)
-    return value
 
 
 def model_config(path: str) -> dict[str, Any]:
@@ -160,7 +158,7 @@ def model_config(path: str) -> dict[str, Any]:
 
     if expanded(path).is_dir():
         return read_config(expanded(path))
-    if path.count("/") != 1 or path.startswith((".", "/", "~")):
+    if not is_hub_id(path):
         raise CheckpointError.no_directory(Path(path))
     from huggingface_hub import hf_hub_download
 

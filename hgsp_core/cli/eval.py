@@ -9,10 +9,11 @@ import typer
 
 from hgsp_core.cli.draft import Draft, as_yaml
 from hgsp_core.cli.flags import Flag, Given, Panel, takes
-from hgsp_core.cli.options import Json, Quiet
+from hgsp_core.cli.options import Json, PrintRecipe, Quiet, path_option, set_option
 from hgsp_core.cli.origin import names
+from hgsp_core.cli.show import output as stdout
+from hgsp_core.cli.show import plain_table, print_json
 from hgsp_core.errors import FlagError
-from hgsp_core.files.paths import expanded
 
 PANEL = Panel(
     "Measurements",
@@ -45,33 +46,13 @@ def evaluate(
         typer.Option("--dense", metavar="MODEL", help="Also measure this model and show the ratio of the two."),
     ] = None,
     recipe: Annotated[
-        Path | None,
-        typer.Option(
-            "--recipe",
-            parser=expanded,
-            metavar="FILE",
-            help="Take the measurements from the 'evaluate' part of this recipe instead of flags.",
-        ),
+        Path | None, path_option("--recipe", metavar="FILE", help="Measure the 'evaluate' part of this recipe.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Set any parameter: --set evaluate.0.with.seq_len=256. May be repeated."
-        ),
-    ] = None,
+    settings: Annotated[list[str] | None, set_option("Set any parameter: --set evaluate.0.with.seq_len=256.")] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=expanded,
-            metavar="FILE",
-            help="Write the result to this file as JSON; must not exist.",
-        ),
+        Path | None, path_option("--output", "-o", metavar="FILE", help="Write the result as JSON; must not exist.")
     ] = None,
-    print_recipe: Annotated[
-        bool, typer.Option("--print-recipe", help="Print the equivalent 'evaluate' part of a recipe and exit.")
-    ] = False,
+    print_recipe: PrintRecipe = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -112,12 +93,7 @@ def evaluate(
 def draft_of(given: Given, model: str | None, recipe: Path | None, output: Path | None) -> Draft:
     """A recipe whose model is the one to measure, and whose 'evaluate' part is what is measured."""
     draft = Draft("hgsp eval", given)
-    draft.put("model.path", "--model_path", default=model)
-    path = draft.data.get("model", {}).get("path")
-    if path is None:
-        raise FlagError.required("MODEL", "hgsp eval results/first")
-    if model not in (None, path):
-        raise FlagError.contradict(("MODEL", model), ("--model_path", path))
+    draft.put_model("MODEL", model, "--model_path")
     draft.put("model.dtype", "--dtype")
     draft.put("device", "--device")
     draft.set("output", str(output or "-"))
@@ -125,9 +101,8 @@ def draft_of(given: Given, model: str | None, recipe: Path | None, output: Path 
         draft.load(recipe, "evaluate")
         more = [flag for flag in given if flag not in ("--model_path", "--dtype", "--device")]
         if more:
-            raise FlagError.excludes(
-                more[0], "--recipe", "the recipe defines the measurements; change it with --set KEY=VALUE"
-            )
+            why = "the recipe defines the measurements; change it with --set KEY=VALUE"
+            raise FlagError.excludes(more[0], "--recipe", why)
     else:
         draft.set("evaluate", measurements(draft))
     return draft
@@ -157,22 +132,11 @@ def _sizes(draft: Draft, limit: str) -> dict[str, int]:
 
 def show(result: dict[str, Any], output: Path | None, as_json: bool) -> None:
     """The result: as JSON, or as a table, of two models the ratio first."""
-    from rich.table import Table
-
-    from hgsp_core.cli.show import output as stdout
-    from hgsp_core.cli.show import print_json
     from hgsp_core.report.tables import evaluation
 
     if as_json:
         print_json(result)
         return
-    header, rows = evaluation(result)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = stdout()
-    console.print(table)
+    stdout().print(plain_table(*evaluation(result)))
     if output is not None:
-        console.print(f"Result: {output}")
+        stdout().print(f"Result: {output}")

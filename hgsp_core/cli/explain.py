@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from hgsp_core.files.yaml_data import in_yaml
 from hgsp_core.model.architecture import Architecture
 from hgsp_core.plugin.registry import Entry
 from hgsp_core.runtime.recipe import STAGES
@@ -88,7 +89,7 @@ def in_words(found: Description) -> Iterator[str]:
         return
     yield "parameters" if found.parameters else "parameters: none"
     for p in found.parameters:
-        yield f"  {p.key}: {p.values}; {'required' if p.required else f'default {_scalar(p.default)}'}"
+        yield f"  {p.key}: {p.values}; {'required' if p.required else f'default {in_yaml(p.default)}'}"
         if p.description:
             yield f"      {p.description}"
     yield ""
@@ -110,10 +111,7 @@ def parameters(schema: _Schema, prefix: str = "", root: _Schema | None = None) -
 
 
 def _resolved(schema: _Schema, root: _Schema) -> _Schema:
-    """Follow `$ref` into `$defs`."""
-    if "$ref" in schema:
-        return root["$defs"][schema["$ref"].rpartition("/")[2]]
-    return schema
+    return root["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
 
 def _values(schema: _Schema, root: _Schema) -> str:
@@ -122,18 +120,13 @@ def _values(schema: _Schema, root: _Schema) -> str:
     if "anyOf" in schema:
         return " or ".join(_values(choice, root) for choice in schema["anyOf"])
     if "enum" in schema:
-        return " or ".join(map(_scalar, schema["enum"]))
+        return " or ".join(map(in_yaml, schema["enum"]))
     if "const" in schema:
-        return _scalar(schema["const"])
+        return in_yaml(schema["const"])
     if schema.get("type") == "array":
         return f"list of {_values(schema.get('items', {}), root)}"
     bounds = [f"{words} {schema[bound]}" for bound, words in _BOUNDS.items() if bound in schema]
     return ", ".join([_TYPES.get(schema.get("type", ""), "any value"), *bounds])
-
-
-def _scalar(value: Any) -> str:
-    """The value as a recipe writes it."""
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 
 def example(kind: str, name: str, found: Sequence[Parameter]) -> str:

@@ -7,36 +7,19 @@ from typing import Annotated
 
 import typer
 
-from hgsp_core.cli.options import Json, Quiet
-from hgsp_core.files.paths import expanded
+from hgsp_core.cli.options import Json, Quiet, path_argument, path_option, set_option
+from hgsp_core.cli.show import output as stdout
+from hgsp_core.cli.show import print_json, print_lines
 
-Model = Annotated[
-    Path,
-    typer.Argument(
-        parser=expanded,
-        metavar="MODEL",
-        help="Run directory or Hugging Face directory, pruned or not.",
-        show_default=False,
-    ),
-]
+Model = Annotated[Path, path_argument("MODEL", "Run directory or Hugging Face directory, pruned or not.")]
 Exporter = Annotated[
     str,
     typer.Option("--to", metavar="NAME", help="The exporter: gguf, huggingface, or a plugin's.", show_default=False),
 ]
 Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Set a parameter of the exporter (hgsp plugins show NAME): --set type=q8_0. May be repeated.",
-    ),
+    list[str] | None, set_option("Set a parameter of the exporter (hgsp plugins show NAME): --set type=q8_0.")
 ]
-Output = Annotated[
-    Path,
-    typer.Option(
-        "--output", "-o", parser=expanded, metavar="DIR", help="Directory to write; must not exist.", show_default=False
-    ),
-]
+Output = Annotated[Path, path_option("--output", "-o", metavar="DIR", help="Directory to write; must not exist.")]
 
 
 def export(
@@ -56,9 +39,6 @@ def export(
         from hgsp_core.export.run import export_checkpoint
 
         result = export_checkpoint(model, to, settings or (), output, monitor)
-    from hgsp_core.cli.show import output as stdout
-    from hgsp_core.cli.show import print_json, print_lines
-
     if as_json:
         print_json(result)
         return

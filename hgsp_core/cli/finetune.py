@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +9,11 @@ import typer
 
 from hgsp_core.cli.draft import Draft, as_yaml
 from hgsp_core.cli.flags import Flag, Given, Panel, takes
-from hgsp_core.cli.options import Cache, Json, Quiet, open_store
+from hgsp_core.cli.options import Cache, Json, PrintRecipe, Quiet, is_first, open_store, path_option, set_option
 from hgsp_core.cli.origin import lora_only
+from hgsp_core.cli.run import loading_lines
+from hgsp_core.cli.show import output as stdout
+from hgsp_core.cli.show import print_json
 from hgsp_core.errors import FlagError, RecipeError
 from hgsp_core.files.paths import expanded
 
@@ -20,12 +22,7 @@ PANEL = Panel(
     (
         Flag("--pruned_model", str, "Alias of CHECKPOINT.", metavar="DIR"),
         Flag("--finetune_method", str, "lora, full, or another recoverer (hgsp plugins list).", "lora"),
-        Flag(
-            "--data_path",
-            str,
-            "Dataset name, local file or hub id: instructions, chats or text.",
-            "yahma/alpaca-cleaned",
-        ),
+        Flag("--data_path", str, "Name, file or hub id of instructions, chats or text.", "yahma/alpaca-cleaned"),
         Flag("--num_epochs", float, "Passes over the data.", "2"),
         Flag("--learning_rate", float, "Peak learning rate.", "3e-4, full: 2e-5"),
         Flag("--batch_size", int, "Records per optimizer step.", "128"),
@@ -42,45 +39,38 @@ PANEL = Panel(
     ),
 )
 
+#: parameter of the recoverer -> flags that set it
+_SETS = {
+    "dataset": ("--data_path",),
+    "epochs": ("--num_epochs",),
+    "learning_rate": ("--learning_rate",),
+    "batch_size": ("--batch_size",),
+    "micro_batch_size": ("--micro_batch_size",),
+    "samples": ("--max_samples", "--num_samples"),
+    "records.seq_len": ("--seq_len",),
+    "r": ("--lora_r",),
+    "alpha": ("--lora_alpha",),
+    "schedule.gradient_checkpointing": ("--use_gradient_checkpointing",),
+}
+
 
 @takes(PANEL)
 def finetune(
     given: Given,
     checkpoint: Annotated[
         str | None,
-        typer.Argument(
-            metavar="CHECKPOINT", help="Run directory or Hugging Face directory, pruned or not.", show_default=False
-        ),
+        typer.Argument(metavar="CHECKPOINT", help="Run directory or Hugging Face directory.", show_default=False),
     ] = None,
     dense: Annotated[
-        Path | None,
-        typer.Option(
-            "--dense",
-            parser=expanded,
-            metavar="DIR",
-            help="The original model, used as the teacher with --set distill=true.",
-        ),
+        Path | None, path_option("--dense", metavar="DIR", help="Original model, the teacher of --set distill=true.")
     ] = None,
     recipe: Annotated[
-        Path | None,
-        typer.Option(
-            "--recipe",
-            parser=expanded,
-            metavar="FILE",
-            help="Start from the 'recover' part of this recipe; flags override it.",
-        ),
+        Path | None, path_option("--recipe", metavar="FILE", help="Start from its 'recover' part; flags override it.")
     ] = None,
     settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Set any parameter (hgsp plugins show lora): --set schedule.patience=5. May be repeated.",
-        ),
+        list[str] | None, set_option("Set any parameter (hgsp plugins show lora): --set schedule.patience=5.")
     ] = None,
-    print_recipe: Annotated[
-        bool, typer.Option("--print-recipe", help="Print the equivalent 'recover' part of a recipe and exit.")
-    ] = False,
+    print_recipe: PrintRecipe = False,
     cache: Cache = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -109,8 +99,7 @@ def finetune(
         return
     from hgsp_core.cli.console import terminal
 
-    first = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun, accelerate launch), one talks
-    with terminal(quiet or not first) as monitor:
+    with terminal(quiet or not is_first()) as monitor:
         from hgsp_core.recover.finetune import finetune as train
 
         report = train(
@@ -122,7 +111,7 @@ def finetune(
             dense=dense,
             store=open_store(cache),
         )
-    if first:
+    if is_first():
         show(report, Path(checked.output), as_json)
 
 
@@ -133,25 +122,12 @@ def draft_of(given: Given, checkpoint: str | None, recipe: Path | None) -> Draft
         draft.load(recipe, "recover")
         if not isinstance(draft.data["recover"], dict):
             raise RecipeError.at(str(recipe), "recover", "expected the form {use: lora, with: {epochs: 2}}.")
-    draft.put("model.path", "--pruned_model", default=checkpoint)
-    path = draft.data.get("model", {}).get("path")
-    if path is None:
-        raise FlagError.required("CHECKPOINT", "hgsp finetune results/first")
-    if checkpoint not in (None, path):
-        raise FlagError.contradict(("CHECKPOINT", checkpoint), ("--pruned_model", path))
+    path = draft.put_model("CHECKPOINT", checkpoint, "--pruned_model")
     method = draft.take("--finetune_method")
     draft.set("recover.use", method or draft.data.get("recover", {}).get("use", "lora"), "--finetune_method")
     lora_only(draft, draft.data["recover"]["use"])
-    draft.put("recover.with.dataset", "--data_path")
-    draft.put("recover.with.epochs", "--num_epochs")
-    draft.put("recover.with.learning_rate", "--learning_rate")
-    draft.put("recover.with.batch_size", "--batch_size")
-    draft.put("recover.with.micro_batch_size", "--micro_batch_size")
-    draft.put("recover.with.samples", "--max_samples", "--num_samples")
-    draft.put("recover.with.records.seq_len", "--seq_len")
-    draft.put("recover.with.r", "--lora_r")
-    draft.put("recover.with.alpha", "--lora_alpha")
-    draft.put("recover.with.schedule.gradient_checkpointing", "--use_gradient_checkpointing")
+    for key, flags in _SETS.items():
+        draft.put(f"recover.with.{key}", *flags)
     draft.put("device", "--device")
     model = expanded(path)
     model = model if model.name else model.absolute()
@@ -162,21 +138,15 @@ def draft_of(given: Given, checkpoint: str | None, recipe: Path | None) -> Draft
 
 def show(report: dict[str, Any], directory: Path, as_json: bool) -> None:
     """The report: as it is in report.json, or the perplexity on text that was held out, and where the model is."""
-    from hgsp_core.cli.run import loading_lines
-    from hgsp_core.cli.show import output as stdout
-    from hgsp_core.cli.show import print_json
     from hgsp_core.report.tables import metric_value, percent
 
     if as_json:
         print_json(report)
         return
     console = stdout()
-    held_out = (report["recovery"] or {}).get("held_out_perplexity")
-    if held_out:
-        before, after = held_out["before"], held_out["after"]
-        change = percent(after / before - 1)
-        console.print(
-            f"Perplexity on held-out data: {metric_value(before)} before, {metric_value(after)} after ({change})"
-        )
+    if held_out := (report["recovery"] or {}).get("held_out_perplexity"):
+        before, after = (metric_value(held_out[side]) for side in ("before", "after"))
+        change = percent(held_out["after"] / held_out["before"] - 1)
+        console.print(f"Perplexity on held-out data: {before} before, {after} after ({change})")
     console.print(f"Result: {directory}")
     console.print("Load it with:", *loading_lines(directory / "model"), sep="\n  ")

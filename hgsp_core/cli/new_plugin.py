@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hgsp_core.files.paths import expanded
+from hgsp_core.cli.options import path_option
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -32,15 +32,9 @@ def new(
             help="architecture, scorer, prior, normalizer, allocator, reconstructor, recoverer, evaluator, exporter or dataset.",
         ),
     ],
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="Name in recipes; for an architecture, the 'model_type' in config.json."),
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name in recipes; of an architecture, its model_type.")],
     directory: Annotated[
-        Path | None,
-        typer.Option(
-            "--directory", parser=expanded, metavar="DIR", help="Directory of the project, instead of ./hgsp-NAME."
-        ),
+        Path | None, path_option("--directory", metavar="DIR", help="Directory of the project, not ./hgsp-NAME.")
     ] = None,
 ) -> None:
     """Create a plugin project that installs, works in a recipe and passes its tests.
@@ -115,9 +109,8 @@ def substitutions(kind: str, name: str, taken: set[str]) -> dict[str, str]:
 
 def project_files(kind: str, values: Mapping[str, str]) -> dict[Path, str]:
     """Relative path -> text of every file of a project."""
-    layers = ["project", "method", kind] if kind != "architecture" else ["project", kind]
     files: dict[Path, str] = {}
-    for layer in layers:
+    for layer in ("project", "method", kind) if kind != "architecture" else ("project", kind):
         _collect(resources.files("hgsp_core.cli") / "templates" / layer, Path(), values, files)
     return files
 

@@ -1,10 +1,11 @@
-"""The options that `run` and `plan` share, and the recipe that they make."""
+"""Options that commands share, and what they open."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,28 +15,29 @@ if TYPE_CHECKING:
     from hgsp_core.runtime.recipe import Recipe
     from hgsp_core.runtime.store import Store
 
-RecipeFile = Annotated[
-    Path, typer.Argument(parser=expanded, metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set a recipe key: --set allocate.with.ratio=0.3. May be repeated."
-    ),
-]
+
+def path_argument(metavar: str, help: str) -> Any:
+    return typer.Argument(parser=expanded, metavar=metavar, help=help, show_default=False)
+
+
+def path_option(*names: str, metavar: str, help: str) -> Any:
+    return typer.Option(*names, parser=expanded, metavar=metavar, help=help, show_default=False)
+
+
+def set_option(help: str) -> Any:
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"{help} May be repeated.")
+
+
+_STORE = "Store for tokens and statistics, instead of HGSP_CACHE or ~/.cache/hgsp."
+RecipeFile = Annotated[Path, path_argument("RECIPE", "Recipe, a YAML file.")]
+Settings = Annotated[list[str] | None, set_option("Set a recipe key: --set allocate.with.ratio=0.3.")]
 Output = Annotated[
-    Path | None,
-    typer.Option("--output", parser=expanded, metavar="DIR", help="Run directory, instead of the recipe's 'output'."),
+    Path | None, path_option("--output", metavar="DIR", help="Run directory, instead of the recipe's 'output'.")
 ]
-Cache = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache",
-        parser=expanded,
-        metavar="DIR",
-        help="Store for tokens and statistics, instead of HGSP_CACHE or ~/.cache/hgsp.",
-    ),
+PrintRecipe = Annotated[
+    bool, typer.Option("--print-recipe", help="Print the equivalent recipe, or part of one, and exit.")
 ]
+Cache = Annotated[Path | None, path_option("--cache", metavar="DIR", help=_STORE)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress; show only the result, warnings and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print only the result, as one JSON object.")]
 
@@ -48,6 +50,11 @@ def read_recipe(path: Path, settings: list[str] | None, output: Path | None) -> 
     if output is not None:
         overrides.append(f"output={json.dumps(str(output), ensure_ascii=False)}")
     return load_recipe(path, overrides)
+
+
+def is_first() -> bool:
+    """Of several processes (torchrun, accelerate launch), the first one talks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def open_store(cache: Path | None) -> Store:

@@ -6,13 +6,14 @@ its part of the recipe, below.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from hgsp_core.cli.draft import Draft, as_yaml, check_model
-from hgsp_core.cli.flags import Flag, Panel
+from hgsp_core.cli.flags import Command, Flag, Given, Panel, takes
+from hgsp_core.cli.options import Cache, Json, PrintRecipe, Quiet, Settings
 from hgsp_core.errors import FlagError
 
 MODEL = Panel(
@@ -28,9 +29,7 @@ MODEL = Panel(
 CALIBRATION = Panel(
     "Calibration set, shared by everything that measures",
     (
-        Flag(
-            "--dataset", str, "Name, local file or hub id; perplexity is measured on its evaluation split.", "wikitext2"
-        ),
+        Flag("--dataset", str, "Name, local file or hub id; its evaluation split gives the perplexity.", "wikitext2"),
         Flag("--nsamples", int, "Windows drawn from the text.", "128"),
         Flag("--calibration_samples", int, "Alias of --nsamples."),
         Flag("--num_samples", int, "Alias of --nsamples."),
@@ -67,9 +66,15 @@ RESULT = Panel(
     ),
 )
 
-PrintRecipe = Annotated[
-    bool, typer.Option("--print-recipe", help="Print the equivalent recipe for `hgsp run` and exit.")
-]
+RATIO = Flag("--pruning_ratio", float, "Share of all parameters to remove, 0..1.", "0.2")
+SPLIT = (
+    Flag("--pruning_distribution", str, "Budget of attention and MLPs: 5:5, 10:0, 0:10.", "one shared budget"),
+    Flag("--prune_mlp", bool, "Prune MLPs too; --no-prune_mlp is 10:0.", "prune_mlp", off=True),
+)
+RANGE = (
+    Flag("--layer_start", int, "Start of the range (inclusive), counted from 0.", "0"),
+    Flag("--layer_end", int, "End of the range (exclusive).", "all"),
+)
 
 
 def model(draft: Draft) -> None:
@@ -84,14 +89,8 @@ def model(draft: Draft) -> None:
 def calibrate(draft: Draft, samples: int = 128, seq_len: int = 128, stride: int | None = None) -> None:
     """`calibrate`; the arguments are the method's own defaults."""
     draft.put("calibrate.dataset", "--dataset", default="wikitext2")
-    draft.put(
-        "calibrate.samples",
-        "--nsamples",
-        "--calibration_samples",
-        "--num_samples",
-        "--head_importance_samples",
-        default=samples,
-    )
+    aliases = ("--calibration_samples", "--num_samples", "--head_importance_samples")
+    draft.put("calibrate.samples", "--nsamples", *aliases, default=samples)
     most = draft.take("--max_samples")
     if most is not None and most < draft.data["calibrate"]["samples"]:
         draft.set("calibrate.samples", most, "--max_samples")
@@ -144,32 +143,46 @@ def names(given: str) -> list[str]:
     return given.replace(",", " ").split()
 
 
-def output(draft: Draft, method: str, size: str) -> None:
-    """`output`; without a flag it is named by the model, the method and what goes."""
+def output(draft: Draft, method: str, size: str = "") -> None:
+    """`output`; without a flag it is named by the model, the method and the removed share (or `size`)."""
     name, directory = draft.take("--output_name"), draft.take("--output")
     if name is not None and directory is not None:
         raise FlagError.excludes("--output_name", "--output", "both set the output directory")
-    if name is not None:
-        draft.set("output", str(Path("results", name)), "--output_name")
-    elif directory is not None:
+    if directory is not None:
         draft.set("output", directory, "--output")
     else:
-        draft.set("output", str(Path("results", f"{Path(draft.data['model']['path']).name}-{method}-{size}")))
+        derived = f"{Path(draft.data['model']['path']).name}-{method}-{size or percent(draft)}"
+        draft.set("output", str(Path("results", name or derived)), "--output_name" if name else "")
 
 
-def percent(ratio: float) -> str:
-    return f"{100 * ratio:g}"
+def percent(draft: Draft) -> str:
+    return f"{100 * draft.data['allocate']['with']['ratio']:g}"
 
 
-def carry_out(
-    draft: Draft, settings: list[str] | None, print_recipe: bool, cache: Path | None, quiet: bool, as_json: bool
-) -> None:
-    """Print the recipe, or run it as `hgsp run` would."""
-    from hgsp_core.cli.run import prune
+def recipe_command(*panels: Panel) -> Callable[[Callable[[Given], Draft]], Command]:
+    """A command with these flags: the function makes a recipe of them, which is printed, or run as by `hgsp run`."""
 
-    recipe = draft.recipe(settings)
-    draft.show_notes()
-    if print_recipe:
-        typer.echo(as_yaml(recipe), nl=False)
-        return
-    prune(recipe, cache, quiet, as_json)
+    def decorate(function: Callable[[Given], Draft]) -> Command:
+        def command(
+            given: Given,
+            settings: Settings = None,
+            print_recipe: PrintRecipe = False,
+            cache: Cache = None,
+            quiet: Quiet = False,
+            as_json: Json = False,
+        ) -> None:
+            from hgsp_core.cli.run import prune
+
+            draft = function(given)
+            recipe = draft.recipe(settings)
+            for note in draft.notes:
+                typer.echo(f"Note: {note}", err=True)  # stdout is for the result
+            if print_recipe:
+                typer.echo(as_yaml(recipe), nl=False)
+            else:
+                prune(recipe, cache, quiet, as_json)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        return takes(*panels)(command)
+
+    return decorate

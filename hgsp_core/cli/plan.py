@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hgsp_core.cli.options import Cache, Json, Output, Quiet, RecipeFile, Settings, open_store, read_recipe
+from hgsp_core.cli.show import headline_table, plain_table, print_json, print_lines, print_reused, removed_line
+from hgsp_core.cli.show import output as stdout
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,9 +43,6 @@ def plan(
 
 def show(result: Forecast, as_json: bool) -> None:
     """The forecast: as JSON, or the headline and what stays of each layer."""
-    from hgsp_core.cli.show import headline_table, print_json, print_lines, print_reused, removed_line
-    from hgsp_core.cli.show import output as stdout
-
     if as_json:
         print_json(as_data(result))
         return
@@ -65,13 +64,10 @@ def as_data(result: Forecast) -> dict[str, Any]:
 
 def layer_table(result: Forecast) -> Table:
     """Kept units of each layer's blocks."""
-    from rich.table import Table
-
     plan_ = result.decision.plan
     axes = [axis.name for axis in result.decision.source.layout.architecture.axes]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("layer", *(f"{axis} kept" for axis in axes)):
-        table.add_column(name, justify="right", no_wrap=True)
-    for index, layer in enumerate(plan_.layers):
-        table.add_row(str(index), *(f"{len(layer[axis].kept)} / {layer[axis].of}" for axis in axes))
-    return table
+    rows = (
+        (str(index), *(f"{len(layer[axis].kept)} / {layer[axis].of}" for axis in axes))
+        for index, layer in enumerate(plan_.layers)
+    )
+    return plain_table(("layer", *(f"{axis} kept" for axis in axes)), rows, left=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 
 from hgsp_core.cli import new_plugin
 from hgsp_core.cli.options import Json
+from hgsp_core.cli.show import output, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,8 +42,6 @@ def list_plugins(as_json: Json = False) -> None:
 
     Reads the entry points of the group 'hgsp'. Writes nothing.
     """
-    from hgsp_core.cli.show import output, print_json
-
     found = _listing()
     if as_json:
         print_json(found)
@@ -63,21 +63,18 @@ def list_plugins(as_json: Json = False) -> None:
 
 def _listing() -> dict[str, list[dict[str, Any]]]:
     """What is installed, by kind and name; the catalogue's plugins that are not; and what is broken."""
-    from dataclasses import asdict
-
     from hgsp_core.plugin.method import HOOKS
     from hgsp_core.plugin.registry import catalogue, installed
 
     found = installed()
     kinds = list(HOOKS)
     entries = sorted(found.entries, key=lambda e: (kinds.index(e.kind), e.name, e.distribution))
-    there = {_normal(name) for name in (*(e.distribution for e in entries), *(b.distribution for b in found.broken))}
     return {
         "installed": [
             {"kind": e.kind, "name": e.name, "distribution": e.distribution, "summary": e.method.summary}
             for e in entries
         ],
-        "not_installed": [known for known in catalogue() if _normal(known["distribution"]) not in there],
+        "not_installed": [known for known in catalogue() if not found.has(known["distribution"])],
         "broken": [asdict(plugin) for plugin in found.broken],
     }
 
@@ -95,10 +92,7 @@ def show(
 
     Reads the plugin's declaration; does not load the method. Writes nothing.
     """
-    from dataclasses import asdict
-
     from hgsp_core.cli.explain import describe, in_words
-    from hgsp_core.cli.show import output, print_json
     from hgsp_core.plugin.registry import installed
 
     found = []
@@ -122,10 +116,7 @@ def check(
 
     Reads the installed plugin. Writes only temporary files. Exit code 0 = all passed, 1 = a check failed, 2 = no such plugin.
     """
-    from dataclasses import asdict
-
     from hgsp_core.cli.console import terminal
-    from hgsp_core.cli.show import output, print_json
 
     with terminal(quiet=as_json) as monitor, monitor.stage("Check"):
         from hgsp_core.testing import check_distribution
@@ -135,11 +126,9 @@ def check(
     if as_json:
         print_json({"distribution": distribution, **counts, "results": [asdict(r) for r in results]})
     else:
-        console = output()
-        console.print(
-            _table((r.check, r.subject, f"{r.outcome}: {r.reason}" if r.reason else r.outcome) for r in results)
-        )
-        console.print(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
+        told = ((r.check, r.subject, f"{r.outcome}: {r.reason}" if r.reason else r.outcome) for r in results)
+        output().print(_table(told))
+        output().print(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
     if counts["failed"]:
         raise typer.Exit(1)
 
@@ -152,14 +141,14 @@ def _named(name: str) -> list[Entry]:
     """
     from hgsp_core.errors import did_you_mean
     from hgsp_core.plugin.errors import PluginError
-    from hgsp_core.plugin.registry import catalogue, installed
+    from hgsp_core.plugin.registry import catalogue, installed, same_name
 
     distribution, _, bare = name.rpartition("/")
     entries, broken = installed().entries, installed().broken
-    if of_distribution := [e for e in entries if _normal(e.distribution) == _normal(name)]:
+    if of_distribution := [e for e in entries if same_name(e.distribution, name)]:
         return of_distribution
-    found = [e for e in entries if e.name == bare and _normal(distribution) in ("", _normal(e.distribution))]
-    if found:
+    named = [e for e in entries if e.name == bare]
+    if found := [e for e in named if not distribution or same_name(e.distribution, distribution)]:
         return found
     for known in catalogue():
         for kind, names in known["provides"].items():
@@ -167,11 +156,6 @@ def _named(name: str) -> list[Entry]:
                 raise PluginError.not_installed(kind, bare, known["distribution"])
     hint = did_you_mean(bare, [x for e in entries for x in (e.name, e.distribution)])
     raise PluginError.unknown("plugin", name, hint, [(b.distribution, b.reason) for b in broken])
-
-
-def _normal(distribution: str) -> str:
-    """Distribution names differ in case and dashes only by spelling (PEP 503)."""
-    return distribution.lower().replace("_", "-")
 
 
 def _table(rows: Iterable[tuple[str, str, str]]) -> Table:

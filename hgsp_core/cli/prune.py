@@ -5,14 +5,13 @@ from __future__ import annotations
 from hgsp_core.cli import origin
 from hgsp_core.cli.allocation import allocate
 from hgsp_core.cli.draft import Draft
-from hgsp_core.cli.flags import Flag, Given, Panel, takes
-from hgsp_core.cli.options import Cache, Json, Quiet, Settings
+from hgsp_core.cli.flags import Flag, Given, Panel
 from hgsp_core.errors import FlagError
 
 SIZE = Panel(
     "Ratio and strategy",
     (
-        Flag("--pruning_ratio", float, "Share of all parameters to remove, 0..1.", "0.2"),
+        origin.RATIO,
         Flag(
             "--pruning_strategy",
             str,
@@ -20,13 +19,7 @@ SIZE = Panel(
             "(layerwise); uniform: the same rate in every layer.",
             "global, or the strategy that takes all given flags",
         ),
-        Flag(
-            "--pruning_distribution",
-            str,
-            "Split of the budget between attention and MLPs: 5:5, 10:0, 0:10.",
-            "one shared budget",
-        ),
-        Flag("--prune_mlp", bool, "Prune MLPs too; --no-prune_mlp is 10:0.", "prune_mlp", off=True),
+        *origin.SPLIT,
         Flag("--iterative_steps", int, "Rounds of scoring and removing.", "1"),
     ),
 )
@@ -57,8 +50,7 @@ BY_LAYER = Panel(
 RANGE = Panel(
     "Range of layers to prune",
     (
-        Flag("--layer_start", int, "Start of the range (inclusive), counted from 0.", "0"),
-        Flag("--layer_end", int, "End of the range (exclusive).", "all"),
+        *origin.RANGE,
         Flag("--block_attention_layer_start", int, "Start of the range for attention only (uniform).", "0"),
         Flag("--block_attention_layer_end", int, "End of the range for attention only (uniform).", "all"),
         Flag("--block_mlp_layer_start", int, "Start of the range for MLPs only (uniform).", "0"),
@@ -68,12 +60,7 @@ RANGE = Panel(
 UNITS = Panel(
     "Importance of units: attention groups and MLP channels",
     (
-        Flag(
-            "--importance_method",
-            str,
-            "taylor, taylor_2nd, wanda, magnitude, or another scorer (hgsp plugins list).",
-            "taylor",
-        ),
+        Flag("--importance_method", str, "taylor, taylor_2nd, wanda, magnitude, or another scorer.", "taylor"),
         Flag("--head_importance_samples", int, "Alias of --nsamples: all methods share one calibration set."),
         Flag("--taylor_seq_len", int, "Alias of --seq_len."),
         Flag("--gradient_batch_size", int, "Windows per batch; with taylor_2nd also windows per gradient.", "4"),
@@ -87,37 +74,15 @@ LAYERS = Panel(
     (
         Flag("--layer_importance_method", str, "removal, activation or similarity.", "removal"),
         Flag("--layer_importance_samples", int, "Windows used to measure removal.", "50"),
-        Flag(
-            "--layer_importance_config",
-            str,
-            "Read importance from the layer_importance.json of a run instead of measuring it.",
-            metavar="FILE",
-        ),
+        Flag("--layer_importance_config", str, "Read it from the layer_importance.json of a run.", metavar="FILE"),
     ),
 )
-PANELS = (
-    origin.MODEL,
-    SIZE,
-    GLOBAL,
-    BY_LAYER,
-    RANGE,
-    UNITS,
-    LAYERS,
-    origin.CALIBRATION,
-    origin.FINETUNING,
-    origin.RESULT,
-)
+OWN = (SIZE, GLOBAL, BY_LAYER, RANGE, UNITS, LAYERS)
+PANELS = (origin.MODEL, *OWN, origin.CALIBRATION, origin.FINETUNING, origin.RESULT)
 
 
-@takes(*PANELS)
-def prune(
-    given: Given,
-    settings: Settings = None,
-    print_recipe: origin.PrintRecipe = False,
-    cache: Cache = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
+@origin.recipe_command(*PANELS)
+def prune(given: Given) -> Draft:
     """Prune a model by flags, which are turned into a recipe.
 
     Example: `hgsp prune --base_model meta-llama/Meta-Llama-3-8B --pruning_ratio 0.2 --output_name llama3-20`
@@ -131,12 +96,6 @@ def prune(
 
     Reads the model, which is never modified, and the calibration text. Writes the run directory, like `hgsp run`.
     """
-    draft = draft_of(given)
-    origin.carry_out(draft, settings, print_recipe, cache, quiet, as_json)
-
-
-def draft_of(given: Given) -> Draft:
-    """The recipe that the flags stand for."""
     draft = Draft("hgsp prune", given)
     draft.set("reconstruct.use", "none")
     origin.model(draft)
@@ -147,7 +106,7 @@ def draft_of(given: Given) -> Draft:
     draft.put("iterative_steps", "--iterative_steps")
     origin.finetune(draft)
     origin.evaluate(draft)
-    origin.output(draft, strategy, origin.percent(draft.data["allocate"]["with"]["ratio"]))
+    origin.output(draft, strategy)
     return draft
 
 

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from hgsp_core.cli.compare import write_new
+from hgsp_core.cli.options import path_argument
+from hgsp_core.cli.show import output, print_json
 from hgsp_core.files.paths import expanded
 
 app = typer.Typer(
@@ -32,25 +35,13 @@ def init(
     """
     from importlib import resources
 
-    from hgsp_core.files.text import write_text
-    from hgsp_core.runtime.errors import OutputError
-
-    text = resources.files("hgsp_core.cli").joinpath("template.yaml").read_text(encoding="utf-8")
-    try:
-        if file.exists() or file.is_symlink():
-            raise OutputError.exists(str(file))
-        write_text(file, text)
-    except OSError as error:
-        raise OutputError.cannot_make(str(file), error) from None
+    write_new(file, resources.files("hgsp_core.cli").joinpath("template.yaml").read_text(encoding="utf-8"))
     typer.echo(f"Wrote {file}. Set 'model.path' and 'output' in it, then: hgsp plan {file}")
 
 
 @app.command()
 def validate(
-    files: Annotated[
-        list[Path],
-        typer.Argument(parser=expanded, metavar="FILE...", help="Recipes and sweeps to check.", show_default=False),
-    ],
+    files: Annotated[list[Path], path_argument("FILE...", "Recipes and sweeps to check.")],
 ) -> None:
     """Check recipes and sweeps: every key, type, range, method and parameter. Exit code 2 if one is invalid.
 
@@ -96,7 +87,7 @@ def schema(
 
     Reads and writes nothing. For the parameters under a method's 'with', see `hgsp plugins show NAME`.
     """
-    from hgsp_core.cli.show import output, print_json
+    from hgsp_core.files.yaml_data import in_yaml
     from hgsp_core.runtime.recipe import Recipe, describe
 
     if as_json:
@@ -110,10 +101,3 @@ def schema(
         if key not in parts:  # what a part defaults to stands at its keys
             given = default if default == "required" else f"default {in_yaml(default)}"
             console.print(f"    {given}", style="dim")
-
-
-def in_yaml(value: object) -> str:
-    """A value on one line, as a recipe writes it."""
-    import yaml
-
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")

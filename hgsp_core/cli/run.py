@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hgsp_core.cli.options import Cache, Json, Output, Quiet, RecipeFile, Settings, open_store, read_recipe
+from hgsp_core.cli.options import Cache, Json, Output, Quiet, RecipeFile, Settings, is_first, open_store, read_recipe
+from hgsp_core.cli.show import headline_table, print_json, print_lines, print_reused, removed_line
+from hgsp_core.cli.show import output as stdout
 
 if TYPE_CHECKING:
     from hgsp_core.report.contract import Report
@@ -41,20 +42,16 @@ def prune(recipe: Recipe, cache: Path | None, quiet: bool, as_json: bool) -> Non
     """Carry the recipe out, and show what came of it."""
     from hgsp_core.cli.console import terminal
 
-    first = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun, accelerate launch), one talks
-    with terminal(quiet or not first) as monitor:
+    with terminal(quiet or not is_first()) as monitor:
         from hgsp_core.pipeline import run as carry_out
 
         report = carry_out(recipe, monitor, open_store(cache))
-    if first:
+    if is_first():
         show(report, Path(recipe.output), as_json)
 
 
 def show(report: Report, directory: Path, as_json: bool) -> None:
     """The report: as it is in report.json, or what a person wants of it."""
-    from hgsp_core.cli.show import headline_table, print_json, print_lines, print_reused, removed_line
-    from hgsp_core.cli.show import output as stdout
-
     if as_json:
         print_json(report)
         return
@@ -83,9 +80,6 @@ def loading_lines(model: Path) -> tuple[str, str]:
     """Python that loads the model; the flag only where its class comes with it."""
     from hgsp_core.checkpoint.read import read_config
 
-    needs_code = "auto_map" in read_config(model)
-    flag = ", trust_remote_code=True" if needs_code else ""
-    return (
-        "from transformers import AutoModelForCausalLM",
-        f'model = AutoModelForCausalLM.from_pretrained("{model}"{flag})',
-    )
+    flag = ", trust_remote_code=True" if "auto_map" in read_config(model) else ""
+    code = f'model = AutoModelForCausalLM.from_pretrained("{model}"{flag})'
+    return "from transformers import AutoModelForCausalLM", code

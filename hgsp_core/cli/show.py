@@ -10,43 +10,46 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hgsp_core.files.json_files import finite
 from hgsp_core.report.tables import HEADER, headline
 
-#: columns of a file or pipe, which nobody needs folded
+#: columns of a file or pipe
 _WIDE = 160
 
 
 def output() -> Console:
-    """stdout, where it is a file or pipe of a width that folds nothing."""
+    """stdout; a file or pipe is wide enough that nothing folds."""
     return plain_console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def plain_console(**settings: Any) -> Console:
-    """A console that shows any text as it is: `[bold]` is no markup and `:x:` no picture, whoever chose the name they stand in.
-
-    Numbers and paths are not coloured, which would be noise here.
-    """
+    """A console that shows any text as it is: `[bold]` is no markup and `:x:` no picture. Numbers and paths are not coloured."""
     return Console(markup=False, emoji=False, highlight=False, **settings)
 
 
 def print_json(value: Any) -> None:
+    from hgsp_core.files.json_files import finite
+
     print(json.dumps(finite(value), indent=2, ensure_ascii=False))
 
 
-def headline_table(report: Mapping[str, Any]) -> Table:
+def plain_table(header: Iterable[str], rows: Iterable[Iterable[str]], left: int = 1, wrap: bool = False) -> Table:
+    """A table without lines: the first `left` columns are flush left, the others flush right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for i, name in enumerate(HEADER):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True)
-    for row in headline(report):
-        table.add_row(*row.cells())
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i < left else "right", no_wrap=not wrap)
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def headline_table(report: Mapping[str, Any]) -> Table:
+    return plain_table(HEADER, (row.cells() for row in headline(report)))
 
 
 def removed_line(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Both meanings of the ratio: of the whole model, and of its decoder layers."""
-    gone = before["parameters"] - after["parameters"]
-    of_all, of_layers = gone / before["parameters"], gone / before["layer_parameters"]
+    removed = before["parameters"] - after["parameters"]
+    of_all, of_layers = removed / before["parameters"], removed / before["layer_parameters"]
     return f"Removed {of_all:.1%} of all parameters, {of_layers:.1%} of the layers'."
 
 

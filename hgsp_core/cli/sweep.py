@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hgsp_core.cli.options import Cache, Json, Quiet, open_store
-from hgsp_core.files.paths import expanded
+from hgsp_core.cli.options import Cache, Json, Quiet, open_store, path_argument, path_option
+from hgsp_core.cli.show import output as stdout
+from hgsp_core.cli.show import print_json, print_lines
 
 if TYPE_CHECKING:
     from hgsp_core.runtime.store import Store
@@ -22,14 +24,9 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    file: Annotated[
-        Path, typer.Argument(parser=expanded, metavar="SWEEP", help="Sweep, a YAML file.", show_default=False)
-    ],
+    file: Annotated[Path, path_argument("SWEEP", "Sweep, a YAML file.")],
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", parser=expanded, metavar="DIR", help="Directory of the sweep, instead of the file's 'output'."
-        ),
+        Path | None, path_option("--output", metavar="DIR", help="Directory of the sweep, not the file's 'output'.")
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Parallel runs on this machine.")] = 1,
     ray: Annotated[
@@ -97,16 +94,9 @@ def _forecast(grid: Grid, store: Store) -> Forecast:
 
 def show_forecast(grid: Grid, forecast: Forecast, as_json: bool) -> None:
     """The runs, and what is measured for them or found in the store."""
-    from hgsp_core.cli.show import output as stdout
-    from hgsp_core.cli.show import print_json
-
     kept, groups, needed = forecast
     if as_json:
-        counts = (
-            needed
-            if isinstance(needed, str)
-            else {kind: {"needed": n.needed, "stored": n.stored} for kind, n in needed.items()}
-        )
+        counts = needed if isinstance(needed, str) else {kind: asdict(need) for kind, need in needed.items()}
         runs = [{"name": c.name, "state": "there" if c.name in kept else "to run"} for c in grid.cells]
         print_json({"output": str(grid.output), "runs": runs, "groups": len(groups), "measured": counts})
         return
@@ -126,8 +116,6 @@ def show_forecast(grid: Grid, forecast: Forecast, as_json: bool) -> None:
 def show(grid: Grid, result: Result, as_json: bool) -> None:
     """How it ended: the best runs, what failed, and where the comparison is."""
     from hgsp_core.cli.compare import as_data, show_best
-    from hgsp_core.cli.show import output as stdout
-    from hgsp_core.cli.show import print_json, print_lines
     from hgsp_core.report.comparison import run_table
 
     found = result.comparison

@@ -8,15 +8,10 @@ from typing import Annotated
 
 import typer
 
-from hgsp_core.cli.options import Json, Quiet
-from hgsp_core.files.paths import expanded
+from hgsp_core.cli.options import Json, Quiet, path_argument
+from hgsp_core.cli.show import output, print_json
 
-Directory = Annotated[
-    Path,
-    typer.Argument(
-        parser=expanded, metavar="DIR", help="Directory of a model, of GGUF files or of a run.", show_default=False
-    ),
-]
+Directory = Annotated[Path, path_argument("DIR", "Directory of a model, of GGUF files or of a run.")]
 _WORDS = {True: "ok", False: "FAULT", None: "not checked"}
 
 
@@ -35,8 +30,6 @@ def verify(directory: Directory, quiet: Quiet = False, as_json: Json = False) ->
         from hgsp_core.export.verification import verify as check
 
         findings = check(directory, monitor)
-    from hgsp_core.cli.show import output, print_json
-
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:

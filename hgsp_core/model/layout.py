@@ -79,9 +79,8 @@ class BlockLayout:
     @cached_property
     def fixed_cost(self) -> int:
         """Parameters that leave only with the whole block: norms, and biases of the linears that write the residual."""
-        return sum(prod(shape) for _, shape in self.fixed) + sum(
-            s.shape[0] for s in self.slices if s.has_bias and s.dim == 1
-        )
+        biases = (s.shape[0] for s in self.slices if s.has_bias and s.dim == 1)
+        return sum(prod(shape) for _, shape in self.fixed) + sum(biases)
 
     @property
     def heads(self) -> int:
@@ -231,23 +230,27 @@ def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: M
         return left.pop(name)
 
     layers = tuple(
-        _read_layer(architecture, config, index, left, take) for index in range(_count(config, "num_hidden_layers"))
+        _read_layer(architecture, config, index, left, take) for index in range(count_of(config, "num_hidden_layers"))
     )
     tied = bool(config.get("tie_word_embeddings", False))
     if tied:
         left.pop(f"{architecture.head}.weight", None)
-    modules = [architecture.embed, architecture.norm] + ([] if tied else [architecture.head])
-    outside = {}
-    for module in modules:
-        outside[f"{module}.weight"] = take(f"{module}.weight")
-        if f"{module}.bias" in left:
-            outside[f"{module}.bias"] = take(f"{module}.bias")
-    rows = _matrix(f"{architecture.embed}.weight", outside[f"{architecture.embed}.weight"])[0]
-    if config.get("vocab_size") is not None and rows != _count(config, "vocab_size"):
-        raise LayoutError.other_rows(f"{architecture.embed}.weight", rows, config["vocab_size"], "vocab_size")
+    outside: dict[str, Shape] = {}
+    for module in (architecture.embed, architecture.norm, *(() if tied else (architecture.head,))):
+        outside |= _owned(module, left, take)
+    embed = f"{architecture.embed}.weight"
+    rows = _matrix(embed, outside[embed])[0]
+    if config.get("vocab_size") is not None and rows != count_of(config, "vocab_size"):
+        raise LayoutError.other_rows(embed, rows, config["vocab_size"], "vocab_size")
     if left:
         raise LayoutError.unaccounted(sorted(left), architecture.model_type)
     return Layout(architecture, dict(config), layers, outside)
+
+
+def _owned(module: str, left: Mapping[str, Shape], take: Callable[[str], Shape]) -> dict[str, Shape]:
+    """The weight of a module, and its bias where there is one."""
+    bias = f"{module}.bias"
+    return {f"{module}.weight": take(f"{module}.weight"), **({bias: take(bias)} if bias in left else {})}
 
 
 def _read_layer(
@@ -264,7 +267,7 @@ def _read_layer(
     for axis in architecture.axes:
         if axis.name in own.get("skip", ()):
             continue
-        units = _count(config, axis.units) if config.get(axis.units) is not None else _default_units(axis, config)
+        units = count_of(config, axis.units) if config.get(axis.units) is not None else _default_units(axis, config)
         heads = _heads(axis, config, units)
         slices = []
         for s in axis.slices:
@@ -278,12 +281,8 @@ def _read_layer(
             width = shape[s.dim] // units
             sharing = heads if s.module not in axis.cache and width % heads == 0 else 1
             slices.append(SliceLayout(prefix, s.module, s.dim, shape, width, bias is not None, sharing))
-        fixed = []
-        for module in axis.fixed:
-            fixed.append((f"{prefix}.{module}.weight", take(f"{prefix}.{module}.weight")))
-            if f"{prefix}.{module}.bias" in left:
-                fixed.append((f"{prefix}.{module}.bias", take(f"{prefix}.{module}.bias")))
-        blocks[axis.name] = BlockLayout(index, axis, f"{prefix}.{axis.block}", units, tuple(slices), tuple(fixed))
+        fixed = tuple(item for module in axis.fixed for item in _owned(f"{prefix}.{module}", left, take).items())
+        blocks[axis.name] = BlockLayout(index, axis, f"{prefix}.{axis.block}", units, tuple(slices), fixed)
     return LayerLayout(index, prefix, blocks)
 
 
@@ -293,7 +292,8 @@ def _matrix(name: str, shape: Shape) -> Shape:
     return shape
 
 
-def _count(config: Mapping[str, Any], key: str) -> int:
+def count_of(config: Mapping[str, Any], key: str) -> int:
+    """A count of config.json. Raises LayoutError where it is no positive integer."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise LayoutError.bad_count(key, value)
@@ -302,7 +302,7 @@ def _count(config: Mapping[str, Any], key: str) -> int:
 
 def _heads(axis: Axis, config: Mapping[str, Any], units: int) -> int:
     """Query heads of one unit: what scales with the units of a block that keeps keys and values; 1 for other blocks."""
-    counts = {_count(config, key) for key in axis.scales if axis.cache and config.get(key) is not None}
+    counts = {count_of(config, key) for key in axis.scales if axis.cache and config.get(key) is not None}
     heads = counts.pop() if len(counts) == 1 else units
     return heads // units if units and heads % units == 0 else 1
 
@@ -311,5 +311,5 @@ def _default_units(axis: Axis, config: Mapping[str, Any]) -> int:
     """Old MHA configs carry only `num_attention_heads`; their KV heads are as many."""
     for key in axis.scales:
         if config.get(key) is not None:
-            return _count(config, key)
+            return count_of(config, key)
     raise LayoutError.no_units(axis.units)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.metadata import Distribution, EntryPoint, distributions
+from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,23 +76,25 @@ class Registry:
         """
         distribution, _, bare = name.rpartition("/")
         named = [e for e in self.of_kind(kind) if e.name == bare]
-        found = [e for e in named if not distribution or _same(e.distribution, distribution)]
+        found = [e for e in named if not distribution or same_name(e.distribution, distribution)]
         if len(found) > 1:
             raise PluginError.ambiguous(kind, bare, [e.distribution for e in found])
         if found:
             return found[0]
         for known in catalogue():
-            if bare in known["provides"].get(kind, ()) and not self._installed(known["distribution"]):
+            if bare in known["provides"].get(kind, ()) and not self.has(known["distribution"]):
                 raise PluginError.not_installed(kind, bare, known["distribution"])
         hint = did_you_mean(bare, [e.name for e in self.of_kind(kind)])
         raise PluginError.unknown(kind, name, hint, [(b.distribution, b.reason) for b in self.broken])
 
-    def _installed(self, distribution: str) -> bool:
+    def has(self, distribution: str) -> bool:
+        """Whether that distribution is installed, broken or not."""
         there = [entry.distribution for entry in self.entries] + [broken.distribution for broken in self.broken]
-        return any(_same(name, distribution) for name in there)
+        return any(same_name(name, distribution) for name in there)
 
 
-def _same(a: str, b: str) -> bool:
+def same_name(a: str, b: str) -> bool:
+    """Whether two names are spellings of one distribution (PEP 503)."""
     return a.lower().replace("_", "-") == b.lower().replace("_", "-")
 
 
@@ -105,7 +107,7 @@ def installed() -> Registry:
 def _entry_points() -> Iterator[tuple[str, EntryPoint]]:
     seen = set()
     for distribution in distributions():
-        name = _distribution_name(distribution)
+        name = distribution.metadata["Name"] or "unnamed"
         if name.lower() in seen:  # a second copy further down sys.path is shadowed, as for any import
             continue
         points = [p for p in distribution.entry_points if p.group == GROUP]
@@ -113,10 +115,6 @@ def _entry_points() -> Iterator[tuple[str, EntryPoint]]:
             seen.add(name.lower())
         for point in points:
             yield name, point
-
-
-def _distribution_name(distribution: Distribution) -> str:
-    return distribution.metadata["Name"] or "unnamed"
 
 
 def load_plugins(points: Iterator[tuple[str, EntryPoint]]) -> Registry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -60,35 +59,23 @@ class TellingMonitor(monitor.LogMonitor):
             yield lambda done, total: self._tell((name, done, total))
 
 
-class _Warnings(logging.Handler):
-    def __init__(self, tell: Tell) -> None:
-        super().__init__(logging.WARNING)
-        self._tell = tell
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._tell(record.getMessage())
-
-
 def carry_out(task: Task, store: Store, tell: Tell) -> Outcome:
     """Do the work. Nothing that goes wrong in it escapes: one run must not take the others with it."""
     from hgsp_core.pipeline import run
     from hgsp_core.sweeps.shared import prepare
 
-    handler = _Warnings(tell)
-    monitor.log.addHandler(handler)
     try:
-        if task.shared:
-            prepare(task.recipes, TellingMonitor(tell), store)
-        else:
-            for recipe in task.recipes:
-                run(recipe, TellingMonitor(tell), store)
+        with monitor.listening(monitor.Warnings(tell)):
+            if task.shared:
+                prepare(task.recipes, TellingMonitor(tell), store)
+            else:
+                for recipe in task.recipes:
+                    run(recipe, TellingMonitor(tell), store)
     except HgspError as error:
         return Outcome(str(error), f"{error}\n")
     except Exception as error:  # noqa: BLE001 - whatever a plugin or a library raises; it is shown and kept
         line = str(error).strip().partition("\n")[0]
         return Outcome(message(f"{type(error).__name__}: {line}"), without_credentials(traceback.format_exc()))
-    finally:
-        monitor.log.removeHandler(handler)
     return Outcome()
 
 
