@@ -141,7 +141,6 @@ def _column(rows: Records, column: str, name: str) -> Iterator[str]:
         raise DataError.no_column(name, column, rows.column_names)
     for number, row in enumerate(rows):
         if not isinstance(row[column], str):
-            raise DataError.unreadable(
-                name, TypeError(f"row {number}: '{column}' is {type(row[column]).__name__}, not text")
-            )
+            fault = f"row {number}: '{column}' is {type(row[column]).__name__}, not text"
+            raise DataError.unreadable(name, TypeError(fault))
         yield row[column]

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from hgsp_core.artifacts import Calibration
 from hgsp_core.data.contract import Dataset, DatasetJob
+from hgsp_core.data.datasets import BUILDERS
 from hgsp_core.data.errors import DataError
 from hgsp_core.files.paths import expanded
 from hgsp_core.plugin import registry
@@ -29,7 +30,6 @@ SEPARATOR = "\n\n"
 CHARACTERS_PER_TOKEN = 64
 #: characters of one document that are used however few tokens are wanted; what is beyond costs time and adds nothing
 LONGEST_DOCUMENT = 2**19
-_FILES = (".txt", ".json", ".jsonl", ".parquet")
 
 
 def open_dataset(name: str, params: Mapping[str, Any], place: str) -> Dataset[Any]:
@@ -45,14 +45,13 @@ def open_dataset(name: str, params: Mapping[str, Any], place: str) -> Dataset[An
         entry, extra = registry.installed().find("dataset", name), dict[str, str]()
     except PluginError as error:
         path = expanded(name)
-        if path.suffix in _FILES or path.exists():
+        if path.suffix in BUILDERS or path.exists():
             entry, extra = registry.installed().find("dataset", "file"), {"path": name}
         elif "/" in name:
             entry, extra = registry.installed().find("dataset", "hub"), {"path": name}
         else:
-            raise DataError(
-                f"{place}: {error}\nA local file ends in {', '.join(_FILES)}; a hub id has the form owner/name."
-            ) from None
+            forms = f"A local file ends in {', '.join(BUILDERS)}; a hub id has the form owner/name."
+            raise DataError(f"{place}: {error}\n{forms}") from None
     try:
         ready = entry.declared.params(**{**params, **extra})
     except ValidationError as error:

@@ -17,11 +17,11 @@ from hgsp_core.files.json_files import write_json
 from hgsp_core.files.text import require_writable
 from hgsp_core.plugin.errors import PluginError
 from hgsp_core.report.tables import PROTOCOL
-from hgsp_core.runtime.errors import OutputError
-from hgsp_core.runtime.measure import placed
+from hgsp_core.runtime.directory import new_output
+from hgsp_core.runtime.measure import fits, placed
 from hgsp_core.runtime.monitor import LogMonitor, Monitor, Progress
 from hgsp_core.runtime.recipe import ModelPart, Use
-from hgsp_core.runtime.source import BYTES, checkpoint_layout, model_directory
+from hgsp_core.runtime.source import checkpoint_layout, model_directory
 from hgsp_core.runtime.versions import versions
 
 
@@ -71,7 +71,8 @@ def evaluate_checkpoint(
     """
     monitor = monitor or LogMonitor()
     if output is not None:
-        _require_free(output)
+        with new_output(output):
+            require_writable(output.parent)
     directory, original = model_directory(model), None if dense is None else model_directory(dense)
     with monitor.stage("Evaluate (prepare)"):
         evaluators = open_evaluators(uses)
@@ -100,7 +101,9 @@ def evaluate_checkpoint(
         "versions": versions(),
     }
     if output is not None:
-        _write(output, result)
+        with new_output(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_json(output, result)
     return result
 
 
@@ -110,15 +113,10 @@ def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor,
 
     from hgsp_core.checkpoint.load import load_model, load_tokenizer, require_agreement
     from hgsp_core.engine.likelihood import model_loss, total_loss
-    from hgsp_core.engine.memory import SHARE, free_bytes
     from hgsp_core.engine.weights import Streamed
 
     tokenizer, number_type = load_tokenizer(directory), getattr(torch, dtype)
-    needed, free = _size(directory)["parameters"] * BYTES[dtype], free_bytes(torch.device(device))
-    if needed > SHARE * free:
-        monitor.say(
-            f"Weights are streamed: {needed / 2**30:.2f} GiB do not fit safely into {free / 2**30:.2f} GiB of free memory."
-        )
+    if not fits(_size(directory)["parameters"], dtype, device, monitor):
         weights = Streamed(directory, checkpoint_layout(directory), number_type, device)
         return EvaluateJob(None, tokenizer, partial(total_loss, weights), seed, progress, weights.layout.vocabulary)
     model, _ = load_model(directory, number_type, device)
@@ -133,22 +131,3 @@ def _size(directory: Path) -> dict[str, int]:
 
     parameters = sum(map(prod, parameter_shapes(skeleton(directory)).values()))
     return {"parameters": parameters, "bytes": weight_bytes(directory)}
-
-
-def _require_free(output: Path) -> None:
-    """Raises OutputError where it can be seen beforehand that the result cannot be written."""
-    try:
-        if output.exists() or output.is_symlink():
-            raise OutputError.exists(str(output))
-        require_writable(output.parent)
-    except OSError as error:
-        raise OutputError.cannot_make(str(output), error) from None
-
-
-def _write(output: Path, result: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_json(output, result)
-    except OSError as error:
-        raise OutputError.cannot_make(str(output), error) from None

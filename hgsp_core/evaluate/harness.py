@@ -72,11 +72,17 @@ class LmEval(Evaluator[LmEvalParams]):
 
     def __init__(self, params: LmEvalParams):
         super().__init__(params)
-        _find_library()
+        try:
+            import lm_eval.tasks  # noqa: F401
+        except ImportError:
+            raise EvaluationError.no_library("lm_eval", "lm-eval", "eval") from None
         with _as_on_the_command_line(params):
             manager = _open_manager(params)
             self.tasks = {name: _load_task(manager, name) for name in params.tasks}
-            self.loaded = _together(manager, self.tasks)
+            try:
+                self.loaded = manager.load([part for parts in self.tasks.values() for part in parts])
+            except ValueError as error:  # a task is there twice, perhaps in a group
+                raise EvaluationError.overlap(error) from None
         self.measures = [f"accuracy, {name}" for name in params.tasks]
 
     def inputs(self) -> dict[str, Any]:
@@ -108,13 +114,6 @@ class LmEval(Evaluator[LmEvalParams]):
         return result
 
 
-def _find_library() -> None:
-    try:
-        import lm_eval.tasks  # noqa: F401
-    except ImportError:
-        raise EvaluationError.no_library("lm_eval", "lm-eval", "eval") from None
-
-
 def _open_manager(params: LmEvalParams) -> TaskManager:
     """lm-eval's list of tasks, with all that are asked for in it. Raises EvaluationError."""
     from lm_eval.tasks import TaskManager
@@ -144,21 +143,11 @@ def _load_task(manager: TaskManager, name: str) -> list[Any]:
     return [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
 
 
-def _together(manager: TaskManager, tasks: Mapping[str, list[Any]]) -> Any:
-    """All of them as lm-eval's `evaluate` takes them. Raises EvaluationError where a task is there twice, in a group too."""
-    try:
-        return manager.load([part for parts in tasks.values() for part in parts])
-    except ValueError as error:
-        raise EvaluationError.overlap(error) from None
-
-
 def _set_examples(task: Task, number: int | None) -> None:
     """As lm-eval's command line: `number` of examples unless the task itself says 0; else what it says, or none."""
     own = task.get_config("num_fewshot")
-    if number is not None and own != 0:
-        task.set_config(key="num_fewshot", value=number)
-    elif own is None:
-        task.set_config(key="num_fewshot", value=0)
+    if own is None or (number is not None and own != 0):
+        task.set_config(key="num_fewshot", value=number or 0)
     task.set_fewshot_seed(seed=SEED)
 
 
@@ -215,13 +204,8 @@ def _result(found: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, A
         }
     if len(accuracy) > 1:
         accuracy[f"mean of {len(accuracy)} tasks"] = sum(accuracy.values()) / len(accuracy)
-    result: dict[str, dict[str, Any]] = {
-        "accuracy": accuracy,
-        "lm_eval": others,
-        "lm_eval_details": details,
-        "accuracy_protocol": protocol,
-    }
-    return {metric: values for metric, values in result.items() if values}
+    result: dict[str, dict[str, Any]] = {"accuracy": accuracy, "lm_eval": others, "lm_eval_details": details}
+    return {metric: values for metric, values in (result | {"accuracy_protocol": protocol}).items() if values}
 
 
 @contextmanager

@@ -59,9 +59,8 @@ def require_plain(folder: Path) -> None:
         for part in _mappings(task, set()):
             for metric in _metrics(part):
                 if metric.get("hf_evaluate") is True or metric.get("metric") not in METRIC_REGISTRY:
-                    raise EvaluationError.task_code(
-                        path, f"the metric {metric.get('metric')}, which is fetched as a program"
-                    )
+                    told = f"the metric {metric.get('metric')}, which is fetched as a program"
+                    raise EvaluationError.task_code(path, told)
             included = part.get("include", ())
             waiting += [path.parent / str(name) for name in (included if isinstance(included, list) else [included])]
 
@@ -90,9 +89,8 @@ def sandboxed() -> Iterator[None]:
     from lm_eval import utils
 
     own = utils.env
-    utils.env = SandboxedEnvironment(
-        loader=own.loader, undefined=own.undefined, keep_trailing_newline=own.keep_trailing_newline
-    )
+    keep = own.keep_trailing_newline
+    utils.env = SandboxedEnvironment(loader=own.loader, undefined=own.undefined, keep_trailing_newline=keep)
     utils.env.filters.update(own.filters)
     try:
         yield

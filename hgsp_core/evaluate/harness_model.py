@@ -24,18 +24,11 @@ class ShownHFLM(HFLM):
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.stand_in = 0 if first is None else None
         self._rows = job.rows
-        if (
-            None not in (job.rows, tokenizer.pad_token_id, tokenizer.eos_token_id)
-            and tokenizer.pad_token_id >= job.rows
-        ):
+        known = None not in (job.rows, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        if known and tokenizer.pad_token_id >= job.rows:
             tokenizer.pad_token = tokenizer.eos_token
-        super().__init__(
-            pretrained=job.loaded,
-            backend="causal",
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            prefix_token_id=self.stand_in,
-        )
+        options = {"tokenizer": tokenizer, "batch_size": batch_size, "prefix_token_id": self.stand_in}
+        super().__init__(pretrained=job.loaded, backend="causal", **options)
         self._progress, self._done, self._total = job.progress, 0, 0
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:

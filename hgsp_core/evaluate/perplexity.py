@@ -55,19 +55,15 @@ class PerplexityParams(Params):
     @field_validator("datasets", mode="before")
     @classmethod
     def _names_stand_for_datasets(cls, value: Any) -> Any:
-        return (
-            [{"use": item} if isinstance(item, str) else item for item in value]
-            if isinstance(value, (list, tuple))
-            else value
-        )
+        if not isinstance(value, (list, tuple)):
+            return value
+        return [{"use": item} if isinstance(item, str) else item for item in value]
 
     @field_validator("stride")
     @classmethod
     def _windows_leave_no_gap(cls, stride: int, others: ValidationInfo) -> int:
         if stride > others.data.get("seq_len", stride):
-            raise ValueError(
-                f"more than seq_len {others.data['seq_len']}, so that tokens between windows would be left out"
-            )
+            raise ValueError(f"more than seq_len {others.data['seq_len']}, so tokens between windows would be left out")
         return stride
 
 
@@ -119,7 +115,7 @@ class Perplexity(Evaluator[PerplexityParams]):
         total = job.total_loss(cut, p.batch_size, job.progress, context)
         predicted = int((p.seq_len - context).sum())
         with_ = data_params(use.use, use.with_)
-        return _perplexity(total / predicted), {
+        return perplexity(total / predicted), {
             "dataset": use.use,
             "with": with_,
             "split": with_.get("evaluation_split", "evaluation"),
@@ -147,5 +143,6 @@ class Perplexity(Evaluator[PerplexityParams]):
         return p.max_windows and (p.max_windows * (p.stride or p.seq_len) + p.seq_len) * CHARACTERS_PER_TOKEN
 
 
-def _perplexity(mean_loss: float) -> float:
+def perplexity(mean_loss: float) -> float:
+    """exp of it, or infinity where that overflows."""
     return math.exp(mean_loss) if mean_loss < 700 else math.inf

@@ -97,28 +97,25 @@ def evaluate_one(evaluators: Evaluators, opener: Opener, stage: str, monitor: Mo
         return metrics(evaluators.alone, job)
 
 
-def evaluate_original(
-    evaluators: Evaluators, opener: Opener, made_of: Mapping[str, Any], store: Store, monitor: Monitor
+def evaluate_source(
+    evaluators: Evaluators, source: Source, recipe: Recipe, monitor: Monitor, store: Store
 ) -> tuple[dict[str, Any], list[str]]:
-    """As `evaluate_one`, of a model that many runs start from: what was measured before is found in the store.
+    """As `evaluate_one`, of the original, from which many runs start: what was measured before is found in the store.
 
-    Kept are the metrics of evaluators whose `inputs` tells what they depend on. Timings have none.
-
-    Args:
-        made_of: what tells the model from others: its fingerprint, number type and device.
+    The store keeps the metrics of evaluators whose `inputs` tells what they depend on. Timings have none.
 
     Returns:
         the metrics, and the names of those evaluators whose metrics were found.
     """
-    keys = [
-        None
-        if (inputs := e.inputs()) is None
-        else {**made_of, "evaluator": f"{type(e).__module__}:{type(e).__qualname__}", "inputs": inputs}
-        for _, e in evaluators.alone
-    ]
+    tokenizer, (_, device) = tokenizer_digest(source.directory), placed(source.dtype, recipe.device)
+    made_of = {"model": source.fingerprint, "tokenizer": tokenizer, "dtype": source.dtype, "device": device}
+    opener = partial(open_job, source.directory, source.layout, source.dtype, recipe, monitor)
+    keys: list[dict[str, Any] | None] = []
     found: dict[int, dict[str, Any]] = {}
-    for i, key in enumerate(keys):
-        if key and (arrays := store.get("evaluation", key)):
+    for i, (_, e) in enumerate(evaluators.alone):
+        evaluator, inputs = f"{type(e).__module__}:{type(e).__qualname__}", e.inputs()
+        keys.append(None if inputs is None else {**made_of, "evaluator": evaluator, "inputs": inputs})
+        if (key := keys[-1]) and (arrays := store.get("evaluation", key)):
             found[i] = json.loads(arrays["metrics"].tobytes())
     known = [name for i, (name, _) in enumerate(evaluators.alone) if i in found]
     if len(found) < len(keys) or evaluators.paired:
@@ -150,9 +147,7 @@ def evaluate_pair(
         _require(evaluators.paired, second)
         first = dense(progress)
         if first.model is None:
-            monitor.say(
-                "Both models do not fit in memory together: they are measured one after the other, not in turns."
-            )
+            monitor.say("The two models do not fit in memory together: they are measured one after the other.")
             after = metrics(evaluators.paired, second)
             del second, first
             return metrics(evaluators.paired, dense(progress)), after
@@ -187,16 +182,6 @@ def merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:
             raise RecipeError(f"evaluate: two measurements report the same '{metric}'. Remove one of them.")
         else:
             result[metric] = dict(value) if isinstance(value, Mapping) else value
-
-
-def evaluate_source(
-    evaluators: Evaluators, source: Source, recipe: Recipe, monitor: Monitor, store: Store
-) -> tuple[dict[str, Any], list[str]]:
-    """The metrics of the original, and the names of the evaluators whose metrics were found in the store."""
-    tokenizer, (_, device) = tokenizer_digest(source.directory), placed(source.dtype, recipe.device)
-    made_of = {"model": source.fingerprint, "tokenizer": tokenizer, "dtype": source.dtype, "device": device}
-    opener = partial(open_job, source.directory, source.layout, source.dtype, recipe, monitor)
-    return evaluate_original(evaluators, opener, made_of, store, monitor)
 
 
 def open_job(

@@ -17,6 +17,8 @@ import yaml
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.read import LICENCE_FILES
+from hgsp_core.data.datasets import BUILDERS
+from hgsp_core.files.paths import is_hub_id
 from hgsp_core.files.text import read_text
 from hgsp_core.files.yaml_data import parse_yaml
 from hgsp_core.model.layout import LayerLayout, Layout
@@ -27,9 +29,6 @@ from hgsp_core.report.tables import HEADER, headline
 CARD = "README.md"
 #: what of the original's front matter is as true of the pruned model
 _CARRIED = ("license", "license_name", "license_link", "language")
-#: endings of files of text, which no hub id has
-_TEXTS = (".txt", ".json", ".jsonl", ".parquet")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def model_card(
@@ -52,9 +51,7 @@ def model_card(
         gguf: whether the gguf exporter takes it.
     """
     recipe, original = report["recipe"], original_card(base)
-    told = {
-        key: value for key, value in recipe.items() if key not in ("output", "device", "memory", "export") and value
-    }
+    told = {key: recipe[key] for key in recipe if key not in ("output", "device", "memory", "export") and recipe[key]}
     return render(
         "hgsp_core.export",
         "card.md",
@@ -94,7 +91,7 @@ def original_card(base: Path | None) -> Mapping[str, Any]:
 
 
 def _is_hub_id(path: str) -> bool:
-    return bool(_HUB_ID.fullmatch(path)) and Path(path).suffix not in _TEXTS and not os.path.exists(path)
+    return is_hub_id(path) and Path(path).suffix not in BUILDERS  # no hub id ends like a file of text
 
 
 def _front_matter(

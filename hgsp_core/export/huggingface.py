@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.export.contract import Exporter, ExportJob
 from hgsp_core.export.gguf.errors import GgufError
+from hgsp_core.export.gguf.exporter import require_fit
 from hgsp_core.plugin.method import Params
 
 if TYPE_CHECKING:
@@ -66,9 +67,8 @@ class HuggingFace(Exporter[HuggingFaceParams]):
         if all(file.stat().st_size <= limit for file in set(tensor_files(source).values())):
             # a run deletes its checkpoint afterwards; what `hgsp export` was given stays, and must share nothing
             linked = source.parent == job.destination
-            copy_checkpoint(
-                source, config, destination, _link_or_copy if linked else shutil.copy2, 0 if linked else size
-            )
+            copy, needed = (_link_or_copy, 0) if linked else (shutil.copy2, size)
+            copy_checkpoint(source, config, destination, copy, needed)
         else:
             write_checkpoint(read_tensors(source), config, source, destination, limit, size)
         config = read_config(destination)
@@ -96,14 +96,8 @@ class HuggingFace(Exporter[HuggingFaceParams]):
 
 def _fits_gguf(job: ExportJob) -> bool:
     """Whether `hgsp export --to gguf` takes the model."""
-    from hgsp_core.checkpoint.load import load_config, load_tokenizer
-    from hgsp_core.export.gguf.network import network
-    from hgsp_core.export.gguf.vocabulary import vocabulary
-
     try:
-        config = load_config(job.checkpoint)
-        network(job.layout, config)
-        vocabulary(load_tokenizer(job.checkpoint), config.vocab_size)
+        require_fit(job.checkpoint, job.layout)
     except (GgufError, CheckpointError):
         return False
     return True

@@ -61,10 +61,8 @@ def export_checkpoint(
         with monitor.stage("Load"):
             weights = open_weights(directory, layout, dtype, recipe, monitor)
         with monitor.stage("Export") as progress:
-            report = known_report(model)
-            exports = export(
-                exporters, directory, destination, plan, weights, progress, notes.append, report, directory
-            )
+            told = progress, notes.append, known_report(model)
+            exports = export(exporters, directory, destination, plan, weights, *told, directory)
     places = publish(exporters, exports, output, monitor)
     return {"exports": [*(str(output / name) for name in exports), *places], "notes": notes}
 
@@ -140,10 +138,15 @@ def check_exportable(uses: Sequence[Use], directory: Path, layout: Layout) -> No
         use.build(Exporter).check(directory, layout)
 
 
+def _file_of_run(model: Path, name: str) -> Path | None:
+    """A file of the run that made a checkpoint; None where the checkpoint stands alone."""
+    path = model / name
+    return path if path.is_file() and not (model / "config.json").is_file() else None
+
+
 def known_report(model: Path) -> Mapping[str, Any]:
     """report.json of the run that made the checkpoint; empty of a checkpoint that stands alone."""
-    path = model / "report.json"
-    if (model / "config.json").is_file() or not path.is_file():
+    if (path := _file_of_run(model, "report.json")) is None:
         return {}
     try:
         report = read_object(path, Report)
@@ -158,8 +161,7 @@ def known_plan(model: Path, layout: Layout) -> Plan:
     Raises:
         ExportError: the plan.json of the run is for another model.
     """
-    path = model / "plan.json"
-    if (model / "config.json").is_file() or not path.is_file():
+    if (path := _file_of_run(model, "plan.json")) is None:
         return Plan.keep_all(layout)
     try:
         plan = _read_plan(read_object(path, PlanFile))

@@ -114,12 +114,8 @@ def _code(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     """What `trust_remote_code=True` would run elsewhere is this package's own file. A checksum beside it would prove nothing."""
     config = read_config(folder)
     if fault := code_fault(folder, config):
-        yield Finding(
-            place,
-            False,
-            f"{fault}: another version wrote it, or somebody changed it. Do not load it with trust_remote_code=True before you have "
-            "read it, or write the model again with this version's (hgsp export DIR --to huggingface)",
-        )
+        fix = "read it before you load it with trust_remote_code=True, or export the model again (hgsp export DIR --to huggingface)"
+        yield Finding(place, False, f"{fault}: another version wrote it, or somebody changed it; {fix}")
     elif config.get("model_type") == MODEL_TYPE:
         yield Finding(place, True, f"{MODELING_FILE} is hgsp-core's own")
 
@@ -143,13 +139,10 @@ def _logits(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     weights = open_weights(folder, layout, dtype, recipe, monitor)
     few = np.arange(8)[None] % int(layout.config["vocab_size"])
     tokens = np.array(record["logits"]["tokens"]) if record else few
-    vocabulary = layout.outside[f"{layout.architecture.embed}.weight"][0]
+    vocabulary = layout.vocabulary
     if record and not all(0 <= i < vocabulary for i in (*tokens.flat, *record["logits"]["columns"])):
-        yield Finding(
-            place,
-            False,
-            f"'{folder / RECORD}' is of another model: its tokens are not among the {vocabulary} of this one",
-        )
+        fault = f"is of another model: its tokens are not among the {vocabulary} of this one"
+        yield Finding(place, False, f"'{folder / RECORD}' {fault}")
         return
     values = logits(weights, tokens).float().cpu().numpy()
     if not np.isfinite(values).all():
@@ -185,5 +178,5 @@ def _gguf(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
 def _answered(place: str, who: str, found: float, most: float) -> Finding:
     away = f"(logits {found:.1g} of their spread away)"
     if found <= most:
-        return Finding(place, True, f"{who} answers as it did when it was exported {away}")
-    return Finding(place, False, f"{who} answers something else than when it was exported {away}")
+        return Finding(place, True, f"{who} produces the logits of the export {away}")
+    return Finding(place, False, f"{who} produces different logits than at export {away}")

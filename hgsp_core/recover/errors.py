@@ -123,10 +123,3 @@ class RecoverError(HgspError):
     @classmethod
     def busy(cls, path: Path) -> RecoverError:
         return cls(f"recover: another process is running the same training ('{path}'). Wait for it to finish.")
-
-    @classmethod
-    def not_a_model(cls, path: Path, inside: Sequence[str]) -> RecoverError:
-        several = f" It contains several models: {', '.join(inside)}; choose one of them." if inside else ""
-        return cls(
-            f"'{path}' is neither a model directory (config.json and safetensors) nor a run directory with one in it.{several}"
-        )

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from hgsp_core.checkpoint.fingerprint import fingerprint
-from hgsp_core.checkpoint.read import read_config, require_model, stored_dtype, weight_bytes
+from hgsp_core.checkpoint.read import read_config, stored_dtype, weight_bytes
 from hgsp_core.export.run import PROBE
 from hgsp_core.files.json_files import write_json
 from hgsp_core.recover.contract import Recoverer, RecoverJob
-from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.run import call_recoverer, recovery_work
 from hgsp_core.runtime.directory import run_directory
 from hgsp_core.runtime.measure import placed
 from hgsp_core.runtime.monitor import Monitor
 from hgsp_core.runtime.recipe import Use, resolved_use
 from hgsp_core.runtime.session import group, peak_memory, wait_for_all
-from hgsp_core.runtime.source import architecture_of
+from hgsp_core.runtime.source import architecture_of, model_directory
 from hgsp_core.runtime.store import Store, default_root
 from hgsp_core.runtime.versions import versions
 
@@ -83,22 +82,6 @@ def finetune(
     if first:
         shutil.rmtree(work, ignore_errors=True)
     return report
-
-
-def model_directory(checkpoint: Path) -> Path:
-    """The model that a path means: itself, or the only one in a run directory.
-
-    Raises:
-        CheckpointError: no directory, or one of something else.
-        RecoverError: no model in it, or several.
-    """
-    require_model(checkpoint)
-    if (checkpoint / "config.json").is_file():
-        return checkpoint
-    inside = sorted(path.parent for path in checkpoint.glob("*/config.json"))
-    if len(inside) != 1:
-        raise RecoverError.not_a_model(checkpoint, [str(path) for path in inside])
-    return inside[0]
 
 
 def _verify(model: Path, device: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
@@ -11,9 +11,9 @@ from hgsp_core.files.forms import Adapter
 from hgsp_core.files.paths import expanded
 from hgsp_core.files.text import read_object
 from hgsp_core.model.architecture import Architecture
-from hgsp_core.recover.contract import Recoverer, RecoverJob
+from hgsp_core.recover.contract import RecoverJob
 from hgsp_core.recover.errors import RecoverError
-from hgsp_core.recover.prepare import check_chats, prepare
+from hgsp_core.recover.trained import Trained
 from hgsp_core.recover.training_params import LoRAParams
 from hgsp_core.runtime.source import BYTES, checkpoint_layout
 
@@ -26,7 +26,7 @@ _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
-class LoRA(Recoverer[LoRAParams]):
+class LoRA(Trained[LoRAParams]):
     """Trains small adapters beside the pruned linears and merges them into the weights.
 
     Formula: `W x + (α/r)·B A x` during training, with A and B of rank `r`; `(α/r)·B A` is added to W at the end.
@@ -38,20 +38,9 @@ class LoRA(Recoverer[LoRAParams]):
         `adapter: DIR` continues from an adapter of this very model.
     """
 
-    parallel = True
-
     def __init__(self, params: LoRAParams):
-        super().__init__(params)
         self.adapter = _adapter(params.adapter) if params.adapter else None
-        self.records = prepare(params)
-
-    def check(self, directory: Path) -> None:
-        check_chats(self.records, directory)
-
-    def __call__(self, job: RecoverJob) -> dict[str, Any]:
-        from hgsp_core.recover.training import train
-
-        return train(job, self.params, self.records, self)
+        super().__init__(params)
 
     def bytes_per_parameter(self, stored: str) -> int:
         return 4 if stored == "float16" else BYTES[stored]
@@ -69,14 +58,9 @@ class LoRA(Recoverer[LoRAParams]):
             except (TypeError, ValueError, LookupError, AttributeError) as error:
                 raise RecoverError.no_adapter(self.adapter, str(error).partition("\n")[0]) from error
         p = self.params
-        config = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=p.r,
-            lora_alpha=p.alpha,
-            lora_dropout=p.dropout,
-            target_modules=targets(job.architecture or checkpoint_layout(job.checkpoint).architecture),
-        )
-        return get_peft_model(model, config)
+        linears = targets(job.architecture or checkpoint_layout(job.checkpoint).architecture)
+        sizes = {"r": p.r, "lora_alpha": p.alpha, "lora_dropout": p.dropout}
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=linears, **sizes))
 
     def detach(self, model: PeftModel) -> PreTrainedModel:
         return model.merge_and_unload(safe_merge=True)

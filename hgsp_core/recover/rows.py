@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 IGNORED = -100
 
 #: Taori et al. 2023, Stanford Alpaca
-_HEAD = (
-    "Below is an instruction that describes a task{}. Write a response that appropriately completes the request.\n\n"
-)
-_WITH_INPUT = _HEAD.format(", paired with an input that provides further context")
-_WITHOUT_INPUT = _HEAD.format("")
+_TASK = "Below is an instruction that describes a task"
+_WITH_INPUT = f"{_TASK}, paired with an input that provides further context."
+_ANSWER = " Write a response that appropriately completes the request.\n\n"
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def _row(ids: Sequence[int], labels: Sequence[int]) -> Row:
 def alpaca_tokens(record: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """ids and labels [tokens] of prompt, answer and end of text; the answer and the end are learned."""
     given = record.get("input") or ""
-    prompt = _WITH_INPUT if given else _WITHOUT_INPUT
+    prompt = (_WITH_INPUT if given else f"{_TASK}.") + _ANSWER
     prompt += f"### Instruction:\n{record['instruction']}\n\n"
     prompt += f"### Input:\n{given}\n\n### Response:\n" if given else "### Response:\n"
     asked = tokenizer(prompt, verbose=False)["input_ids"]

@@ -34,9 +34,8 @@ def recover(
     _, device = placed(source.dtype, recipe.device)
     seed, architecture = recipe.calibrate.seed, source.layout.architecture
     with monitor.stage("Recover") as progress:
-        job = RecoverJob(
-            checkpoint, recovered, calibration, seed, architecture, source.directory, device, work, progress
-        )
+        dense = source.directory
+        job = RecoverJob(checkpoint, recovered, calibration, seed, architecture, dense, device, work, progress)
         told = call_recoverer(recoverer, job, first)
         if first:
             shutil.rmtree(checkpoint)

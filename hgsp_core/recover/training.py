@@ -9,7 +9,6 @@ batch before it is divided, their number and `micro_batch_size` change nothing b
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import logging
 import math
@@ -20,11 +19,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     PreTrainedModel,
@@ -39,19 +38,22 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from hgsp_core.checkpoint.load import load_model, load_tokenizer, require_agreement
-from hgsp_core.checkpoint.read import stored_dtype, tensor_files, tensor_shapes
+from hgsp_core.checkpoint.read import stored_dtype, tensor_shapes, weight_bytes
 from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.checkpoint.write import write_checkpoint
 from hgsp_core.data.run import require_rows
 from hgsp_core.engine.memory import free_bytes
 from hgsp_core.engine.parallel import processes, processes_here, rank
+from hgsp_core.evaluate.perplexity import perplexity
 from hgsp_core.files.text import read_object
 from hgsp_core.recover.contract import RecoverJob
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.losses import divergence, held_out_loss
-from hgsp_core.recover.records import Records
 from hgsp_core.recover.rows import BLANK, Row, batch, hold_out, make_rows, pack
+from hgsp_core.recover.trained import Trained
 from hgsp_core.recover.training_params import TrainingParams
+from hgsp_core.runtime.directory import LOCK, locked
+from hgsp_core.runtime.session import wait_for_all
 from hgsp_core.runtime.source import checkpoint_layout
 
 if TYPE_CHECKING:
@@ -59,35 +61,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hgsp")
 
-_STATE, _LOCK = "trainer_state.json", ".lock"
 #: the argument's name, which transformers changed within version 5
-_CHECKPOINTING = next(
-    name
-    for name in ("activation_checkpointing", "gradient_checkpointing")
-    if name in {f.name for f in fields(TrainingArguments)}
-)
+_CHECKPOINTING = "activation_checkpointing"
+if _CHECKPOINTING not in {field.name for field in fields(TrainingArguments)}:
+    _CHECKPOINTING = "gradient_checkpointing"
 
 
-class Way(Protocol):
-    """What is trained of a model."""
-
-    def bytes_per_parameter(self, stored: str) -> int:
-        """Memory that training takes for each parameter of the model, activations apart."""
-
-    def attach(self, model: PreTrainedModel, job: RecoverJob) -> PreTrainedModel | PeftModel:
-        """The model with what is trained, everything else frozen."""
-
-    def detach(self, model: Any) -> PreTrainedModel:
-        """The plain model with what was trained merged into its weights."""
-
-
-def train(job: RecoverJob, params: TrainingParams, records: Records, way: Way) -> dict[str, Any]:
+def train(job: RecoverJob, way: Trained[Any]) -> dict[str, Any]:
     """Train and write `job.destination`; returns what happened.
 
     Raises:
         RecoverError: too little data or memory, a teacher of another vocabulary, a loss that is not finite.
     """
-    _check_room(job, params, way)
+    params, records = way.params, way.records
+    _check_room(job, way)
     tokenizer, given = load_tokenizer(job.checkpoint), params.records
     made = make_rows(records, tokenizer, params.samples, given.seq_len)
     for note in made.notes if rank() == 0 else ():
@@ -128,19 +115,12 @@ def train(job: RecoverJob, params: TrainingParams, records: Records, way: Way) -
     }
     del model, teacher, trainer
     gc.collect()  # the Trainer and its callbacks hold each other
-    _wait()
+    wait_for_all()
     after = held_out_loss(load_model(job.destination, device=job.device)[0], held_out, params.micro_batch_size)
     if after > before:
-        log.warning(
-            "Recovery made the held-out loss worse (%.4f, before %.4f): use more data or a lower learning_rate.",
-            after,
-            before,
-        )
-    return {"held_out_perplexity": {"before": _perplexity(before), "after": _perplexity(after)}, **told}
-
-
-def _perplexity(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf
+        fix = "use more data or a lower learning_rate"
+        log.warning("Recovery made the held-out loss worse (%.4f, before %.4f): %s.", after, before, fix)
+    return {"held_out_perplexity": {"before": perplexity(before), "after": perplexity(after)}, **told}
 
 
 class _Order(Sampler[int]):
@@ -188,9 +168,7 @@ class _Trainer(Trainer):
         self.rows, self.held_out, self.teacher = _Rows([*rows, BLANK]), held_out, teacher
         self.order = _Order(len(rows), micro * processes(), arguments.seed)
         course = _Course(self.order, patience, job)
-        super().__init__(
-            model, arguments, batch, train_dataset=self.rows, eval_dataset=_Rows(held_out), callbacks=[course]
-        )
+        super().__init__(model, arguments, batch, self.rows, _Rows(held_out), callbacks=[course])
         self.remove_callback(PrinterCallback)  # stdout is for the result
 
     def get_train_dataloader(self) -> DataLoader[Row]:
@@ -229,13 +207,12 @@ class _Trainer(Trainer):
     def told(self) -> dict[str, Any]:
         """How it went; the weights are those of `best_step`."""
         state = self.state
+        losses = {str(entry["step"]): entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry}
         return {
             "steps": state.global_step,
             "steps_planned": state.max_steps,
             "best_step": state.best_global_step or state.global_step,
-            "held_out_loss": {
-                str(entry["step"]): entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry
-            },
+            "held_out_loss": losses,
         }
 
 
@@ -268,9 +245,7 @@ class _Course(TrainerCallback):
 
 def _arguments(job: RecoverJob, params: TrainingParams, work: Path) -> TrainingArguments:
     schedule, on_gpu = params.schedule, job.device != "cpu"
-    bf16 = schedule.precision == "bfloat16" or (
-        schedule.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
-    )
+    auto = schedule.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
     checkpointing: dict[str, Any] = {
         _CHECKPOINTING: schedule.gradient_checkpointing,
         f"{_CHECKPOINTING}_kwargs": {"use_reentrant": False},
@@ -293,7 +268,7 @@ def _arguments(job: RecoverJob, params: TrainingParams, work: Path) -> TrainingA
         load_best_model_at_end=True,
         metric_for_best_model="loss",
         greater_is_better=False,
-        bf16=bf16,
+        bf16=auto or schedule.precision == "bfloat16",
         use_cpu=not on_gpu,
         seed=job.seed,
         ddp_find_unused_parameters=False,
@@ -308,19 +283,18 @@ def _arguments(job: RecoverJob, params: TrainingParams, work: Path) -> TrainingA
     return arguments
 
 
-def _check_room(job: RecoverJob, params: TrainingParams, way: Way) -> None:
+def _check_room(job: RecoverJob, way: Trained[Any]) -> None:
     """Raises RecoverError where the weights and what training keeps beside them cannot fit; activations are not counted."""
     if processes() == 1 and job.device.partition(":")[2] not in ("", "0"):
         raise RecoverError.device(job.device)
     parameters = sum(map(math.prod, tensor_shapes(job.checkpoint).values()))
     needed = parameters * way.bytes_per_parameter(stored_dtype(job.checkpoint))
-    if dense := _dense(job, params):
-        needed += sum(path.stat().st_size for path in set(tensor_files(dense).values()))
+    if dense := _dense(job, way.params):
+        needed += weight_bytes(dense)
     free, here = free_bytes(torch.device(job.device)), processes_here() if job.device == "cpu" else 1
     if needed * here > free:
-        raise RecoverError.no_room(
-            f"{needed * here / 2**30:.2f} GiB", f"{free / 2**30:.2f} GiB", type(way).__name__.lower()
-        )
+        wanted, there = (f"{size / 2**30:.2f} GiB" for size in (needed * here, free))
+        raise RecoverError.no_room(wanted, there, type(way).__name__.lower())
 
 
 def _dense(job: RecoverJob, params: TrainingParams) -> Path | None:
@@ -351,18 +325,14 @@ def _work(job: RecoverJob) -> Iterator[Path]:
     lock = None
     if rank() == 0:
         work.mkdir(parents=True, exist_ok=True)
-        lock = (work / _LOCK).open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecoverError.busy(work) from None
+        lock = locked(work / LOCK, RecoverError.busy(work))
         for checkpoint in work.glob("checkpoint-*"):
             if not _is_whole(checkpoint):
                 shutil.rmtree(checkpoint)
-    _wait()
+    wait_for_all()
     try:
         yield work
-        _wait()
+        wait_for_all()
     except RecoverError:  # the same training would fail again
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -398,12 +368,7 @@ def _is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end: its state, which comes last, and the random states of all processes."""
     states = list(checkpoint.glob("rng_state*.pth"))
     try:
-        read_object(checkpoint / _STATE)
+        read_object(checkpoint / "trainer_state.json")
     except (OSError, ValueError):
         return False
     return len(states) == processes() and all(map(zipfile.is_zipfile, states))  # a zip's directory is at its end
-
-
-def _wait() -> None:
-    if processes() > 1:
-        distributed.barrier()

@@ -197,7 +197,7 @@ def test_a_tensor_in_two_shards_is_refused(said, folder):
     first, second = sorted(model.glob("*.safetensors"))[:2]
     doubled = load_file(first) | dict([next(iter(load_file(second).items()))])
     save_file(doubled, first, metadata={"format": "pt"})
-    refuse_all(said, folder, "so it is ambiguous")
+    refuse_all(said, folder, "is in both")
 
 
 def test_tensors_that_the_index_leaves_out_are_read_as_transformers_reads_them(folder):
@@ -238,7 +238,7 @@ def test_a_path_that_is_no_model_directory_is_named_for_what_it_is(said, folder)
     (folder / "x.gguf").write_bytes(b"GGUF")
     for given, message in (
         ("x.gguf", "'x.gguf' is a GGUF model"),
-        ("text.txt", "'text.txt' is a file. Give the directory"),
+        ("text.txt", "'text.txt' is a file. Give a directory"),
         ("nowhere.gguf", "There is no model directory 'nowhere.gguf'"),
     ):
         for command in (("plan", "r.yaml", "--set", f"model.path={given}"), ("eval", given), ("finetune", given, "--output_dir", "out"),

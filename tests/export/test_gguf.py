@@ -235,7 +235,7 @@ def test_an_unknown_family_is_refused(tmp_path):
 
     layout = dense_layout("llama")
     other = replace(layout, architecture=replace(layout.architecture, model_type="gemma"))
-    with pytest.raises(GgufError, match="llama, mistral, qwen2, qwen3, not for 'gemma'"):
+    with pytest.raises(GgufError, match="llama, mistral, qwen2, qwen3, not 'gemma'"):
         network(other, CONFIGS["llama"](**SIZES))
 
 
@@ -290,7 +290,7 @@ def test_a_tensor_that_a_shard_lacks_is_named_and_no_file_is_left(tmp_path):
     from hgsp_core.runtime.source import checkpoint_layout
 
     with pytest.raises(
-        CheckpointError, match=r"model-.*does not contain the tensor 'model\.layers\.4\.mlp\.up_proj\.weight'"
+        CheckpointError, match=r"model-.*has no tensor 'model\.layers\.4\.mlp\.up_proj\.weight'"
     ):
         checkpoint_layout(pruned.directory, "llama")
 

@@ -91,7 +91,7 @@ def test_a_refused_push_is_one_message_and_the_run_is_kept(hub, tmp_path):
     ("changes", "message"),
     [
         ({"HF_TOKEN": ""}, "there is no token to write 'acme/smaller' with. Log in (hf auth login)"),
-        ({"HF_HUB_OFFLINE": "1"}, "cannot be reached because HF_HUB_OFFLINE is set"),
+        ({"HF_HUB_OFFLINE": "1"}, "cannot be reached: HF_HUB_OFFLINE is set"),
         ({"HF_TOKEN": "hf_of_somebody_else"}, "(401: the token is not valid)"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "'acme/smaller' could not be written: "),
     ],

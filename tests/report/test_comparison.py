@@ -200,7 +200,7 @@ def test_infinite_perplexity_is_shown_and_left_out_of_the_plots(folder, tmp_path
     [
         (lambda d: None, "There is no run directory"),
         (lambda d: d.mkdir(), "has no report.json, so it is not a finished run"),
-        (lambda d: d.with_name(f".{d.name}.partial").mkdir(), "is not finished: it is still running, or was killed"),
+        (lambda d: d.with_name(f".{d.name}.partial").mkdir(), "is not finished: it still runs or was killed"),
         (lambda d: (d.mkdir(), (d / "report.json").write_text('{"before": ')), "report.json' cannot be read"),
         (
             lambda d: (d.mkdir(), (d / "report.json").write_text("{}"), (d / "plan.json").write_text("{}")),

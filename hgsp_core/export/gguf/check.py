@@ -48,9 +48,8 @@ def run_llama_cpp(path: Path, tokens: np.ndarray, texts: Sequence[str]) -> Answe
     """
     with tempfile.TemporaryDirectory(prefix="hgsp-gguf-") as work:
         inputs, outputs = Path(work, "inputs.json"), Path(work, "logits.npy")
-        inputs.write_text(
-            json.dumps({"path": str(Path(path).resolve()), "tokens": tokens.tolist(), "texts": list(texts)})
-        )
+        question = {"path": str(path.resolve()), "tokens": tokens.tolist(), "texts": list(texts)}
+        inputs.write_text(json.dumps(question))
         done = _fresh("ask", inputs, outputs)
         if done.returncode:
             raise GgufError.not_loaded(path, done.stderr)
@@ -66,7 +65,7 @@ def compare_tensors(path: Path, checkpoint: Path, family: str) -> int:
     Raises:
         GgufError: one differs, or is missing or too many.
     """
-    done = _fresh("tensors", Path(path).resolve(), Path(checkpoint).resolve(), family)
+    done = _fresh("tensors", path.resolve(), checkpoint.resolve(), family)
     if done.returncode:
         raise GgufError.differs(path, done.stderr)
     return int(done.stdout.splitlines()[-1])

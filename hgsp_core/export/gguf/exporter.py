@@ -25,6 +25,17 @@ class GgufParams(Params):
     directory: str = Field("gguf", pattern=r"^\w[\w-]*$", description="name of the folder in the run directory")
 
 
+def require_fit(directory: Path, layout: Layout) -> None:
+    """Raises GgufError where GGUF cannot hold the model; the package gguf is not needed for that."""
+    from hgsp_core.checkpoint.load import load_config, load_tokenizer
+    from hgsp_core.export.gguf.network import network
+    from hgsp_core.export.gguf.vocabulary import vocabulary
+
+    config = load_config(directory)
+    network(layout, config)
+    vocabulary(load_tokenizer(directory), config.vocab_size)
+
+
 class Gguf(Exporter[GgufParams]):
     """Writes one GGUF file with tokenizer and chat template, for llama.cpp.
 
@@ -42,13 +53,7 @@ class Gguf(Exporter[GgufParams]):
         """
         if find_spec("gguf") is None:
             raise GgufError.not_installed()
-        from hgsp_core.checkpoint.load import load_config, load_tokenizer
-        from hgsp_core.export.gguf.network import network
-        from hgsp_core.export.gguf.vocabulary import vocabulary
-
-        config = load_config(directory)
-        network(layout, config)
-        vocabulary(load_tokenizer(directory), config.vocab_size)
+        require_fit(directory, layout)
 
     def __call__(self, job: ExportJob) -> Path:
         self.check(job.checkpoint, job.layout)
@@ -59,9 +64,7 @@ class Gguf(Exporter[GgufParams]):
         try:
             folder.mkdir()
             path = folder / f"model-{self.params.type}.gguf"
-            export_gguf(
-                job.checkpoint, job.layout, path, self.params.type, job.tokens, job.logits, job.progress, job.note
-            )
+            export_gguf(job, path, self.params.type)
             write_record(folder, job.layout, job.tokens, job.logits)
         except FileExistsError:
             raise GgufError.exists(folder) from None

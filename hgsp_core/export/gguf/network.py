@@ -141,7 +141,7 @@ def network(layout: Layout, config: PreTrainedConfig) -> Network:
     if rope.get("partial_rotary_factor", 1) != 1:
         raise GgufError.setting("rope_parameters.partial_rotary_factor", rope["partial_rotary_factor"], [1])
 
-    head_dim = _head_dim(layout, config)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     sizes = tuple(_sizes(layer.module, shapes, head_dim) for layer in layout.layers)
     has_norms = any(f"{layer.module}.self_attn.q_norm.weight" in shapes for layer in layout.layers)
     uniform = len(set(sizes)) == 1 and 0 not in vars(sizes[0]).values()
@@ -159,15 +159,9 @@ def network(layout: Layout, config: PreTrainedConfig) -> Network:
     context, notes = _context(config)
     stubs = sum(s.heads != w.heads for s, w in zip(sizes, written, strict=True))
     if stubs:
-        notes += (
-            f"GGUF: llama.cpp wants an attention where {stubs} layer(s) have none: a head of zeros is written there.",
-        )
+        notes += (f"GGUF: llama.cpp needs an attention where {stubs} layer(s) have none: they get a head of zeros.",)
     pieces = tuple(_pieces(arch, layout, shapes, sizes, written, head_dim, rope))
     return Network(arch, config, written, head_dim, context, pieces, notes)
-
-
-def _head_dim(layout: Layout, config: PreTrainedConfig) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _sizes(layer: str, shapes: Mapping[str, Shape], head_dim: int) -> Sizes:
@@ -204,9 +198,8 @@ def _context(config: PreTrainedConfig) -> tuple[int, tuple[str, ...]]:
     kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"]
     if window is None or window >= whole or "sliding_attention" not in kinds:
         return whole, ()
-    return window, (
-        f"GGUF: llama.cpp computes this family without its sliding window of {window} tokens: that is the context length.",
-    )
+    note = f"GGUF: llama.cpp has no sliding window for this family: the context length is its {window} tokens."
+    return window, (note,)
 
 
 def _pieces(
@@ -224,8 +217,7 @@ def _pieces(
 
     def plain(name: str, module: str) -> Iterator[Piece]:
         for kind in ("weight", "bias"):
-            source = f"{module}.{kind}"
-            if source in shapes:
+            if (source := f"{module}.{kind}") in shapes:
                 yield Piece(f"{name}.{kind}", shapes[source], (source,))
 
     yield from plain("token_embd", architecture.embed)

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 SPLIT_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-SPLIT_QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+SPLIT_QWEN2 = SPLIT_LLAMA3.replace("{1,3}", "")  # each digit on its own
 #: (how text is split, whether a whole word in the vocabulary skips the merges) -> tokenizer.ggml.pre
 _PRE: Mapping[tuple[tuple[str, ...] | str | None, bool], str] = {
     (("ByteLevel",), False): "gpt-2",
@@ -55,7 +53,7 @@ class Vocabulary:
     space_prefix: bool
     scores: tuple[float, ...] = ()
     merges: tuple[str, ...] = ()
-    template: str | tuple[Mapping[str, str], ...] | None = None
+    template: str | Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
 
     def describe(self, writer: GGUFWriter) -> None:
@@ -73,7 +71,9 @@ class Vocabulary:
         writer.add_add_bos_token(self.adds_bos)
         writer.add_add_eos_token(self.adds_eos)
         writer.add_add_space_prefix(self.space_prefix)
-        if self.template:
+        if isinstance(self.template, Mapping):
+            writer.add_chat_template([{"name": name, "template": text} for name, text in self.template.items()])
+        elif self.template:
             writer.add_chat_template(self.template)
 
 
@@ -101,9 +101,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
     elif model["type"] == "BPE":
         specific = _sentencepiece(rules)
     else:
-        raise GgufError.tokenizer(
-            f"its model is {model['type']}, and llama.cpp's runs otherwise than that of tokenizers"
-        )
+        raise GgufError.tokenizer(f"its model is {model['type']}, which llama.cpp runs in another way")
     tokens, kinds = _tokens(model, added, rows)
     scores = specific.pop("scores", None)
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in _SPECIAL}
@@ -115,7 +113,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
         adds_bos=adds_bos,
         adds_eos=adds_eos,
         scores=tuple(scores.get(token, _LOWEST) for token in tokens) if scores is not None else (),
-        template=_template(tokenizer.chat_template),
+        template=tokenizer.chat_template,
         **specific,
     )
 
@@ -128,9 +126,7 @@ def _byte_level(rules: Mapping[str, Any]) -> dict[str, Any]:
     if rules["normalizer"] is not None:
         if rules["normalizer"]["type"] != "NFC":
             raise GgufError.tokenizer(f"it normalises text by {_names(rules['normalizer'])}")
-        notes = (
-            "GGUF: llama.cpp does not compose Unicode (NFC), this tokenizer does: decomposed text gets other ids.",
-        )
+        notes = ("GGUF: llama.cpp does not compose Unicode (NFC) as this tokenizer: decomposed text gets other ids.",)
     split = _split(rules["pre_tokenizer"])
     pre = _PRE.get((split, bool(model.get("ignore_merges"))))
     if pre is None:
@@ -260,18 +256,10 @@ def _frame(tokenizer: PreTrainedTokenizerFast, special: dict[str, int | None]) -
     return adds_bos, adds_eos
 
 
-def _template(template: str | Mapping[str, str] | None) -> str | tuple[Mapping[str, str], ...] | None:
-    """One chat template, or several by name."""
-    if isinstance(template, Mapping):
-        return tuple({"name": name, "template": text} for name, text in template.items())
-    return template
-
-
 def texts(vocabulary: Vocabulary) -> Sequence[str]:
     """Texts that show a difference between two tokenizers, where there is one; without those that `notes` excepts."""
-    special = [
-        text for text, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True) if kind in (CONTROL, USER_DEFINED)
-    ][:8]
+    tokens = zip(vocabulary.tokens, vocabulary.kinds, strict=True)
+    special = [text for text, kind in tokens if kind in (CONTROL, USER_DEFINED)][:8]
     plain = (
         "Hello world",
         "The quick brown fox, isn't it? I'LL go; we've, they'd. WE'RE",
