@@ -14,10 +14,10 @@ from hgsp_core.model.layout import BlockLayout, LayerLayout, Layout
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """The units that stay in one block, ascending, of `of`; none = the block goes whole.
+    """The kept units of one block, ascending, of `of`; none = the block is removed.
 
-    `heads`: for each kept unit its query heads that stay, ascending, counted within the unit; as many in every unit, so
-    that the layer stays one of grouped-query attention. Empty = all of them.
+    `heads`: for each kept unit its kept query heads, ascending, counted within the unit; the same number in every unit, so
+    that the layer still has grouped-query attention. Empty = all of them.
     """
 
     of: int
@@ -26,7 +26,7 @@ class BlockPlan:
 
     @property
     def loses(self) -> bool:
-        """Whether anything of the block goes."""
+        """Whether anything of the block is removed."""
         return len(self.kept) < self.of or bool(self.heads)
 
     @property
@@ -34,10 +34,15 @@ class BlockPlan:
         """Query heads that each kept unit keeps; None = all that it has."""
         return len(self.heads[0]) if self.heads else None
 
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in plan.json."""
+        heads = {"heads": [list(own) for own in self.heads]} if self.heads else {}
+        return {"of": self.of, "kept": list(self.kept), **heads}
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays. `layers[i][axis]` is the BlockPlan of one block; `notes` says where limits bent the budget."""
+    """What is kept. `layers[i][axis]` is the BlockPlan of one block; `notes` says where limits bent the budget."""
 
     layers: tuple[Mapping[str, BlockPlan], ...]
     before: int
@@ -53,7 +58,7 @@ class Plan:
         notes: Sequence[str] = (),
         heads: Mapping[tuple[int, str], Mapping[int, Sequence[int]] | Sequence[Sequence[int]]] = MappingProxyType({}),
     ) -> Plan:
-        """A plan from `(layer, axis) -> kept units`. `removed_target` is the budget: parameters to remove at the most.
+        """A plan from `(layer, axis) -> kept units`. `removed_target` is the budget: the most parameters to remove.
 
         `heads`: `(layer, axis) -> unit -> query heads that are kept`, of every kept unit, where only some are kept.
 
@@ -89,11 +94,11 @@ class Plan:
         return hashlib.sha256(repr(kept).encode()).hexdigest()
 
     def within(self, other: Plan) -> bool:
-        """Whether nothing stays here that the other plan removes."""
+        """Whether everything kept here is kept by the other plan."""
         return all(_within(a[n], b[n]) for a, b in zip(self.layers, other.layers, strict=True) for n in a)
 
     def with_kept(self, layer: int, axis: str, kept: Sequence[int]) -> Plan:
-        """The plan with other units kept in one block, as many as before; where query heads go, the units stay the same."""
+        """The plan with other units kept in one block, as many as before; with removed query heads the units stay the same."""
         block = self.layers[layer][axis]
         if set(kept) == set(block.kept):
             return self
@@ -105,11 +110,11 @@ class Plan:
         return replace(self, layers=(*self.layers[:layer], changed, *self.layers[layer + 1 :]))
 
     def kept_layers(self) -> list[int]:
-        """Indices of the layers of which something stays; these are renumbered 0.. in the pruned model."""
+        """Indices of the layers that are not removed entirely; the pruned model renumbers them from 0."""
         return [i for i, layer in enumerate(self.layers) if any(block.kept for block in layer.values())]
 
     def is_uniform(self) -> bool:
-        """Same sizes in every layer that stays: the pruned model fits the stock class."""
+        """Same sizes in every kept layer: the pruned model fits the stock class."""
         sizes = {tuple((len(b.kept), b.heads_per_unit) for b in self.layers[i].values()) for i in self.kept_layers()}
         return len(sizes) == 1 and all(kept for kept, _ in next(iter(sizes)))
 
@@ -133,7 +138,7 @@ class Plan:
         return outside + sum(self.kept_cost(b) for b in layout.blocks())
 
     def kept_cost(self, block: BlockLayout) -> int:
-        """Parameters of a block that stay."""
+        """Parameters of a block that are kept."""
         own = self.block(block)
         return block.kept_cost(len(own.kept), own.heads_per_unit)
 
@@ -148,7 +153,7 @@ class Plan:
             "model": {"path": path, "model_type": layout.architecture.model_type, "fingerprint": fingerprint},
             "parameters": {"before": self.before, "after": self.parameters_after(layout), "target": self.target},
             "layers": [
-                {"index": i, **{name: _block_json(b) for name, b in layer.items()}}
+                {"index": i, **{name: block.to_json() for name, block in layer.items()}}
                 for i, layer in enumerate(self.layers)
             ],
             "notes": list(self.notes),
@@ -183,13 +188,6 @@ class Plan:
 def _within(a: BlockPlan, b: BlockPlan) -> bool:
     """Whether all that a keeps of a block stays in b, too."""
     of_b = dict(zip(b.kept, b.heads, strict=False))
-    return set(a.kept) <= set(b.kept) and all(
-        a.heads and set(own) <= set(of_b[u])
-        for u, own in zip(a.kept, a.heads or [()] * len(a.kept), strict=True)
-        if u in of_b
-    )
-
-
-def _block_json(block: BlockPlan) -> dict[str, Any]:
-    heads = {"heads": [list(own) for own in block.heads]} if block.heads else {}
-    return {"of": block.of, "kept": list(block.kept), **heads}
+    of_a = dict(zip(a.kept, a.heads or [()] * len(a.kept), strict=True))
+    heads = all(a.heads and set(of_a[unit]) <= set(of_b[unit]) for unit in of_a.keys() & of_b.keys())
+    return set(a.kept) <= set(b.kept) and heads

@@ -25,21 +25,15 @@ class Scales:
     @classmethod
     def of_gradients(cls, layers: Sequence[LayerStatistics]) -> Scales:
         """From what the sweep's GradientScale found."""
-        columns = {
-            name: np.array([float(layer[name]) for layer in layers]) for name in ("mean", "std", "norm", "max", "min")
-        }
-        return cls("gradients", **columns)
+        names = ("mean", "std", "norm", "max", "min")
+        return cls("gradients", **{name: np.array([float(layer[name]) for layer in layers]) for name in names})
 
     @classmethod
     def of_scores(cls, scores: Scores) -> Scales:
         """Of the units' absolute scores as measured, before normalizers."""
         sizes = [np.abs(scores.score[scores.layer == i]) for i in range(int(scores.layer.max()) + 1)]
-        norms = [np.sqrt((x**2).sum()) for x in sizes]
-        parts = ([measure(x) for x in sizes] for measure in (np.mean, np.std))
-        mean, std = map(np.array, parts)
-        return cls(
-            "scores", mean, std, np.array(norms), np.array([x.max() for x in sizes]), np.array([x.min() for x in sizes])
-        )
+        measures = (np.mean, np.std, lambda x: np.sqrt((x**2).sum()), np.max, np.min)
+        return cls("scores", *(np.array([measure(x) for x in sizes]) for measure in measures))
 
     @property
     def what(self) -> str:

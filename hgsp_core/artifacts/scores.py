@@ -70,15 +70,8 @@ class Scores:
 
         At zero, not at the least of the others: no gate lifts it, and a group that has nothing goes before any query head.
         """
-        gone = np.array(
-            [
-                i not in kept
-                for layer in plan.layers
-                for b in layer.values()
-                for kept in [set(b.kept)]
-                for i in range(b.of)
-            ]
-        )
+        blocks = [block for layer in plan.layers for block in layer.values()]
+        gone = np.concatenate([~np.isin(np.arange(block.of), block.kept) for block in blocks])
         score, importance = self.score.copy(), self.importance.copy()
         score[gone] = score[~gone].min(initial=0)
         importance[gone] = 0  # first among equal scores

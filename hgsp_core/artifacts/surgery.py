@@ -68,7 +68,9 @@ def prune_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Itera
                 continue
             if s is not None and own.loses:
                 tensor = tensor.index_select(s.dim, lines(own, s).to(tensor.device))
-            yield _renumber(name, layout.architecture.layers, block.layer, new_index[block.layer]), tensor
+            layers = layout.architecture.layers
+            local = name.removeprefix(f"{layers}.{block.layer}")
+            yield f"{layers}.{new_index[block.layer]}{local}", tensor
 
 
 def mask_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Iterator[Named]:
@@ -89,7 +91,3 @@ def mask_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Iterat
             elif s is None and not own.kept and name.endswith(".bias"):
                 tensor = torch.zeros_like(tensor)
         yield name, tensor
-
-
-def _renumber(name: str, layers: str, old: int, new: int) -> str:
-    return f"{layers}.{new}{name.removeprefix(f'{layers}.{old}')}"

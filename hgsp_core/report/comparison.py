@@ -54,9 +54,8 @@ class RunTable:
 
     def shown(self) -> tuple[list[Column], list[list[str]]]:
         """What people are shown: the columns that say anything, and their cells line by line."""
-        there = [
-            c for c in self.columns if not c.detail and any(line.values.get(c.key) is not None for line in self.lines)
-        ]
+        given = {key for line in self.lines for key, value in line.values.items() if value is not None}
+        there = [column for column in self.columns if not column.detail and column.key in given]
         return there, [[column.cell(line.values) for column in there] for line in self.lines]
 
     def records(self) -> list[dict[str, Any]]:
@@ -81,9 +80,8 @@ class RunTable:
         for line in self.lines:
             groups += [[]] if line.run is None else []
             groups[-1].append(line)
-        return RunTable(
-            self.columns, tuple(line for dense, *runs in groups for line in (dense, *sorted(runs, key=place)))
-        )
+        lines = tuple(line for dense, *runs in groups for line in (dense, *sorted(runs, key=place)))
+        return RunTable(self.columns, lines)
 
     def footnotes(self) -> list[str]:
         """What the stars mean that are there."""
@@ -109,22 +107,14 @@ def run_table(comparison: Comparison) -> RunTable:
 def legend(comparison: Comparison) -> list[str]:
     """What the letters of the calibrations stand for."""
     first = {run.calibration: run for run in reversed(comparison.runs)}
-    return [
-        f"Calibration {letter}: {describe_calibration(first[sha])}" for sha, letter in comparison.calibrations.items()
-    ]
+    letters = comparison.calibrations.items()
+    return [f"Calibration {letter}: {describe_calibration(first[sha])}" for sha, letter in letters]
 
 
 def best_table(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and cells: the best run of each model and budget, among those that removed what was asked for."""
-    header = (
-        "model",
-        "budget",
-        "best run",
-        "method",
-        "parameters",
-        f"ppl {next(iter(comparison.datasets), '')}",
-        "× dense",
-    )
+    text = next(iter(comparison.datasets), "")
+    header = ("model", "budget", "best run", "method", "parameters", f"ppl {text}", "× dense")
     rows: list[tuple[str, ...]] = []
     for budget, run, perplexity in comparison.best():
         dense = comparison.perplexity(run, "before")
@@ -219,9 +209,8 @@ def _measured(measures: list[str]) -> Iterator[Column]:
             yield Column(measure, f"{title}, {name}", show, detail=metric in seen)
             yield Column(f"{measure} / dense", "× dense", _factor, detail=metric in seen)
         elif metric == "accuracy":
-            yield Column(
-                measure, f"accuracy {name}".replace("mean of", "of"), _share, detail=bool(mean) and measure not in mean
-            )
+            title = f"accuracy {name}".replace("mean of", "of")
+            yield Column(measure, title, _share, detail=bool(mean) and measure not in mean)
         else:
             yield Column(measure, measure, metric_value, detail=metric in _DETAIL)
         seen.add(metric)

@@ -1,4 +1,4 @@
-"""Diagnosis of a run (R6, R7): whether layers lose too much, why, and which recipe lines were found to repair it.
+"""Diagnosis of a run: whether layers lose too much, why, and which recipe lines were found to repair it.
 
 The usual cause of "extreme pruning" is scores on different scales: where the gradients of one layer are a thousand times those
 of another, a ranking over all layers together empties the second, however useful its units are. A repair is not guessed: each
@@ -21,15 +21,14 @@ from hgsp_core.artifacts.scales import Scales
 from hgsp_core.errors import HgspError
 from hgsp_core.files import forms
 from hgsp_core.files.text import read_object
+from hgsp_core.files.yaml_data import in_yaml
 from hgsp_core.model.layout import Layout
-from hgsp_core.report.contract import Check, Diagnosis, Finding, LayerScale, Repaired, SuggestedRepair
+from hgsp_core.report.contract import Check, Diagnosis, Finding, Repaired, SuggestedRepair
 from hgsp_core.report.errors import DiagnosisError
 from hgsp_core.report.outcome import rates
 from hgsp_core.runtime.recipe import Recipe, parse_recipe
 
 FILE = "gradient_diagnosis.json"
-#: worst first
-SEVERITIES = ("critical", "high", "medium", "note")
 #: a layer that loses more of its parameters is pruned extremely
 EXTREME = 0.5
 #: the layers at the input, on which all others build
@@ -72,6 +71,7 @@ def diagnose(
         repair = find_repair(recipe, layout, state, faults, mean_ratio, replan)
     else:
         repair = forced_repair(recipe, faults)
+    columns = [c.tolist() for c in (scales.mean, scales.std, scales.norm, scales.max, scales.min, state.rates)]
     return {
         "source": scales.source,
         "what": scales.what,
@@ -83,16 +83,8 @@ def diagnose(
         "checks": checks(state, mean_ratio),
         "findings": [finding(fault, recipe, repair) for fault in faults],
         "layers": [
-            LayerScale(
-                layer=i,
-                mean=float(scales.mean[i]),
-                std=float(scales.std[i]),
-                norm=float(scales.norm[i]),
-                max=float(scales.max[i]),
-                min=float(scales.min[i]),
-                removed=float(state.rates[i]),
-            )
-            for i in range(len(state.rates))
+            {"layer": i, "mean": mean, "std": std, "norm": norm, "max": largest, "min": smallest, "removed": removed}
+            for i, (mean, std, norm, largest, smallest, removed) in enumerate(zip(*columns, strict=True))
         ],
     }
 
@@ -161,11 +153,9 @@ def repair_text(repair: SuggestedRepair) -> str:
         )
     count = then["num_extreme_layers"]
     layers = "no layer is" if count == 0 else "one layer is" if count == 1 else f"{count} layers are"
-    verdict = (
-        "These recipe lines repair it"
-        if repair["repairs"]
-        else "None of the settings tried repairs everything; these recipe lines come closest"
-    )
+    verdict = "These recipe lines repair it"
+    if not repair["repairs"]:
+        verdict = "None of the settings tried repairs everything; these recipe lines come closest"
     return (
         f"{verdict}. With them, on the scores of this run, {layers} pruned by more than half, and layers 2 to 4 by at most "
         f"{then['layers_2_to_4_lose_at_most']:.0%}. Compare the perplexity of both runs."
@@ -198,7 +188,7 @@ class Fault:
 def compares_layers(recipe: Recipe, layout: Layout, state: State, replan: Replan) -> bool:
     """Whether the layers' rates depend on the balance of scores between them: not where each layer's rate is set apart."""
     try:
-        _, plan = replan(apply(recipe, [f"normalize={_flow(_MINMAX)}"]))
+        _, plan = replan(apply(recipe, [f"normalize={in_yaml(_MINMAX)}"]))
     except HgspError:
         return True
     return not np.allclose(rates(layout, plan), state.rates)
@@ -310,9 +300,9 @@ def candidates(recipe: Recipe, mean_ratio: float, extreme: int) -> Iterator[list
         guide = [clip_log, log] if extreme > 5 else [log]
     others = [log, _MINMAX, [{"use": "sqrt"}], clip_log, [{"use": "clip"}, {"use": "minmax"}], [{"use": "zscore"}]]
     for normalizers in [*guide, *(other for other in others if other not in guide)]:
-        yield [f"normalize={_flow(normalizers)}"]
+        yield [f"normalize={in_yaml(normalizers)}"]
     yield [_CAPPED]
-    yield [f"normalize={_flow(_MINMAX)}", _CAPPED]
+    yield [f"normalize={in_yaml(_MINMAX)}", _CAPPED]
     share = recipe.allocate.with_.get("ratio")
     if isinstance(share, int | float):
         for part in (0.75, 0.5, 0.25):
@@ -365,16 +355,7 @@ def _short(value: Any) -> Any:
     return [_short(item) for item in value] if isinstance(value, list) else value
 
 
-def _flow(value: Any) -> str:
-    """YAML on one line, as `--set` takes it."""
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()
-
-
 def _times(value: float) -> str:
-    return (
-        "infinitely many times"
-        if not np.isfinite(value)
-        else f"{value:,.1f} times"
-        if value < 10
-        else f"{value:,.0f} times"
-    )
+    if not np.isfinite(value):
+        return "infinitely many times"
+    return f"{value:,.{1 if value < 10 else 0}f} times"

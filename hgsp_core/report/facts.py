@@ -53,9 +53,8 @@ class RunFacts:
     def kept(self) -> np.ndarray:
         """1 where the unit of that row of the scores is kept, else 0. [units]."""
         scores = self.scores
-        stays = np.zeros(
-            (len(self.layout.layers), len(scores.axes), 1 + int(scores.index.max(initial=0))), dtype=np.int8
-        )
+        size = len(self.layout.layers), len(scores.axes), 1 + int(scores.index.max(initial=0))
+        stays = np.zeros(size, dtype=np.int8)
         for block in self.layout.blocks():
             stays[block.layer, scores.axes.index(block.axis.name), list(self.plan.block(block).kept)] = 1
         return stays[scores.layer, scores.axis, scores.index]
@@ -70,10 +69,9 @@ class RunFacts:
             row += [layer.blocks[axis].text() if axis in layer.blocks else "-" for axis in self.axes]
             row += [f"{layer.before:,}", f"{layer.after:,}", f"{layer.rate:.1%}"]
             if self.priors:
-                row += [_number(self.priors.layer[layer.index])]
-                row += [
-                    _number(self.priors.blocks[a][layer.index]) if a in self.priors.blocks else "-" for a in self.axes
-                ]
+                nothing = np.full(len(self.layers), np.nan)
+                columns = [self.priors.layer, *(self.priors.blocks.get(axis, nothing) for axis in self.axes)]
+                row += [_number(column[layer.index]) for column in columns]
             rows.append(row)
         return header, rows
 

@@ -106,10 +106,7 @@ def summary(facts: RunFacts) -> str:
         f"{total:.2%} of all parameters, {of_layers:.2%} of the layers' parameters.",
         f"Layers: {len(facts.layers)} before, {len(plan.kept_layers())} after.",
         *(f"Note: {note}" for note in plan.notes),
-        *(
-            f"Finding ({f['severity']}): {f['title']}. See gradient_diagnosis.json."
-            for f in facts.diagnosis["findings"]
-        ),
+        *(f"Finding ({f['severity']}): {f['title']}. See {diagnosis.FILE}." for f in facts.diagnosis["findings"]),
     ]
     return "\n".join(lines) + "\n"
 

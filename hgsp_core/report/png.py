@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hgsp_core.report.chart import COLOURS, Chart
 
@@ -70,8 +70,7 @@ def _draw(panel: Axes, chart: Chart, colours: Mapping[str, str]) -> None:
         else:
             line = "solid" if chart.kind == "curves" else "none"
             marker, size = (_MARKERS[i // COLOURS % len(_MARKERS)], 5) if series.colour else ("*", 9)
-            panel.plot(
-                left, up, marker, markersize=size, linestyle=line, color=colour, label=series.name, clip_on=False
-            )
+            style: dict[str, Any] = {"markersize": size, "linestyle": line, "color": colour, "label": series.name}
+            panel.plot(left, up, marker, clip_on=False, **style)
     if chart.dashed:
         panel.plot(*zip(*chart.dashed, strict=True), "--", color=colours["c0"], linewidth=1)

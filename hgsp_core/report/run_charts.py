@@ -39,15 +39,12 @@ def prior_chart(run: RunFacts) -> Chart | None:
 def scale_chart(run: RunFacts) -> Chart:
     """Largest, mean and smallest gradient (or score) of each layer."""
     found = run.diagnosis
-    series = {
-        "largest": [layer["max"] or math.nan for layer in found["layers"]],
-        "mean": [layer["mean"] or math.nan for layer in found["layers"]],
-        "smallest": [layer["min"] or math.nan for layer in found["layers"]],
-    }
+    columns = ((layer["max"], layer["mean"], layer["min"]) for layer in found["layers"])
+    values = ([value or math.nan for value in column] for column in zip(*columns, strict=True))
+    series = dict(zip(("largest", "mean", "smallest"), values, strict=True))
     what, text = found["source"], f"The largest layer mean is {metric_value(found['mean_ratio'])} times the smallest."
-    return _curves(
-        f"size of the {what} of each layer", f"absolute {what}", series, f"By layer, {found['what']}. {text}"
-    )
+    caption = f"By layer, {found['what']}. {text}"
+    return _curves(f"size of the {what} of each layer", f"absolute {what}", series, caption)
 
 
 def recovery_chart(run: RunFacts) -> Chart | None:

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from hgsp_core.errors import first_few
 from hgsp_core.files import forms
 from hgsp_core.files.text import read_object
 from hgsp_core.report.contract import Report, Side
@@ -23,7 +24,7 @@ from hgsp_core.report.errors import CompareError
 MET = 0.97
 #: beginnings of stages that make no model
 _NOT_PRUNING = ("Prepare evaluation", "Evaluate", "Export", "Report")
-#: names of the calibrations of a comparison
+#: names of the calibrations of a comparison: A .. Z, then A1 .. Z1 and so on
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #: parts of a perplexity's protocol that follow from the tokenizer, and so differ between models
 _OF_TOKENIZER = ("tokens_sha256", "windows", "predicted_tokens")
@@ -106,6 +107,11 @@ class Run:
     def recovered(self) -> str | None:
         return (self.recipe.get("recover") or {}).get("use")
 
+    def require(self) -> tuple[object, ...]:
+        """What every comparison needs; raises what Python raises where a part of it is not there."""
+        given = self.dense, self.model, self.method, self.asked, self.achieved
+        return *given, self.seconds, self.calibration, self.reused
+
 
 def load_runs(directories: Sequence[Path]) -> list[Run]:
     """The runs in these directories; the directory of `hgsp sweep` stands for all of its runs.
@@ -132,25 +138,12 @@ def load_run(directory: Path, name: str) -> Run:
         if directory.with_name(f".{directory.name}.partial").is_dir():
             raise CompareError.unfinished(directory)
         raise CompareError.no_directory(directory)
-    run = Run(
-        name,
-        cast(Report, _read(directory / "report.json", forms.Report)),
-        _read(directory / "plan.json", forms.PlanFile),
-    )
-    for part in (
-        "dense",
-        "model",
-        "method",
-        "asked",
-        "achieved",
-        "seconds",
-        "calibration",
-        "reused",
-    ):  # what every comparison needs
-        try:
-            getattr(run, part)
-        except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-            raise CompareError.incomplete(directory, error) from None
+    report = cast(Report, _read(directory / "report.json", forms.Report))
+    run = Run(name, report, _read(directory / "plan.json", forms.PlanFile))
+    try:
+        run.require()
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise CompareError.incomplete(directory, error) from None
     return run
 
 
@@ -199,7 +192,7 @@ class Comparison:
     def calibrations(self) -> dict[str, str]:
         """Hash of the tokens -> letter, the most frequent first."""
         found = Counter(run.calibration for run in self.runs if run.calibration)
-        return {sha: _letter(i) for i, (sha, _) in enumerate(found.most_common())}
+        return {sha: _LETTERS[i % 26] + str(i // 26 or "") for i, (sha, _) in enumerate(found.most_common())}
 
     @cached_property
     def own_calibration(self) -> frozenset[str]:
@@ -213,14 +206,14 @@ class Comparison:
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
         """Run -> the recipe keys in which it differs from another one that has the key too, without those shown elsewhere."""
-        flat = {run.name: dict(_flat(run.recipe)) for run in self.runs}
+        by_run = {run.name: dict(flat(run.recipe)) for run in self.runs}
         values: dict[str, set[str]] = {}
-        for keys in flat.values():
+        for keys in by_run.values():
             for key, value in keys.items():
                 values.setdefault(key, set()).add(json.dumps(value, sort_keys=True))
         varying = [key for key, seen in values.items() if len(seen) > 1 and not _within(key, _SHOWN_ELSEWHERE)]
         short = short_names(varying)
-        return {name: {short[key]: keys[key] for key in varying if key in keys} for name, keys in flat.items()}
+        return {name: {short[key]: keys[key] for key in varying if key in keys} for name, keys in by_run.items()}
 
     def best(self) -> Iterator[tuple[str, Run, float]]:
         """(budget, the run of least perplexity, that perplexity) for each model and budget, among the runs that met it."""
@@ -283,13 +276,7 @@ class Comparison:
                 f"{self.calibrations[sha]}: {describe_calibration(group[0])} ({_names(group)})"
                 for sha, group in kinds.items()
             )
-            flagged = (
-                f" {_names(own)}: settings of its own."
-                if len(own) == 1
-                else f" {_names(own)}: settings of their own."
-                if own
-                else ""
-            )
+            flagged = f" {_names(own)}: settings of {'its' if len(own) == 1 else 'their'} own." if own else ""
             yield f"{runs[0].model} was calibrated on {len(kinds)} different token sets: {told}.{flagged}"
 
     def _trained(self) -> Iterator[str]:
@@ -311,13 +298,8 @@ def comparison(runs: Iterable[Run]) -> Comparison:
 
     def place(run: Run) -> tuple[int, str, float, float]:
         perplexity = unordered.perplexity(run)
-        asked = run.achieved if run.asked is None else run.asked
-        return (
-            models.index(run.dense),
-            run.ratio_of,
-            round(asked, 4),
-            float("inf") if perplexity is None else perplexity,
-        )
+        asked = round(run.achieved if run.asked is None else run.asked, 4)
+        return models.index(run.dense), run.ratio_of, asked, float("inf") if perplexity is None else perplexity
 
     return Comparison(tuple(sorted(unordered.runs, key=place)))
 
@@ -332,28 +314,18 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     """Dotted recipe keys -> their shortest endings that tell them apart, without `with`: `calibrate.seed` -> `seed`."""
     parts = {key: [part for part in key.split(".") if part != "with"] or [key] for key in keys}
 
-    def ending(key: str, length: int) -> str:
-        return ".".join(parts[key][-length:])
+    def own(key: str, length: int) -> bool:
+        return sum(other[-length:] == parts[key][-length:] for other in parts.values()) == 1
 
-    result = {}
-    for key, own in parts.items():
-        lengths = range(1, len(own) + 1)
-        result[key] = next(
-            (
-                ending(key, n)
-                for n in lengths
-                if not any(other != key and ending(other, n) == ending(key, n) for other in parts)
-            ),
-            key,
-        )
-    return result
+    lengths = {key: next((n for n in range(1, len(parts[key]) + 1) if own(key, n)), 0) for key in parts}
+    return {key: ".".join(parts[key][-length:]) if length else key for key, length in lengths.items()}
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of everything in a recipe; lists as they are."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else key)
+            yield from flat(item, f"{prefix}.{key}" if prefix else key)
     else:
         yield prefix, value
 
@@ -373,20 +345,13 @@ def _protocols_of(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield name, protocol
 
 
-def _names(runs: Sequence[Run], most: int = 3) -> str:
-    more = f" and {len(runs) - most} more" if len(runs) > most else ""
-    return ", ".join(run.name for run in runs[:most]) + more
+def _names(runs: Sequence[Run]) -> str:
+    return first_few([run.name for run in runs])
 
 
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:12]}…"
-
-
-def _letter(index: int) -> str:
-    """A .. Z, then A1 .. Z1 and so on."""
-    round_, place = divmod(index, len(_LETTERS))
-    return _LETTERS[place] + (str(round_) if round_ else "")
 
 
 def _most_common(values: Iterable[str]) -> str | None:

@@ -39,11 +39,11 @@ def evaluation(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[s
     """Header and cells of what `evaluate_checkpoint` found: of two models the ratio first, of one its measurements."""
     if "before" not in result:
         return ("", "measured"), [(row.measure, row.show(row.before)) for row in headline({"before": result["after"]})]
-    rows = headline(result)
-    ratios = ["" if row.change is None else f"×{row.change + 1:.3f}" for row in rows]
-    return ("", "ratio", "original", "model"), [
-        (row.measure, ratio, *row.cells()[1:3]) for row, ratio in zip(rows, ratios, strict=True)
-    ]
+    cells: list[tuple[str, ...]] = []
+    for row in headline(result):
+        ratio = "" if row.change is None else f"×{row.change + 1:.3f}"
+        cells.append((row.measure, ratio, *row.cells()[1:3]))
+    return ("", "ratio", "original", "model"), cells
 
 
 def _rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -373,31 +373,28 @@ def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
         if isinstance(key, int):
             continue
         field = next((f for n, f in model.model_fields.items() if key in (n, f.alias)), None)
-        inner = _model_in(field.annotation) if field else None
+        inner = next(_models_in(field.annotation), None) if field else None
         if inner is None:
             return []
         model = inner
     return [f.alias or n for n, f in model.model_fields.items()]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        if (found := _model_in(argument)) is not None:
-            return found
-    return None
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and not get_origin(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
 
 
 def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
     """(key, description, default) of every key, nested ones with dots: what `hgsp recipe schema` and the docs list."""
     for name, f in model.model_fields.items():
         key = prefix + (f.alias or name)
-        inner = _model_in(f.annotation)
         default = None if f.is_required() else f.get_default(call_default_factory=True)
         yield key, f.description or "", "required" if f.is_required() else _plain(default)
-        if inner is not None and inner is not Use:
-            yield from describe(inner, key + ".")
+        for part in _models_in(f.annotation):
+            yield from describe(part, f"{key}.") if part is not Use else ()
 
 
 def _plain(value: Any) -> Any:

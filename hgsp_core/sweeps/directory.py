@@ -8,7 +8,6 @@ comparison.md, .csv, .html and the plots
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hgsp_core.files.text import write_text
-from hgsp_core.report.runs import Comparison, comparison, load_run
+from hgsp_core.report.runs import Comparison, comparison, flat, load_run
+from hgsp_core.runtime.directory import LOCK, locked
 from hgsp_core.runtime.errors import OutputError
 from hgsp_core.runtime.recipe import Recipe, load_recipe, resolved
 from hgsp_core.sweeps.cells import Cell, Grid
@@ -41,37 +41,22 @@ def finished(grid: Grid) -> frozenset[str]:
     for name in there:
         if name not in cells:
             raise GridError.other_run(output, name)
-        before, now = (
-            _settings(recipe) for recipe in (load_recipe(output / RUNS / name / "recipe.yaml"), cells[name].recipe)
-        )
-        if changes := [
-            f"{key} {before.get(key)}, not {now.get(key)}"
-            for key in {**before, **now}
-            if before.get(key) != now.get(key)
-        ]:
-            raise GridError.other_recipe(output, name, changes)
+        before, now = map(_settings, (load_recipe(output / RUNS / name / "recipe.yaml"), cells[name].recipe))
+        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        if changed:
+            told = [f"{key} {before.get(key)}, not {now.get(key)}" for key in changed]
+            raise GridError.other_recipe(output, name, told)
     return frozenset(there)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """Dotted key -> value of everything that may change a result."""
-
-    def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        items = (
-            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
-        )
-        if items is None:
-            yield prefix, value
-        else:
-            for key, item in items:
-                yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
-
-    return dict(flat(resolved(recipe).model_dump(mode="json", exclude={"output"}), ""))
+    return dict(flat(resolved(recipe).model_dump(mode="json", exclude={"output"})))
 
 
 @contextmanager
 def sweep_directory(grid: Grid) -> Iterator[Path]:
-    """The directory, made where it is not there yet, and held so that no second process works in it.
+    """The directory, made if it does not exist, and locked so that no second process works in it.
 
     Raises:
         OutputError: it cannot be made, or another process is at work there.
@@ -79,14 +64,10 @@ def sweep_directory(grid: Grid) -> Iterator[Path]:
     output = grid.output
     try:
         (output / RUNS).mkdir(parents=True, exist_ok=True)
-        lock = (output / ".lock").open("w")
+        lock = locked(output / LOCK, OutputError.busy(str(output)))
     except OSError as error:
         raise OutputError.cannot_make(str(output), error) from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError.busy(str(output)) from None
         (output / SWEEP).write_text(grid.text, encoding="utf-8")
         shutil.rmtree(output / FAILED, ignore_errors=True)  # these runs are tried again
         yield output

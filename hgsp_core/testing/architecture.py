@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hgsp_core import Architecture, Axis, BlockLayout, Layout, Plan
+from hgsp_core import Architecture, BlockLayout, Layout, Plan
 from hgsp_core.artifacts.surgery import mask_tensors, prune_tensors
 from hgsp_core.checkpoint.config import pruned_config
 from hgsp_core.checkpoint.load import load_model
@@ -25,7 +25,7 @@ from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Resident
 from hgsp_core.errors import did_you_mean
 from hgsp_core.export.reload import verify_reload
-from hgsp_core.testing.check import Check, Table, checks_of, require
+from hgsp_core.testing.check import Check, Table, checks_of, fail, require
 from hgsp_core.testing.model import layout_of, random_model, tiny_config
 from hgsp_core.testing.plans import fewer_heads, same_sizes, thinned, without
 
@@ -46,13 +46,9 @@ def architecture_checks(
         model: the config of a tiny random model, or a function that returns a (trained) model in fp32; it is called when the
             first check runs. None: a tiny config is made from the family's own.
     """
-    if model is None:
-        make = lambda: random_model(tiny_config(architecture))  # noqa: E731
-    elif isinstance(model, PreTrainedConfig):
-        make = lambda: random_model(model)  # noqa: E731
-    else:
-        make = model
-    return checks_of(CHECKS, Case(architecture, make))
+    if callable(model):
+        return checks_of(CHECKS, Case(architecture, model))
+    return checks_of(CHECKS, Case(architecture, lambda: random_model(model or tiny_config(architecture))))
 
 
 @dataclass(frozen=True)
@@ -112,9 +108,7 @@ class Case:
         expected = self.masked_logits(plan)
         size = max(1.0, expected.abs().max().item())
         changed = (expected - self.logits).abs().max().item() / size
-        require(
-            changed > EFFECT, f"{what}: the logits change by {changed:.1g} only, so the check tells nothing. {hint}"
-        )
+        require(changed > EFFECT, f"{what}: the logits change by {changed:.1g} only: the check tells nothing. {hint}")
         difference = (logits_of(self.pruned(plan), self.tokens) - expected).abs().max().item() / size
         require(
             difference <= TOLERANCE,
@@ -160,11 +154,8 @@ def modules_exist(case: Case) -> None:
             named += [(s.module, "`slices`") for s in axis.slices]
             for name, place in named:
                 _require_module(layer, name, f"axis '{axis.name}', {place}", f"layer {index}")
-            for name in axis.cache:
-                require(
-                    name in [s.module for s in axis.slices],
-                    f"axis '{axis.name}', `cache`: '{name}' is not among the axis's `slices`.",
-                )
+            for name in set(axis.cache) - {s.module for s in axis.slices}:
+                fail(f"axis '{axis.name}', `cache`: '{name}' is not among the axis's `slices`.")
 
 
 def _require_module(root: nn.Module, name: str, place: str, where: str) -> None:
@@ -190,10 +181,8 @@ def sizes_divide(case: Case) -> None:
             )
         for index, layer in enumerate(case.layers()):
             for s in axis.slices:
-                require(
-                    s.dim in (0, 1),
-                    f"axis '{axis.name}': Slice('{s.module}', {s.dim}): dim is 0 (rows) or 1 (columns).",
-                )
+                place = f"axis '{axis.name}': Slice('{s.module}', {s.dim})"
+                require(s.dim in (0, 1), f"{place}: dim is 0 (rows) or 1 (columns).")
                 shape = tuple(layer.get_parameter(f"{s.module}.weight").shape)
                 require(
                     shape[s.dim] % units == 0,
@@ -242,42 +231,42 @@ def biases_follow_the_rows(case: Case) -> None:
                 )
 
 
+def _outputs(case: Case, layer: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """What these modules of a layer return ("" = the layer itself)."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, arguments, output: found.update(
+            {name: output[0] if isinstance(output, tuple) else output}
+        )
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(layer.get_submodule(name).register_forward_hook(keep(name)))
+        logits_of(case.model, case.tokens)
+    return found
+
+
 @torch.no_grad()
 def blocks_add_to_the_residual_stream(case: Case) -> None:
     """A layer's output is its input plus what its blocks return: so a removed block adds nothing."""
-    added: dict[str, Tensor] = {}
-    streams: list[Tensor] = []
-
-    def first(output: Any) -> Tensor:
-        return output[0] if isinstance(output, tuple) else output
-
-    def keep(axis: Axis) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, arguments, output: added.__setitem__(axis.name, first(output))
+    inputs: list[Tensor] = []
 
     def enter(module: nn.Module, arguments: Any, keywords: Any) -> None:
-        streams.append(arguments[0] if arguments else keywords["hidden_states"])
-
-    def leave(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
-        streams.append(first(output))
+        inputs.append(arguments[0] if arguments else keywords["hidden_states"])
 
     for index, layer in enumerate(case.layers()):
-        added.clear()
-        streams.clear()
-        with ExitStack() as hooks:
-            for axis in case.architecture.axes:
-                hooks.enter_context(layer.get_submodule(axis.block).register_forward_hook(keep(axis)))
-            hooks.enter_context(layer.register_forward_pre_hook(enter, with_kwargs=True))
-            hooks.enter_context(layer.register_forward_hook(leave, with_kwargs=True))
-            logits_of(case.model, case.tokens)
-        before, after = streams
+        with layer.register_forward_pre_hook(enter, with_kwargs=True):
+            found = _outputs(case, layer, ["", *(axis.block for axis in case.architecture.axes)])
+        before, after = inputs.pop(), found.pop("")
         names = " + ".join(axis.block for axis in case.architecture.axes)
         for axis in case.architecture.axes:
             require(
-                axis.name in added and added[axis.name].shape == after.shape,
+                axis.block in found and found[axis.block].shape == after.shape,
                 f"axis '{axis.name}', `block`: '{axis.block}' of layer {index} does not return something to add to the residual "
                 "stream; name the whole residual branch.",
             )
-        difference = (before + sum(added.values()) - after).abs().max().item() / max(1.0, after.abs().max().item())
+        difference = (before + sum(found.values()) - after).abs().max().item() / max(1.0, after.abs().max().item())
         require(
             difference <= TOLERANCE,
             f"layer {index}: input + {names} differs from the layer's output by {difference:.2g}. Either a `block` is not the "
@@ -287,21 +276,10 @@ def blocks_add_to_the_residual_stream(case: Case) -> None:
 
 def blocks_return_what_their_writers_return(case: Case) -> None:
     """What a block adds to the stream is what its writer gives: a repair fits the writer to it."""
-    given: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            given[name] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
     for index, layer in enumerate(case.layers()):
         for axis in case.architecture.axes:
             (writer,) = (s.module for s in axis.slices if s.dim == 1)
-            with ExitStack() as hooks:
-                for name in (axis.block, writer):
-                    hooks.enter_context(layer.get_submodule(name).register_forward_hook(keep(name)))
-                logits_of(case.model, case.tokens)
+            given = _outputs(case, layer, (axis.block, writer))
             difference = (given[axis.block] - given[writer]).abs().max().item()
             require(
                 difference <= TOLERANCE * max(1.0, given[axis.block].abs().max().item()),
@@ -328,12 +306,9 @@ def config_keys_shrink(case: Case) -> None:
     """The config of a pruned model builds exactly the tensors that the cut leaves, axis by axis."""
     for axis in case.architecture.axes:
         plan = same_sizes(case.layout, {axis.name})
-        cut = {
-            name: tuple(tensor.shape)
-            for name, tensor in prune_tensors(case.model.state_dict().items(), case.layout, plan)
-        }
         built = _built_shapes(pruned_config(case.layout, plan))
-        for name, shape in cut.items():
+        for name, tensor in prune_tensors(case.model.state_dict().items(), case.layout, plan):
+            shape = tuple(tensor.shape)
             require(
                 built.get(name) == shape,
                 f"axis '{axis.name}': '{name}' is cut to {shape}, the pruned config.json makes it {built.get(name)}. "
@@ -355,7 +330,7 @@ def pruned_equals_masked(case: Case) -> None:
     """With other units gone in every layer, the loaded checkpoint computes what the masked original does."""
     case.require_equal_to_masked(
         thinned(case.layout),
-        "A third of the units gone, layers of different sizes",
+        "A third of the units removed, layers of different sizes",
         "Check the dims of the slices and that a unit's rows lie together; a family whose model does more than embed, run "
         "layers, norm and head (multipliers, extra norms) is not supported.",
     )
@@ -366,7 +341,7 @@ def uniformly_pruned_equals_masked(case: Case) -> None:
     axes = {axis.name for axis in case.architecture.axes}
     case.require_equal_to_masked(
         same_sizes(case.layout, axes),
-        "A third of the units gone, the same sizes in every layer",
+        "A third of the units removed, the same sizes in every layer",
         "The stock class of the pruned config computes something else: check which config keys it uses besides "
         "`units` and `scales`.",
     )
@@ -378,7 +353,7 @@ def query_heads_can_go(case: Case) -> None:
     for everywhere in (False, True):
         plan = fewer_heads(case.layout, everywhere)
         if any(block.loses for layer in plan.layers for block in layer.values()):
-            case.require_equal_to_masked(plan, "One query head of every group gone", hint)
+            case.require_equal_to_masked(plan, "One query head of every group removed", hint)
 
 
 def blocks_and_layers_can_go(case: Case) -> None:
@@ -387,11 +362,10 @@ def blocks_and_layers_can_go(case: Case) -> None:
     for axis in case.architecture.axes:
         hint = f"Check `block` ('{axis.block}') and `fixed` {axis.fixed}: the norm in front of the block belongs to it."
         for layer in (0, middle):
-            case.require_equal_to_masked(
-                without(case.layout, {(layer, axis.name)}), f"The {axis.name} of layer {layer} gone", hint
-            )
+            plan = without(case.layout, {(layer, axis.name)})
+            case.require_equal_to_masked(plan, f"The {axis.name} of layer {layer} removed", hint)
     whole = {(middle, axis.name) for axis in case.architecture.axes}
-    case.require_equal_to_masked(without(case.layout, whole), f"Layer {middle} gone", "Check `layers` and `fixed`.")
+    case.require_equal_to_masked(without(case.layout, whole), f"Layer {middle} removed", "Check `layers` and `fixed`.")
 
 
 def _mixed(case: Case) -> Plan:
@@ -405,9 +379,8 @@ def generates(case: Case) -> None:
     """A pruned model generates the same tokens with a cache and without."""
     model: Any = case.pruned(_mixed(case))  # `generate` is typed for a protocol that no model class fits
     prompt = case.tokens[:, :5]
-    settings = dict(
-        attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0
-    )
+    settings: dict[str, Any] = {"attention_mask": torch.ones_like(prompt), "do_sample": False, "pad_token_id": 0}
+    settings |= {"max_new_tokens": 8, "min_new_tokens": 8}
     plain = model.generate(prompt, use_cache=False, **settings)
     cached = model.generate(prompt, use_cache=True, **settings)
     require(plain.shape == (len(prompt), 13), f"generate() returned shape {tuple(plain.shape)} instead of (2, 13).")
@@ -457,21 +430,11 @@ def _per_unit(entries: dict[str, Tensor], block: BlockLayout) -> Tensor:
     return total
 
 
-_DATA = (
-    modules_exist,
-    sizes_divide,
-    biases_follow_the_rows,
-    every_parameter_is_accounted_for,
-    axes_are_cut_on_both_sides,
-)
+_COUNTED = (modules_exist, sizes_divide, biases_follow_the_rows, every_parameter_is_accounted_for)
+_DATA = (*_COUNTED, axes_are_cut_on_both_sides)
 _RUN = (*_DATA, blocks_add_to_the_residual_stream)
-_CUT = (
-    *_RUN,
-    blocks_return_what_their_writers_return,
-    sweep_equals_autograd,
-    keep_all_is_the_identity,
-    config_keys_shrink,
-)
+_WRITERS = (*_RUN, blocks_return_what_their_writers_return)
+_CUT = (*_WRITERS, sweep_equals_autograd, keep_all_is_the_identity, config_keys_shrink)
 _ALL = (*_CUT, pruned_equals_masked, uniformly_pruned_equals_masked, query_heads_can_go, blocks_and_layers_can_go)
 
 CHECKS: Table = {
@@ -484,7 +447,7 @@ CHECKS: Table = {
     axes_are_cut_on_both_sides: (modules_exist,),
     blocks_add_to_the_residual_stream: (modules_exist,),
     blocks_return_what_their_writers_return: _RUN,
-    sweep_equals_autograd: (*_RUN, blocks_return_what_their_writers_return),
+    sweep_equals_autograd: _WRITERS,
     keep_all_is_the_identity: _DATA,
     config_keys_shrink: _DATA,
     pruned_equals_masked: _CUT,

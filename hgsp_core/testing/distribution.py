@@ -13,7 +13,7 @@ from hgsp_core.errors import did_you_mean
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.errors import PluginError
 from hgsp_core.testing.architecture import architecture_checks
-from hgsp_core.testing.check import Check, checks_of
+from hgsp_core.testing.check import Check, Table, checks_of
 from hgsp_core.testing.method import method_checks, require_light
 from hgsp_core.testing.model import random_model, tiny_config
 
@@ -48,16 +48,11 @@ def _checks(name: str) -> Iterator[tuple[str, Check]]:
         raise PluginError(f"No distribution '{name}' is installed.{did_you_mean(name, known)}") from None
     points = [point for point in found.entry_points if point.group == registry.GROUP]
     if not points:
-        raise PluginError(
-            f"'{name}' is installed, but is no plugin: it has no entry point in the group '{registry.GROUP}'."
-        )
+        raise PluginError(f"'{name}' is installed, but is no plugin: no entry point in the group '{registry.GROUP}'.")
     for point in points:
         loaded = registry.load_plugins(iter([(name, point)]))
-        subject = f"plugin {point.name}"
-        for check in checks_of(
-            {plugin_loads: (), importing_the_plugin_brings_no_torch: (plugin_loads,)}, (point, loaded)
-        ):
-            yield subject, check
+        table: Table = {plugin_loads: (), importing_the_plugin_brings_no_torch: (plugin_loads,)}
+        yield from ((f"plugin {point.name}", check) for check in checks_of(table, (point, loaded)))
         for entry in loaded.entries:
             if isinstance(entry.method, Architecture):
                 yield from _architecture_checks(entry.method)

@@ -11,16 +11,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cache
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 
 from hgsp_core import Method, Params
-from hgsp_core.plugin.method import HOOKS
 from hgsp_core.runtime.fresh import run_fresh
+from hgsp_core.runtime.recipe import describe
 from hgsp_core.testing import results
 from hgsp_core.testing.check import Check, Table, checks_of, fail, require
 from hgsp_core.testing.jobs import JOBS
@@ -37,44 +35,23 @@ def method_checks(method: Method, kind: str, params: Mapping[str, Any] | None = 
         params: what a recipe would write under `with`. Without it, defaults are used; where a parameter has none, the checks
             that run the method are skipped.
     """
-    require(
-        kind in HOOKS and kind != "architecture", f"There is no kind of method '{kind}'; one of {', '.join(HOOKS)}."
-    )
+    require(kind in CONTRACTS, f"There is no kind of method '{kind}'; one of {', '.join(CONTRACTS)}.")
     return checks_of({**DECLARED, **BEHAVIOUR.get(kind, {})}, Trial(method, kind, dict(params or {})))
 
 
 def is_named_and_summarised(trial: Trial) -> None:
     """A recipe can write its name, and a summary says what it does."""
     name = trial.method.name
-    require(
-        name and not set(name) & set(" /:,[]{}'\""),
-        f"The name {name!r} cannot be written in a recipe: letters, digits, '-', '_'.",
-    )
+    plain = name and not set(name) & set(" /:,[]{}'\"")
+    require(plain, f"The name {name!r} cannot be written in a recipe: letters, digits, '-', '_'.")
     require(trial.method.summary.strip(), f"Method '{name}': `summary` is empty; say in a line what it does.")
 
 
 def parameters_are_documented(trial: Trial) -> None:
     """Every parameter has a description, which `hgsp plugins show` prints."""
-    for key, description in _descriptions(trial.method.params):
-        require(
-            description and description.strip(),
-            f"The parameter '{key}' has no description: Field(default, ..., description='what it does, with its unit').",
-        )
-
-
-def _descriptions(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str | None]]:
-    for name, field in model.model_fields.items():
-        yield prefix + name, field.description
-        for part in _models_in(field.annotation):
-            yield from _descriptions(part, f"{prefix}{name}.")
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if inspect.isclass(annotation) and not get_origin(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) in (Union, UnionType, list, tuple, dict):
-        for argument in get_args(annotation):
-            yield from _models_in(argument)
+    for key, description, _ in describe(trial.method.params):
+        how = "Field(default, ..., description='what it does, with its unit')"
+        require(description.strip(), f"The parameter '{key}' has no description: {how}.")
 
 
 def parameters_round_trip(trial: Trial) -> None:

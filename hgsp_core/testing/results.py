@@ -97,9 +97,8 @@ def only_scores_change(trial: Trial) -> None:
             np.array_equal(getattr(result, column), getattr(before, column)),
             f"Column '{column}' changed; return `job.scores.with_score(new)`.",
         )
-    require(
-        result.score.shape == before.score.shape, f"`score` has shape {result.score.shape}, not {before.score.shape}."
-    )
+    shape, wanted = result.score.shape, before.score.shape
+    require(shape == wanted, f"`score` has shape {shape}, not {wanted}.")
 
 
 def normal_scores_are_finite(trial: Trial) -> None:
@@ -148,10 +147,8 @@ def plans_fit_the_model(trial: Trial) -> None:
     for plan in _plans(trial).values():
         _require_type(plan, Plan)
         Plan.from_json(plan.to_json(layout, "", ""), layout)
-        require(
-            plan.before == layout.parameters,
-            f"`before` is {plan.before}, the model has {layout.parameters} parameters.",
-        )
+        there = layout.parameters
+        require(plan.before == there, f"`before` is {plan.before}, the model has {there} parameters.")
         require(plan.kept_layers(), "The plan removes every layer.")
 
 

@@ -289,9 +289,7 @@ def test_a_tensor_that_a_shard_lacks_is_named_and_no_file_is_left(tmp_path):
     save_file(tensors, shard, metadata={"format": "pt"})
     from hgsp_core.runtime.source import checkpoint_layout
 
-    with pytest.raises(
-        CheckpointError, match=r"model-.*has no tensor 'model\.layers\.4\.mlp\.up_proj\.weight'"
-    ):
+    with pytest.raises(CheckpointError, match=r"model-.*has no tensor 'model\.layers\.4\.mlp\.up_proj\.weight'"):
         checkpoint_layout(pruned.directory, "llama")
 
 

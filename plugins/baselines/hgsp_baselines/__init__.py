@@ -6,37 +6,29 @@ from hgsp_baselines.slimgpt_rates import SlimGPTRatesParams
 from hgsp_baselines.torch_pruning import TorchPruningParams
 from hgsp_core import Method, Params, hookimpl
 
-_HERE = "hgsp_baselines"
+
+def _own(name: str, target: str, params: type[Params], summary: str) -> Method:
+    return Method(name, f"hgsp_baselines.{target}", params, summary)
 
 
 @hookimpl
 def hgsp_scorers() -> list[Method]:
     return [
-        Method(
-            "wanda-sp",
-            f"{_HERE}.wanda_sp:WandaSp",
-            Params,
-            "|W| * ||X|| over the columns of o_proj and down_proj only",
-        ),
-        Method(
-            "flap", f"{_HERE}.flap:Flap", Params, "variance of the input times its column's squared norm, standardised"
-        ),
-        Method("llm_pruner", f"{_HERE}.llm_pruner:LLMPruner", LLMPrunerParams, "group Taylor importance of LLM-Pruner"),
+        _own("wanda-sp", "wanda_sp:WandaSp", Params, "|W| * ||X|| over the columns of o_proj and down_proj only"),
+        _own("flap", "flap:Flap", Params, "variance of the input times its column's squared norm, standardised"),
+        _own("llm_pruner", "llm_pruner:LLMPruner", LLMPrunerParams, "group Taylor importance of LLM-Pruner"),
     ]
 
 
 @hookimpl
 def hgsp_allocators() -> list[Method]:
     return [
-        Method(
-            "slimgpt",
-            f"{_HERE}.slimgpt_rates:SlimGPTRates",
-            SlimGPTRatesParams,
-            "rates that grow with the logarithm of depth",
+        _own(
+            "slimgpt", "slimgpt_rates:SlimGPTRates", SlimGPTRatesParams, "rates that grow with the logarithm of depth"
         ),
-        Method(
+        _own(
             "torch_pruning",
-            f"{_HERE}.torch_pruning:TorchPruning",
+            "torch_pruning:TorchPruning",
             TorchPruningParams,
             "plans with Torch-Pruning's BasePruner, on the recipe's scores",
         ),
@@ -46,9 +38,9 @@ def hgsp_allocators() -> list[Method]:
 @hookimpl
 def hgsp_reconstructors() -> list[Method]:
     return [
-        Method(
+        _own(
             "slimgpt",
-            f"{_HERE}.slimgpt:SlimGPT",
+            "slimgpt:SlimGPT",
             SlimGPTParams,
             "reselects each block's units by greedy Optimal Brain Surgery and updates the kept weights",
         ),
