@@ -301,25 +301,19 @@ def main() -> None:
     parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help="look for more models here")
     parser.add_argument("--data", type=Path, metavar="DIR", help="texts for these models")
     parser.add_argument("--ratios", type=int, nargs="+", default=[20, 30, 50], help="percent of the layers' parameters")
-    parser.add_argument(
-        "--methods", nargs="+", choices=names, default=names, metavar="NAME", help=f"of: {'; '.join(names)}"
-    )
+    told = f"of: {'; '.join(names)}"
+    parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME", help=told)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the calibration windows")
-    parser.add_argument(
-        "--samples", type=int, default=128, help=f"calibration windows of {SEQ_LEN} tokens; a JSON file has one number"
-    )
+    parser.add_argument("--samples", type=int, default=128, help=f"calibration windows of {SEQ_LEN} tokens")
     parser.add_argument("--windows", type=int, help="evaluate on the first so many windows of each text; default all")
-    parser.add_argument(
-        "--json", type=Path, help="write the rows here as they come; rows already there are not run again"
-    )
+    parser.add_argument("--json", type=Path, help="write the rows here as they come; rows there are not run again")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
     options = parser.parse_args()
 
     rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
-    if any(row.get("samples", 128) != options.samples for row in rows if "why_not" not in row):
-        parser.error(f"{options.json} has rows of another --samples: give another file")
-    if any(row["windows"] != options.windows for row in rows if "why_not" not in row):
-        parser.error(f"{options.json} has rows of another --windows: give another file")
+    for name, wanted in {"samples": options.samples, "windows": options.windows}.items():
+        if any(row.get(name, 128) != wanted for row in rows if "why_not" not in row):
+            parser.error(f"{options.json} has rows of another --{name}: give another file")
     done = {_key(row) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         for model in [DEMO, *grouped_models(options.models)]:
@@ -350,9 +344,9 @@ def _key(row: Row) -> tuple:
 
 
 def _line(row: Row) -> str:
-    result = (
-        row.get("why_not") or f"{row['ppl']:.2f} ({row['ppl'] / row['ppl_dense']:.3f}), removed {row['achieved']:.1%}"
-    )
+    result = row.get("why_not")
+    if result is None:
+        result = f"{row['ppl']:.2f} ({row['ppl'] / row['ppl_dense']:.3f}), removed {row['achieved']:.1%}"
     return f"{row['model']}, {row['method']}, {row['ratio']:.0%}: {result}"
 
 

@@ -233,12 +233,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     parser.add_argument("--only", choices=["time", "memory"], help="measure only this half")
-    parser.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16"],
-        default="float32",
-        help="of the weights whose memory is measured; a CPU without bf16 instructions multiplies bf16 some 30 times slower",
-    )
+    slow = "a CPU without bf16 instructions multiplies bf16 some 30 times slower"
+    types = ["float32", "bfloat16"]
+    parser.add_argument("--dtype", choices=types, default="float32", help=f"of the weights in memory; {slow}")
     parser.add_argument("--repeats", type=int, default=5, help="turns per ratio of time")
     parser.add_argument("--apart", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()

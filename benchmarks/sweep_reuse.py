@@ -21,12 +21,10 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 RATIOS = [0.1, 0.2, 0.3, 0.4]
+_TAYLOR = {"score": {"use": "taylor"}, "prior": {"use": "removal"}}
 METHODS = [
-    {"name": "gated", "set": {"score": {"use": "taylor"}, "prior": {"use": "removal"}, "allocate": {"use": "hgsp"}}},
-    {
-        "name": "layerwise",
-        "set": {"score": {"use": "taylor"}, "prior": {"use": "removal"}, "allocate": {"use": "layerwise"}},
-    },
+    {"name": "gated", "set": {**_TAYLOR, "allocate": {"use": "hgsp"}}},
+    {"name": "layerwise", "set": {**_TAYLOR, "allocate": {"use": "layerwise"}}},
     {"name": "even", "set": {"score": {"use": "wanda"}, "allocate": {"use": "uniform"}}},
 ]
 MEASURING = ("Calibrate", "Load", "Sweep", "Evaluate original")
@@ -70,17 +68,8 @@ def compare(model: Path, samples: int, jobs: int) -> dict[str, float]:
         runs = sorted((folder / "sweep" / "runs").iterdir())
         alone = []
         for i, run in enumerate(runs):
-            alone.append(
-                timed(
-                    folder,
-                    "run",
-                    run / "recipe.yaml",
-                    "--output",
-                    folder / f"alone-{i}",
-                    "--cache",
-                    folder / f"store-{i}",
-                )
-            )
+            places = ("--output", folder / f"alone-{i}", "--cache", folder / f"store-{i}")
+            alone.append(timed(folder, "run", run / "recipe.yaml", *places))
             print(f"{run.name}: {alone[-1]:.1f} s alone", file=sys.stderr)
         return {
             "runs": len(runs),

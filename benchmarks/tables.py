@@ -115,9 +115,8 @@ def parts(rows: Sequence[Row]) -> str:
         if not pairs:
             continue
         factor = exp(statistics.mean(log(b / a) for a, b in pairs))
-        cells = [
-            f"{sum(b < a for a, b in found)} of {len(found)}" for found in (pairs, list(other.pairs(without, with_)))
-        ]
+        elsewhere = list(other.pairs(without, with_))
+        cells = [f"{sum(b < a for a, b in found)} of {len(found)}" for found in (pairs, elsewhere)]
         lines.append(f"| {part} | {without} → {with_} | {factor:.2f} | {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 

@@ -16,9 +16,7 @@ Exporter = Annotated[
     str,
     typer.Option("--to", metavar="NAME", help="The exporter: gguf, huggingface, or a plugin's.", show_default=False),
 ]
-Settings = Annotated[
-    list[str] | None, set_option("Set a parameter of the exporter (hgsp plugins show NAME): --set type=q8_0.")
-]
+Settings = Annotated[list[str] | None, set_option("Set a parameter (hgsp plugins show NAME): --set type=q8_0.")]
 Output = Annotated[Path, path_option("--output", "-o", metavar="DIR", help="Directory to write; must not exist.")]
 
 

@@ -32,10 +32,10 @@ _STORE = "Store for tokens and statistics, instead of HGSP_CACHE or ~/.cache/hgs
 RecipeFile = Annotated[Path, path_argument("RECIPE", "Recipe, a YAML file.")]
 Settings = Annotated[list[str] | None, set_option("Set a recipe key: --set allocate.with.ratio=0.3.")]
 Output = Annotated[
-    Path | None, path_option("--output", metavar="DIR", help="Run directory, instead of the recipe's 'output'.")
+    Path | None, path_option("--output", metavar="DIR", help="Run directory, not the recipe's 'output'.")
 ]
 PrintRecipe = Annotated[
-    bool, typer.Option("--print-recipe", help="Print the equivalent recipe, or part of one, and exit.")
+    bool, typer.Option("--print-recipe", help="Print the equivalent recipe, or its part, and exit.")
 ]
 Cache = Annotated[Path | None, path_option("--cache", metavar="DIR", help=_STORE)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress; show only the result, warnings and errors.")]

@@ -82,7 +82,7 @@ def _listing() -> dict[str, list[dict[str, Any]]]:
 @app.command()
 def show(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Method, architecture or distribution; or distribution/name.")
+        str, typer.Argument(metavar="NAME", help="Method, architecture, distribution, or distribution/name.")
     ],
     as_json: Json = False,
 ) -> None:

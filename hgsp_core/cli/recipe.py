@@ -40,9 +40,7 @@ def init(
 
 
 @app.command()
-def validate(
-    files: Annotated[list[Path], path_argument("FILE...", "Recipes and sweeps to check.")],
-) -> None:
+def validate(files: Annotated[list[Path], path_argument("FILE...", "Recipes and sweeps to check.")]) -> None:
     """Check recipes and sweeps: every key, type, range, method and parameter. Exit code 2 if one is invalid.
 
     Example: `hgsp recipe validate recipes/*/*.yaml`

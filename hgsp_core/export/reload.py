@@ -60,15 +60,12 @@ def verify_reload(directory: Path | str, token_ids: torch.Tensor, reference_logi
     return _verify(["-c", _SCRIPT], directory, token_ids, reference_logits, [config.get("model_type")])
 
 
-def verify_streamed(
-    directory: Path | str, token_ids: torch.Tensor, reference_logits: torch.Tensor, family: str
-) -> float:
+def verify_streamed(directory: Path | str, token_ids: torch.Tensor, reference: torch.Tensor, family: str) -> float:
     """The same with one layer in memory at a time. `family`: the original's model_type.
 
     Returns and raises as `verify_reload`.
     """
-    script = ["-m", "hgsp_core.export.reload"]
-    return _verify(script, directory, token_ids, reference_logits, [reference_logits.dtype, family])
+    return _verify(["-m", "hgsp_core.export.reload"], directory, token_ids, reference, [reference.dtype, family])
 
 
 def _verify(

@@ -229,9 +229,8 @@ def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: M
             raise LayoutError.missing(name, architecture.model_type)
         return left.pop(name)
 
-    layers = tuple(
-        _read_layer(architecture, config, index, left, take) for index in range(count_of(config, "num_hidden_layers"))
-    )
+    indices = range(count_of(config, "num_hidden_layers"))
+    layers = tuple(_read_layer(architecture, config, index, left, take) for index in indices)
     tied = bool(config.get("tie_word_embeddings", False))
     if tied:
         left.pop(f"{architecture.head}.weight", None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -102,19 +103,22 @@ def current_keys(
     Raises:
         RecipeError: both names of a key are given, with different values.
     """
+    result: dict[str, Any] = deepcopy(dict(data))
     for entry in renames:
-        if not entry.is_flag and (found := _at(data, entry.old)):
-            there = _at(data, entry.new)
+        if not entry.is_flag and (found := _at(result, entry.old)):
+            there = _at(result, entry.new)
             if there and there != found:
-                raise RecipeError.at(
-                    source,
-                    entry.old,
-                    f"'{entry.new}' is given too, with another value.",
-                    f"{entry.warning} Leave it out.",
-                )
+                fault = f"'{entry.new}' is given too, with another value."
+                raise RecipeError.at(source, entry.old, fault, f"{entry.warning} Remove it.")
             warn(f"{source}: {entry.warning}")
-            data = _placed(_without(data, entry.old.split(".")), entry.new.split("."), found[0])
-    return dict(data)
+            parent, _, key = entry.old.rpartition(".")
+            del (_at(result, parent)[0] if parent else result)[key]
+            node, (*parts, last) = result, entry.new.split(".")
+            for part in parts:
+                node[part] = node.get(part) or {}
+                node = node[part]
+            node[last] = found[0]
+    return result
 
 
 def _at(data: Any, key: str) -> list[Any]:
@@ -126,25 +130,12 @@ def _at(data: Any, key: str) -> list[Any]:
     return [data]
 
 
-def _without(data: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    if len(keys) == 1:
-        return {k: v for k, v in data.items() if k != keys[0]}
-    return {**data, keys[0]: _without(data[keys[0]], keys[1:])}
-
-
-def _placed(data: Any, keys: Sequence[str], value: Any) -> Any:
-    if not keys:
-        return value
-    return {**(data or {}), keys[0]: _placed((data or {}).get(keys[0]), keys[1:], value)}
-
-
+_STAGES = ("score", "allocate", "repair", "recover", "evaluate", "export", "data")
+_ENGINE = ("batches", "collectors", "layer", "likelihood", "loss", "memory", "parallel", "weights")
 #: modules of 0.1 that a plugin may import -> where their names are now, all of them gone in 1.0
 MOVED = {
     "hgsp_core.types": (
-        *(
-            f"hgsp_core.{stage}.contract"
-            for stage in ("score", "allocate", "repair", "recover", "evaluate", "export", "data")
-        ),
+        *(f"hgsp_core.{stage}.contract" for stage in _STAGES),
         "hgsp_core.plugin.method",
         "hgsp_core.model.architecture",
     ),
@@ -160,10 +151,7 @@ MOVED = {
     "hgsp_core.paths": ("hgsp_core.files.paths",),
     "hgsp_core.forms": ("hgsp_core.files.forms",),
     "hgsp_core.sweep": ("hgsp_core.engine.run", "hgsp_core.engine.weights"),
-    **{
-        f"hgsp_core.sweep.{name}": (f"hgsp_core.engine.{name}",)
-        for name in ("batches", "collectors", "layer", "likelihood", "loss", "memory", "parallel", "weights")
-    },
+    **{f"hgsp_core.sweep.{name}": (f"hgsp_core.engine.{name}",) for name in _ENGINE},
     **{f"hgsp_core.sweep.{name}": (f"hgsp_core.repair.{name}",) for name in ("ridge", "sequential")},
     "hgsp_core.sweep.elimination": ("hgsp_core.repair.elimination", "hgsp_core.engine.obs"),
 }

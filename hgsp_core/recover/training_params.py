@@ -17,17 +17,13 @@ class RecordParams(Params):
         description="alpaca = instruction/input/output, chat = messages with the tokenizer's template, text = plain text; "
         "auto = from the fields of the first record",
     )
-    options: dict[str, Any] = Field(
-        {}, description="parameters of the dataset (hgsp plugins show NAME), such as its column"
-    )
+    options: dict[str, Any] = Field({}, description="parameters of the dataset (hgsp plugins show NAME): its column")
     seq_len: int = Field(
         256,
         ge=2,
         description="maximum tokens per row; longer records are truncated, text is split into windows of this length",
     )
-    packing: bool = Field(
-        False, description="packs several records into one row without attention between them: less padding"
-    )
+    packing: bool = Field(False, description="several records in a row, without attention between them: less padding")
     held_out: float = Field(
         0.05, gt=0, lt=1, description="share of the rows held out of training, on which perplexity is measured"
     )
@@ -49,24 +45,18 @@ class ScheduleParams(Params):
         "auto",
         description="dtype of matrix products; auto = bfloat16 on GPUs that support it, otherwise the dtype of the weights",
     )
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations instead of keeping them: less memory, slower"
-    )
+    gradient_checkpointing: bool = Field(False, description="recomputes activations: less memory, slower")
 
 
 class TrainingParams(Params):
     """Data, length and step size of a training."""
 
-    dataset: str = Field(
-        "yahma/alpaca-cleaned", min_length=1, description="dataset name, local file or hub id to train on"
-    )
+    dataset: str = Field("yahma/alpaca-cleaned", min_length=1, description="dataset name, local file or hub id")
     samples: int | None = Field(None, ge=2, description="number of records (text: windows), from the first; null = all")
     epochs: float = Field(2.0, gt=0, le=10_000, description="passes over the records")
     learning_rate: float = Field(3e-4, gt=0, le=1, description="peak learning rate of AdamW")
     batch_size: int = Field(128, ge=1, description="rows per optimizer step, over all processes")
-    micro_batch_size: int = Field(
-        4, ge=1, description="rows per forward pass in one process; affects cost, never the result"
-    )
+    micro_batch_size: int = Field(4, ge=1, description="rows per forward in a process; affects cost, not the result")
     distill: bool = Field(False, description="learn the dense model's probabilities (KL on logits) instead of the text")
     records: RecordParams = Field(RecordParams(), description="how training data is read")
     schedule: ScheduleParams = Field(ScheduleParams(), description="the training schedule")

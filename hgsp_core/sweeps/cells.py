@@ -41,9 +41,7 @@ class GridFile(_Part):
 
     version: Literal[1] = Field(1, description="version of the format")
     base: str | dict[str, Any] = Field(description="base recipe of all runs: a path relative to this file, or inline")
-    variants: dict[str, tuple[Variant, ...]] = Field(
-        {}, description="axis -> variants: named sets of settings, such as methods"
-    )
+    variants: dict[str, tuple[Variant, ...]] = Field({}, description="axis -> variants: named sets of settings")
     grid: dict[str, tuple[Any, ...]] = Field({}, description="dotted recipe key -> values")
     output: str = Field(min_length=1, description="directory of the sweep; an existing sweep is resumed")
 

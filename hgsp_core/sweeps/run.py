@@ -96,9 +96,7 @@ def sweep(
 
 def _outcomes(groups: Sequence[Group], workers: Workers, listener: Listener) -> Iterator[tuple[Task, Outcome]]:
     """Every task as it ends. A group's runs follow what they share; the groups of a model follow its first one."""
-    runs = {
-        group.name: [Task(cell.name, group.name, (cell.recipe,), False) for cell in group.cells] for group in groups
-    }
+    runs = {g.name: [Task(cell.name, g.name, (cell.recipe,), False) for cell in g.cells] for g in groups}
     followers: dict[str, list[Task]] = {}
     ready: deque[Task] = deque()
     first_of: dict[str, str] = {}

@@ -68,9 +68,8 @@ def check(cells: Sequence[Cell]) -> None:
         check_exports(uses)
         for use in uses:
             use.build(Exporter)
-    for recipe in _distinct(
-        recipe.model_copy(update={"output": "", "evaluate": (), "export": ()}) for recipe in recipes
-    ):
+    alike = {"output": "", "evaluate": (), "export": ()}
+    for recipe in _distinct(recipe.model_copy(update=alike) for recipe in recipes):
         methods_of(recipe, sources[repr(recipe.model)].layout)
         if recipe.recover:
             recipe.recover.build(Recoverer).check(locate(recipe.model))

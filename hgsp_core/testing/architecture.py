@@ -236,9 +236,7 @@ def _outputs(case: Case, layer: nn.Module, names: Iterable[str]) -> dict[str, Te
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, arguments, output: found.update(
-            {name: output[0] if isinstance(output, tuple) else output}
-        )
+        return lambda _, given, output: found.update({name: output[0] if isinstance(output, tuple) else output})
 
     with ExitStack() as hooks:
         for name in names:

@@ -44,9 +44,7 @@ class GgufError(HgspError):
 
     @classmethod
     def tokenizer(cls, reason: str) -> GgufError:
-        return cls(
-            f"export: GGUF cannot hold this tokenizer: {reason}. llama.cpp would give other token ids. {_INSTEAD}"
-        )
+        return cls(f"export: GGUF cannot hold the tokenizer: {reason}. llama.cpp would give other ids. {_INSTEAD}")
 
     @classmethod
     def too_few_rows(cls, tokens: int, rows: int) -> GgufError:

@@ -37,15 +37,9 @@ class SlimGPT(Reconstructor[SlimGPTParams]):
     def __call__(self, job: BlockJob) -> Repair:
         w, inverse, width = job.weight.double(), inverse_hessian(job.fit.gram, self.params.damping), job.writer.width
         if len(job.columns) != len(job.kept) * width:  # single query heads go: which ones is decided already
-            stays = job.columns.to(w.device)
-            remove(
-                w,
-                inverse,
-                torch.ones(w.shape[1], dtype=torch.bool, device=w.device)
-                .index_fill(0, stays, False)
-                .nonzero()
-                .flatten(),
-            )
+            removed = torch.ones(w.shape[1], dtype=torch.bool, device=w.device)
+            removed[job.columns.to(w.device)] = False
+            remove(w, inverse, removed.nonzero().flatten())
             return Repair(job.kept, w.to(job.weight.dtype), job.bias)
         units = eliminate(w, inverse, width, len(job.kept), (lambda left: 1) if job.block.axis.cache else self._batch)
         return Repair(tuple(units.tolist()), w.to(job.weight.dtype), job.bias)
