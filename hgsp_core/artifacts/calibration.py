@@ -50,7 +50,7 @@ LayerStatistics = Mapping[str, np.ndarray]
 
 
 class Keyed(Protocol):
-    """A collector, of which only the name is of interest here."""
+    """A collector; only its key matters here."""
 
     @property
     def key(self) -> str:

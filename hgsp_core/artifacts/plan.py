@@ -186,7 +186,7 @@ class Plan:
 
 
 def _within(a: BlockPlan, b: BlockPlan) -> bool:
-    """Whether all that a keeps of a block stays in b, too."""
+    """Whether b keeps everything of a block that a keeps."""
     of_b = dict(zip(b.kept, b.heads, strict=False))
     of_a = dict(zip(a.kept, a.heads or [()] * len(a.kept), strict=True))
     heads = all(a.heads and set(of_a[unit]) <= set(of_b[unit]) for unit in of_a.keys() & of_b.keys())

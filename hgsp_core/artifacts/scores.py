@@ -18,10 +18,10 @@ from hgsp_core.model.layout import LayerLayout, Layout
 class Scores:
     """One number per unit of the model. Columns, each [units]: layer, axis (index into `axes`), index, importance, cost, score.
 
-    Starts as importance / cost; normalizers return a copy with other scores. Low goes first.
+    The score starts as importance / cost; normalizers return a copy with other scores. Low scores are removed first.
 
-    `heads`: of each layer, axis -> [units, query heads], the part (0..1) of a unit's importance that is its query heads';
-    empty where the scorer does not tell.
+    `heads`: of each layer, axis -> [units, query heads], the share (0..1) of a unit's importance in each query head; empty if
+    the scorer does not give it.
     """
 
     axes: tuple[str, ...]
@@ -66,9 +66,9 @@ class Scores:
         return replace(self, score=np.asarray(score, dtype=np.float64))
 
     def last(self, plan: Plan) -> Scores:
-        """The scores with what the plan removed, units and query heads, below all others: it goes first again.
+        """The scores with the removed units and query heads of the plan below all others, so that they are removed first again.
 
-        At zero, not at the least of the others: no gate lifts it, and a group that has nothing goes before any query head.
+        Importance becomes zero, not the smallest one: no gate lifts it, and an empty group is removed before any query head.
         """
         blocks = [block for layer in plan.layers for block in layer.values()]
         gone = np.concatenate([~np.isin(np.arange(block.of), block.kept) for block in blocks])
@@ -87,7 +87,7 @@ class Scores:
 
 
 def _stays(plan: BlockPlan, shares: np.ndarray) -> np.ndarray:
-    """[units, query heads] bool, as `shares`: which of them the plan keeps."""
+    """[units, query heads] bool: which of them the plan keeps."""
     stays = np.zeros(shares.shape, bool)
     for unit, heads in zip(plan.kept, plan.heads or [range(shares.shape[1])] * len(plan.kept), strict=True):
         stays[unit, list(heads)] = True
@@ -106,7 +106,7 @@ def _head_shares(layer: LayerLayout, importance: LayerStatistics) -> dict[str, n
 
 @dataclass(frozen=True)
 class Priors:
-    """Importance of whole layers [layers] and of their blocks, axis -> [layers] (NaN = not measured)."""
+    """Importance of layers [layers] and of their blocks, axis -> [layers] (NaN = not measured)."""
 
     layer: np.ndarray
     blocks: Mapping[str, np.ndarray]

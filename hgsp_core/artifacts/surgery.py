@@ -32,7 +32,7 @@ def _homes(layout: Layout) -> dict[str, _Home]:
         for s in block.slices:
             homes[s.weight] = _Home(block, s)
             if s.has_bias:
-                # a bias follows the rows; where the units are columns it stays whole
+                # a bias follows the rows; units that are columns do not change it
                 homes[s.bias] = _Home(block, s if s.dim == 0 else None)
     return homes
 
@@ -43,7 +43,7 @@ def positions(kept: Sequence[int], width: int) -> torch.Tensor:
 
 
 def lines(plan: BlockPlan, s: SliceLayout) -> torch.Tensor:
-    """Rows (or columns) of one linear that stay, ascending: those of the kept units, or of their kept query heads."""
+    """Kept rows (or columns) of one linear, ascending: those of the kept units, or of their kept query heads."""
     if not plan.heads or s.heads == 1:
         return positions(plan.kept, s.width)
     heads = [unit * s.heads + head for unit, own in zip(plan.kept, plan.heads, strict=True) for head in own]
@@ -51,7 +51,7 @@ def lines(plan: BlockPlan, s: SliceLayout) -> torch.Tensor:
 
 
 def prune_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Iterator[Named]:
-    """Cut a model: yield the tensors that stay, at their new size and under their new layer number.
+    """Cut a model: yield the kept tensors, at their new size and with their new layer number.
 
     Tensors of removed blocks and tensors that the layout does not list (tied heads, stored buffers) are left out.
     Kept values are copied bit for bit; a plan that keeps everything yields every tensor unchanged.

@@ -1,4 +1,4 @@
-"""The identity of a checkpoint: one hash of its config and of every weight; and what it answers, which no hash can tell."""
+"""The identity of a checkpoint: one hash of its config and weights; and a sample of its logits, which no hash can replace."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _update(digest: hashlib._Hash, path: Path) -> None:
 
 
 def logits_sample(tokens: np.ndarray, logits: Tensor) -> dict[str, Any]:
-    """A few kilobytes of what a model answers: logits [windows, tokens, vocabulary] for tokens spread over the vocabulary."""
+    """A few kilobytes of a model's logits [windows, tokens, vocabulary], for tokens spread over the vocabulary."""
     values = logits.detach().float().cpu().numpy()
     columns = np.unique(np.linspace(0, values.shape[-1] - 1, _COLUMNS).astype(int))
     rounded = np.vectorize(lambda value: float(f"{value:.7g}"))(values[..., columns])
@@ -58,7 +58,7 @@ def logits_sample(tokens: np.ndarray, logits: Tensor) -> dict[str, Any]:
 
 
 def distance(logits: np.ndarray, reference: np.ndarray) -> float:
-    """How far logits are from others, as a part of their spread: rms(logits - reference) / std(reference)."""
+    """Distance of logits from a reference, relative to its spread: rms(logits - reference) / std(reference)."""
     difference = np.asarray(logits, np.float64) - np.asarray(reference, np.float64)
     return float(np.sqrt(np.mean(difference**2)) / max(np.std(reference), 1e-30))
 

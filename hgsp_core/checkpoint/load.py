@@ -1,4 +1,4 @@
-"""Transformers objects from a checkpoint directory, with the faults that transformers passes over made errors."""
+"""Transformers objects from a checkpoint directory, with faults that transformers ignores as errors."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def load(directory: Path | str, device: str | torch.device = "cpu") -> tuple[Pre
 def load_config(directory: Path | str) -> PreTrainedConfig:
     """config.json as its class reads it: with defaults and derived values. Raises CheckpointError.
 
-    So that no file is handed on that transformers stumbles over, generation_config.json is read with it.
+    generation_config.json is read too, so that no file is passed on that transformers cannot read.
     """
     read_config(directory)
     settings = Path(directory) / "generation_config.json"
@@ -121,7 +121,7 @@ def parameter_shapes(model: PreTrainedModel) -> dict[str, Shape]:
 
 @contextmanager
 def _told_by_transformers(directory: Path | str) -> Iterator[None]:
-    """What transformers raises about a model, of whatever type, as CheckpointError; memory that ran out stays what it is."""
+    """Turns what transformers raises about a model into CheckpointError, except when memory runs out."""
     try:
         yield
     except HgspError:
@@ -133,7 +133,7 @@ def _told_by_transformers(directory: Path | str) -> Iterator[None]:
 
 
 def load_tokenizer(directory: Path | str) -> PreTrainedTokenizerBase:
-    """The tokenizer: `tokenizer.json` to the letter where there is one, with its special tokens and chat template.
+    """The tokenizer: exactly `tokenizer.json` where there is one, with its special tokens and chat template.
 
     AutoTokenizer picks a class by model type, and some of those (Qwen2's) rebuild the tokenizer by rules of their own,
     which changes the token ids of a model that was trained with another one.

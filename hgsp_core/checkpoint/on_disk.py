@@ -1,4 +1,4 @@
-"""Tensors that wait on disk until they are asked for: together they may be larger than the model, or the memory."""
+"""Tensors kept on disk until they are needed: together they may be larger than memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OnDisk:
         self._files: dict[str, Path] = {}
 
     def keep(self, tensors: Mapping[str, Tensor]) -> None:
-        """Write these. Raises CheckpointError where the disk is full; the folder is gone then."""
+        """Write these tensors. If the disk is full, removes the folder and raises CheckpointError."""
         file = self._folder / f"{len(set(self._files.values()))}.safetensors"
         try:
             self._folder.mkdir(exist_ok=True)

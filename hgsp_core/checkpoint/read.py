@@ -54,7 +54,7 @@ _GENERATES = ("CausalLM", "ConditionalGeneration")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies: `offset` bytes into the file. `dtype` is the format's own name, such as BF16."""
+    """Where a tensor is stored: `offset` bytes into the file. `dtype` is the format's own name, such as BF16."""
 
     file: Path
     offset: int
@@ -67,8 +67,8 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     """config.json of a language model.
 
     Raises:
-        CheckpointError: no directory of a language model: something else of the kind is named for what it is; no
-            config.json, one that is not a JSON object, or a model that brings code (`trust`).
+        CheckpointError: no directory of a language model (the message names what it is), no config.json, one that is not
+            a JSON object, or a model with code (`trust`).
     """
     directory = Path(directory)
     require_model(directory)
@@ -77,7 +77,7 @@ def read_config(directory: Path | str) -> dict[str, Any]:
         raise CheckpointError.no_config(directory)
     config = read_json(path, ModelConfig)
     if config.get("head_dim", 0) is None:
-        del config["head_dim"]  # as good as absent, but not to every class of transformers
+        del config["head_dim"]  # means absent, but not to every class of transformers
     without_code(path, config)
     for name in config.get("architectures") or ():
         task = _TASK.search(name)
@@ -107,7 +107,7 @@ def require_model(path: Path) -> None:
 
 
 def places(directory: Path | str) -> Mapping[str, Place]:
-    """Tensor name -> where it lies. As transformers has it, a single file goes before an index, and buffers that it ignores are left out.
+    """Tensor name -> where it is stored. As in transformers, a single file precedes an index, and ignored buffers are left out.
 
     Raises:
         CheckpointError: no safetensors, a file that is damaged or missing, a tensor that its shard does not hold or that

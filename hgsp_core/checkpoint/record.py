@@ -1,4 +1,4 @@
-"""hgsp.json: what an export consists of and answers, so that it can be checked wherever it has been copied to."""
+"""hgsp.json: the files of an export and a sample of its logits, so that copies of it can be checked."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ RECORD = "hgsp.json"
 def write_record(folder: Path, layout: Layout, tokens: np.ndarray, logits: Tensor) -> None:
     """Write hgsp.json into a folder that an exporter has filled: size and sha256 of each file, and a sample of the logits.
 
-    `family` is the original's model_type, which a checkpoint that is stored as a related family does not tell.
+    `family` is the original's model_type; config.json may name a related family.
 
     Args:
         layout: the pruned model's own.
-        tokens, logits: [windows, seq_len], [windows, seq_len, vocabulary]: what the checkpoint answers.
+        tokens, logits: [windows, seq_len], [windows, seq_len, vocabulary] of the checkpoint.
     """
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     record = {

@@ -51,7 +51,7 @@ class Shards:
         raw = stored.view(-1).view(torch.uint8).numpy().data
         with open(place.file, "rb", buffering=0) as file:
             done = 0
-            while done < len(raw):  # one system call reads 2 GiB at the most
+            while done < len(raw):  # one system call reads at most 2 GiB
                 count = os.preadv(file.fileno(), [raw[done:]], place.offset + done)
                 if count == 0:
                     raise CheckpointError.damaged(place.file, EOFError(f"'{name}' is cut off"))

@@ -1,4 +1,4 @@
-"""Code in a model directory: none of it is run, whoever asks. docs/security.md says so to users.
+"""Code in a model directory: it is never run. docs/security.md tells users so.
 
 transformers runs Python of a directory whose `auto_map` names it, where it is called with `trust_remote_code=True`. This package
 passes False everywhere but in the fresh process that reloads a model of type `hgsp`, whose file is its own.
@@ -27,13 +27,13 @@ _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementati
 
 
 def without_code(path: Path, config: Mapping[str, Any]) -> None:
-    """Every command reads config.json through this. A config class alone is passed over: the stock one is used.
+    """Every command reads config.json through this. A config class alone is ignored: the stock one is used.
 
     Args:
         path: of config.json; config: its content.
 
     Raises:
-        CheckpointError: the model brings a class of its own, other than this package's, or an attention kernel.
+        CheckpointError: the model has its own class, other than this package's, or an attention kernel.
     """
     own = [str(name) for auto, name in (config.get("auto_map") or {}).items() if auto.startswith("AutoModel")]
     if own and config.get("model_type") != MODEL_TYPE:
@@ -44,12 +44,12 @@ def without_code(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def require_stock_tokenizer(directory: Path) -> None:
-    """Raises CheckpointError where the tokenizer is a class that the directory or the hub brings, to be asked before it is made."""
+    """Raises CheckpointError if the tokenizer has its own class; called before the tokenizer is made."""
     for path in (directory / "tokenizer_config.json", directory / "config.json"):
         try:
             named = read_object(path).get("auto_map") or {}
         except (OSError, ValueError):
-            continue  # what cannot be read is named by whoever needs it
+            continue  # an unreadable file is reported where it is needed
         own = named.get("AutoTokenizer") if isinstance(named, dict) else named
         if own:
             names = [name for name in (own if isinstance(own, list) else [own]) if name]

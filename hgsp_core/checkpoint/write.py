@@ -20,7 +20,7 @@ from hgsp_core.checkpoint.room import given_up, require_room
 from hgsp_core.checkpoint.trust import AUTO_MAP, MODELING_FILE, RUNNABLE, own_file
 from hgsp_core.files.text import read_object
 
-#: what a pruned model takes over from the original: its tokenizer, its generation settings, its licence
+#: files that a pruned model keeps: tokenizer, generation settings, licence
 _KEPT_FILES = (*TOKENIZER_FILES, "chat_template*", "additional_chat_templates/*.jinja", "generation_config.json",
                *LICENCE_FILES)  # fmt: skip
 
@@ -56,11 +56,11 @@ def write_checkpoint(
 def copy_checkpoint(
     source: Path, config: dict[str, Any], destination: Path, copy: Callable[[Path, Path], object], size: int = 0
 ) -> None:
-    """The same directory from weight files that are there: of a checkpoint nothing else is taken over than by `write_checkpoint`.
+    """The same directory from existing weight files; the other files are those of `write_checkpoint`.
 
     Args:
         config: the content of the source's config.json.
-        copy: makes the second path of the first.
+        copy: copies the first path to the second.
         size: as of `write_checkpoint`, which it raises as.
     """
     with _directory(destination, config, source, size) as directory:
@@ -72,7 +72,7 @@ def copy_checkpoint(
 
 @contextmanager
 def _directory(destination: Path, config: dict[str, Any], source: Path, size: int) -> Iterator[Path]:
-    """The directory to write weights and config.json into; all that goes with them is added at the end."""
+    """The directory for weights and config.json; the other files are added at the end."""
     if destination.exists():
         raise CheckpointError.exists(destination)
     require_room(destination, size)
@@ -147,14 +147,14 @@ def _forget_tokenizer_class(path: Path) -> None:
     try:
         settings = read_object(path)
     except (OSError, ValueError):
-        return  # not there, or not to be read: whoever needs it says so
+        return  # missing or unreadable: reported where it is needed
     if settings.pop("auto_map", None):
         stock = {"tokenizer_class": "PreTrainedTokenizerFast"} if path.with_name("tokenizer.json").is_file() else {}
         _write_json(path, settings | stock)
 
 
 def _write_config(directory: Path, config: dict[str, Any]) -> None:
-    """config.json. Of code it names this package's, where a model needs it, and no other."""
+    """config.json. It names this package's code where a model needs it, and no other code."""
     named = {"auto_map": dict(AUTO_MAP)} if config["model_type"] == MODEL_TYPE else {}
     _write_json(directory / "config.json", {key: value for key, value in config.items() if key != "auto_map"} | named)
 

@@ -1,4 +1,4 @@
-"""`hgsp`: the command line. One file a command; each imports what it needs when it runs, so that help is quick."""
+"""`hgsp`: the command line. One file per command; heavy imports happen when it runs, so that help is quick."""
 
 from __future__ import annotations
 

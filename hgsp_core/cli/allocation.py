@@ -1,4 +1,4 @@
-"""`hgsp prune`: which allocator its flags stand for, and what they set in it.
+"""`hgsp prune`: the allocator of its flags, and its parameters.
 
 The scripts had one file for each allocation. Here `--pruning_strategy` says which, or the flags do: the first allocation
 below that takes all of those that were given. A flag that it does not take is an error, never dropped.
@@ -119,7 +119,7 @@ def _tau(given: str | None) -> str | float:
 
 
 def shares(draft: Draft) -> None:
-    """How attention and MLPs share the budget: --pruning_distribution, and --no-prune_mlp for attention alone."""
+    """The split of the budget: --pruning_distribution, or --no-prune_mlp for attention only."""
     distribution, mlp = draft.take("--pruning_distribution"), draft.take("--prune_mlp")
     nothing_for_mlps = distribution is not None and distribution.partition(":")[2].strip("0.") == ""
     if mlp is True and nothing_for_mlps and ":" in distribution:
@@ -132,7 +132,7 @@ def shares(draft: Draft) -> None:
 
 
 def _prior(draft: Draft, strategy: str) -> None:
-    """`prior`, and a note where nothing asks for one or where it takes no number of samples."""
+    """`prior`, and a note if it is not used or takes no number of samples."""
     given = [flag for flag in PRIOR_FLAGS if flag in draft.given]
     method, samples, config = (draft.take(flag) for flag in PRIOR_FLAGS)
     if config is not None:

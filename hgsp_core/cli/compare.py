@@ -59,7 +59,7 @@ def compare(
 
 
 def as_data(found: Comparison, table: RunTable) -> dict[str, Any]:
-    """runs (one object a line of the table, the originals included), best (of each model and budget), and warnings."""
+    """runs (one object per row, originals included), best (of each model and budget) and warnings."""
     from hgsp_core.report.comparison import best_table
 
     header, best = best_table(found)
@@ -89,7 +89,7 @@ def _text(form: str, found: Comparison, table: RunTable) -> str:
 
 
 def write_new(path: Path, text: str) -> None:
-    """A new file, which appears whole or not at all. Raises OutputError."""
+    """Write a new file atomically. Raises OutputError."""
     from hgsp_core.files.text import write_text
     from hgsp_core.runtime.directory import new_output
 
@@ -98,7 +98,7 @@ def write_new(path: Path, text: str) -> None:
 
 
 def show(found: Comparison, table: RunTable) -> None:
-    """For people: the best runs, the table, and what to beware of."""
+    """For people: the table, the best runs and the warnings."""
     from rich.table import Table
 
     from hgsp_core.report.comparison import legend

@@ -1,4 +1,4 @@
-"""What a command shows while it works: lines and progress bars on stderr, nothing else on stdout than its result."""
+"""What a command shows while it works: lines and progress bars on stderr; stdout is for the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 2.0
 
 
 class _Bars(Progress):
-    """Bars of the stages that try the user's patience."""
+    """Bars of stages that take longer than PATIENCE."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table([task for task in self.tasks if (task.elapsed or 0) > PATIENCE])
@@ -71,7 +71,7 @@ class TerminalMonitor:
 
 @contextmanager
 def terminal(quiet: bool) -> Iterator[TerminalMonitor]:
-    """A monitor on stderr. What libraries and plugins print meanwhile goes to stderr too: stdout is for the result."""
+    """A monitor on stderr. Prints of libraries and plugins are sent to stderr too."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # two kinds of bars on one terminal overwrite each other
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -83,7 +83,7 @@ def terminal(quiet: bool) -> Iterator[TerminalMonitor]:
 
 @contextmanager
 def _stdout_as_stderr() -> Iterator[None]:
-    """Also what libraries write without Python: tokenizers prints to the file descriptor itself."""
+    """Also for libraries that write to the file descriptor, such as tokenizers."""
     sys.stdout.flush()
     result = os.dup(1)
     try:

@@ -1,6 +1,6 @@
-"""From flags to a recipe: a mapping that fills up key by key, and an account of which flag set what.
+"""From flags to a recipe: a mapping filled key by key, and which flag set each key.
 
-Every flag that was given must end in the recipe, in a check, or in an error: `Draft.recipe` refuses what is left over.
+Every given flag must end in the recipe, a check or an error: `Draft.recipe` refuses unused flags.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Draft:
     """A recipe in the making.
 
     data    the recipe so far
-    notes   what the user should know about a flag that changes less than its name says
+    notes   for the user: flags that change less than their names say
     """
 
     def __init__(self, command: str, given: Mapping[str, Any]):
@@ -114,7 +114,7 @@ class Draft:
 
 
 def as_yaml(recipe: Recipe, *parts: str) -> str:
-    """What was set of a recipe, or only these parts of it, as one would write it."""
+    """The keys that were set in a recipe, or only these parts, as YAML."""
     import yaml
 
     data = recipe.model_dump(mode="json", exclude_unset=True)

@@ -1,4 +1,4 @@
-"""`hgsp eval`: measure a model, alone or beside the one that it was made from."""
+"""`hgsp eval`: measure a model, alone or against its original."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def evaluate(
 
 
 def draft_of(given: Given, model: str | None, recipe: Path | None, output: Path | None) -> Draft:
-    """A recipe whose model is the one to measure, and whose 'evaluate' part is what is measured."""
+    """A recipe with the model to measure and the measurements as its 'evaluate' part."""
     draft = Draft("hgsp eval", given)
     draft.put_model("MODEL", model, "--model_path")
     draft.put("model.dtype", "--dtype")
@@ -109,7 +109,7 @@ def draft_of(given: Given, model: str | None, recipe: Path | None, output: Path 
 
 
 def measurements(draft: Draft) -> list[dict[str, Any]]:
-    """`evaluate`, of the flags."""
+    """`evaluate`."""
     wanted: list[dict[str, Any]] = []
     texts, tasks = draft.take("--dataset") or "wikitext2", draft.take("--tasks", "--eval_tasks")
     if texts != "none":
@@ -125,7 +125,7 @@ def measurements(draft: Draft) -> list[dict[str, Any]]:
 
 
 def _sizes(draft: Draft, limit: str) -> dict[str, int]:
-    """What the flags say about how much is measured, and how much of it at a time; `limit` is its parameter."""
+    """The flags for the amount and the batch size; `limit` is the parameter of the amount."""
     sizes = {limit: draft.take("--max_samples", "--num_samples"), "batch_size": draft.take("--batch_size")}
     return {key: value for key, value in sizes.items() if value is not None}
 

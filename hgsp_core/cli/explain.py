@@ -17,7 +17,7 @@ _Schema = Mapping[str, Any]
 
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-#: kinds of which a recipe chains several
+#: kinds that a recipe chains
 _LISTS = ("normalizer", "evaluator", "exporter")
 
 
@@ -43,7 +43,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Description:
-    """All that is told of a method or an architecture. Its fields are what `hgsp plugins show NAME --json` prints.
+    """A method or an architecture; `hgsp plugins show NAME --json` prints these fields.
 
     parameters, schema, recipe   of a method: the keys under `with`, their JSON schema, and lines for a recipe
     axes                         of an architecture
@@ -60,11 +60,11 @@ class Description:
 
 
 def describe(entry: Entry, alone: bool) -> Description:
-    """What there is to tell of an entry.
+    """The description of an entry.
 
     Args:
         entry: of the registry.
-        alone: nobody else has a method of that name and kind, so the bare name will do.
+        alone: no other plugin has a method of that name and kind, so the bare name is enough.
     """
     method = entry.method
     own = (entry.kind, entry.name, entry.distribution, method.summary)
@@ -78,7 +78,7 @@ def describe(entry: Entry, alone: bool) -> Description:
 
 
 def in_words(found: Description) -> Iterator[str]:
-    """Lines that tell what the entry is, what it takes and how a recipe names it."""
+    """Lines: what the entry is, its parameters, and its use in a recipe."""
     yield f"{found.name}: {found.kind} of {found.distribution}"
     yield f"  {found.summary}"
     yield ""

@@ -1,4 +1,4 @@
-"""`hgsp export`: another form of a checkpoint that is there already."""
+"""`hgsp export`: another form of an existing checkpoint."""
 
 from __future__ import annotations
 

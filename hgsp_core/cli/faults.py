@@ -26,7 +26,7 @@ _INTERRUPTED = (
 
 @contextmanager
 def readable_faults() -> Iterator[None]:
-    """What escapes from the block ends the process with a message; with a traceback only where HGSP_DEBUG is set."""
+    """Exceptions of the block end the process with a message; with a traceback only if HGSP_DEBUG is set."""
     try:
         with stoppable():
             try:
@@ -55,7 +55,7 @@ def _tell(message: str) -> None:
 
 
 def _flush() -> None:
-    """What was printed is out. Raises OSError, once: the interpreter would try again at its end, and complain."""
+    """Flush stdout. Raises OSError only once: the interpreter would flush again at its end."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -65,7 +65,7 @@ def _flush() -> None:
 
 
 def _of_the_machine(error: Exception) -> HgspError | None:
-    """Memory or disk that ran out, however the library in between put it, or a file that the system refuses; None for anything else."""
+    """The error for full memory or disk, or a file that the system refuses; None for anything else."""
     text = str(error)
     kind = type(error).__name__
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
@@ -80,7 +80,7 @@ def _of_the_machine(error: Exception) -> HgspError | None:
 
 
 def _unexpected(error: Exception) -> str:
-    """One line, and where the whole story is."""
+    """One line, and where the traceback is."""
     line = message(str(error).strip().partition("\n")[0])
     line = f"{type(error).__name__}: {line}\nThis is a fault of hgsp or of a plugin. "
     try:

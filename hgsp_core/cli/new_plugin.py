@@ -125,7 +125,7 @@ def _collect(folder: Traversable, path: Path, values: Mapping[str, str], files: 
 
 
 def write_project(project: Path, files: Mapping[Path, str]) -> None:
-    """Write the files beside their place and rename the directory into it, so that it exists whole or not at all.
+    """Write the files to a staging directory and rename it, so that the project is complete or absent.
 
     Raises:
         ProjectError: it exists (it is never overwritten), or cannot be made.

@@ -42,7 +42,7 @@ def plan(
 
 
 def show(result: Forecast, as_json: bool) -> None:
-    """The forecast: as JSON, or the headline and what stays of each layer."""
+    """The forecast: as JSON, or the headline and the kept units of each layer."""
     if as_json:
         print_json(as_data(result))
         return

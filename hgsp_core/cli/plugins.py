@@ -1,4 +1,4 @@
-"""`hgsp plugins`: what is installed, what could be, what is broken, and whether one holds what it must."""
+"""`hgsp plugins`: list, show, check and create plugins."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def list_plugins(as_json: Json = False) -> None:
 
 
 def _listing() -> dict[str, list[dict[str, Any]]]:
-    """What is installed, by kind and name; the catalogue's plugins that are not; and what is broken."""
+    """Installed methods by kind and name, known plugins that are not installed, and broken ones."""
     from hgsp_core.plugin.method import HOOKS
     from hgsp_core.plugin.registry import catalogue, installed
 
@@ -137,7 +137,7 @@ def _named(name: str) -> list[Entry]:
     """Every method or architecture of that name (or of that distribution), of any kind and plugin.
 
     Raises:
-        PluginError: there is none; says which known plugin has it, what was perhaps meant, and what is broken.
+        PluginError: there is none; names the known plugin that has it, a near name, and broken plugins.
     """
     from hgsp_core.errors import did_you_mean
     from hgsp_core.plugin.errors import PluginError

@@ -39,7 +39,7 @@ def run(
 
 
 def prune(recipe: Recipe, cache: Path | None, quiet: bool, as_json: bool) -> None:
-    """Carry the recipe out, and show what came of it."""
+    """Run the recipe and show the report."""
     from hgsp_core.cli.console import terminal
 
     with terminal(quiet or not is_first()) as monitor:
@@ -51,7 +51,7 @@ def prune(recipe: Recipe, cache: Path | None, quiet: bool, as_json: bool) -> Non
 
 
 def show(report: Report, directory: Path, as_json: bool) -> None:
-    """The report: as it is in report.json, or what a person wants of it."""
+    """The report: as JSON, or its headline for people."""
     if as_json:
         print_json(report)
         return
@@ -69,7 +69,7 @@ def show(report: Report, directory: Path, as_json: bool) -> None:
 
 
 def findings(directory: Path) -> list[str]:
-    """What the run's diagnosis found, notes apart, and how to read more of it."""
+    """The findings of the run's diagnosis, without notes."""
     from hgsp_core.report.diagnosis import read_diagnosis
 
     found = [f for f in read_diagnosis(directory)["findings"] if f["severity"] != "note"]
@@ -77,7 +77,7 @@ def findings(directory: Path) -> list[str]:
 
 
 def loading_lines(model: Path) -> tuple[str, str]:
-    """Python that loads the model; the flag only where its class comes with it."""
+    """Python that loads the model; with the flag only if it ships its class."""
     from hgsp_core.checkpoint.read import read_config
 
     flag = ", trust_remote_code=True" if "auto_map" in read_config(model) else ""

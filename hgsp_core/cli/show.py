@@ -47,7 +47,7 @@ def headline_table(report: Mapping[str, Any]) -> Table:
 
 
 def removed_line(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Both meanings of the ratio: of the whole model, and of its decoder layers."""
+    """Both meanings of the ratio: of the model and of its decoder layers."""
     removed = before["parameters"] - after["parameters"]
     of_all, of_layers = removed / before["parameters"], removed / before["layer_parameters"]
     return f"Removed {of_all:.1%} of all parameters, {of_layers:.1%} of the layers'."
@@ -59,6 +59,6 @@ def print_lines(console: Console, label: str, lines: Iterable[str]) -> None:
 
 
 def print_reused(console: Console, names: Iterable[str]) -> None:
-    """What came from the store and was not measured again."""
+    """What was reused from the store."""
     if names:
         console.print(f"Reused: {', '.join(names)}")

@@ -17,7 +17,7 @@ from hgsp_core.runtime.store import Store
 
 
 def calibrate(part: CalibratePart, dataset: Dataset[Any], source: Source, store: Store, reused: Reused) -> Calibration:
-    """The run's tokens. Their key holds the text itself, so a changed file or dataset is never served from the store."""
+    """The run's tokens. Their key has the hash of the text, so a changed file or dataset is read again."""
     start = time.perf_counter()
     text = calibration_text(dataset, part)
     inputs = calibration_inputs(part, text, source)

@@ -14,7 +14,7 @@ from hgsp_core.plugin.method import Implementation, P
 class DatasetJob:
     """Which text is wanted: `calibration` or `evaluation`.
 
-    characters   no document is used beyond so many of them, so no more need be read; None = all are used
+    characters   the most characters used of a document, so no more need be read; None = all
     """
 
     split: str
@@ -22,7 +22,7 @@ class DatasetJob:
 
 
 class Dataset(Implementation[P]):
-    """Text, and perhaps rows to train on. Local files and hub ids need no plugin."""
+    """Text, and optionally rows to train on. Local files and hub ids need no plugin."""
 
     kind: ClassVar[str] = "dataset"
 

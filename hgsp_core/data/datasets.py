@@ -95,7 +95,7 @@ class File(Dataset[FileParams]):
 
 
 class Hub(Dataset[HubParams]):
-    """Any dataset of the hub (or a local directory in its form), streamed: only as much is read as is used."""
+    """Any dataset of the hub (or a local directory in its form), streamed: only what is used is read."""
 
     def __call__(self, job: DatasetJob) -> Iterator[str]:
         yield from _column(self.rows(job), self.params.column, self.params.path)
@@ -108,7 +108,7 @@ class Hub(Dataset[HubParams]):
 
 
 def _read(path: Path, characters: int | None) -> str:
-    """The text, or where it has more than so many characters, those."""
+    """The text, up to `characters`."""
     try:
         with path.open(encoding="utf-8") as file:
             longer = characters is not None and characters < path.stat().st_size

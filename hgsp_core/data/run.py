@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SEPARATOR = "\n\n"
 #: characters read per token wanted: calibration windows are drawn from the first part of a text this many times too large
 CHARACTERS_PER_TOKEN = 64
-#: characters of one document that are used however few tokens are wanted; what is beyond costs time and adds nothing
+#: least number of characters used of a document; more cost time and add nothing
 LONGEST_DOCUMENT = 2**19
 
 
@@ -61,14 +61,14 @@ def open_dataset(name: str, params: Mapping[str, Any], place: str) -> Dataset[An
 
 
 def dataset_job(split: str, characters: int | None) -> DatasetJob:
-    """What is asked of a dataset where about `characters` of text are wanted (None = all)."""
+    """The job for about `characters` of text (None = all)."""
     return DatasetJob(split, None if characters is None else max(characters, LONGEST_DOCUMENT))
 
 
 def read_text(dataset: Dataset[Any], split: str, characters: int | None, name: str) -> str:
     """The documents of a split joined by a blank line, up to about `characters` (None = all).
 
-    A document is cut at so many characters too, or at LONGEST_DOCUMENT where that is more.
+    A document is cut at `characters` too, or at LONGEST_DOCUMENT if that is more.
 
     Raises:
         DataError: there is no text at all.

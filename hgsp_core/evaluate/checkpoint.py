@@ -1,4 +1,4 @@
-"""`hgsp eval`: any model directory measured, alone or beside the model that it was made from."""
+"""`hgsp eval`: any model directory measured, alone or against its original."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def evaluate_checkpoint(
     output: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure a model, and with `dense` the model that it was made from too, in the same process.
+    """Measure a model, and with `dense` its original too, in the same process.
 
     Args:
         model: a Hugging Face directory, a run directory of this package, or a hub id; `dense` likewise.
@@ -108,7 +108,7 @@ def evaluate_checkpoint(
 
 
 def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor, progress: Progress) -> EvaluateJob:
-    """A model of any family loaded whole, or streamed where that would not fit and a plugin knows the family."""
+    """A model of any family: resident, or streamed if it does not fit and a plugin knows the family."""
     import torch
 
     from hgsp_core.checkpoint.load import load_model, load_tokenizer, require_agreement

@@ -37,7 +37,7 @@ class EvaluateJob:
 
     @property
     def loaded(self) -> PreTrainedModel:
-        """The model, of an evaluator with `whole_model`, which is never asked about streamed weights. Raises TypeError."""
+        """The model, for evaluators with `whole_model`. Raises TypeError if its weights are streamed."""
         if self.model is None:
             raise TypeError("The weights are streamed. An evaluator that reads the model sets whole_model = True.")
         return self.model
@@ -59,19 +59,19 @@ class Evaluator(Implementation[P]):
         """The metrics of one model."""
 
     def inputs(self) -> Mapping[str, Any] | None:
-        """All that the result depends on beside the model, as plain data: the original is then measured once for many runs.
+        """Everything but the model that the result depends on, as plain data: the original is then measured once for many runs.
 
         None: it is measured for each (timings).
         """
         return None
 
     def check_tokens(self, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-        """Refuse, with an HgspError, a text with tokens that an embedding of `rows` rows has none for; nothing by default."""
+        """Refuse, with an HgspError, a text with tokens outside an embedding of `rows` rows; nothing by default."""
         return
 
 
 class PairEvaluator(Evaluator[P]):
-    """A measurement that takes both models at once: what else the machine does must meet both alike."""
+    """A measurement of both models together, so that other load on the machine affects both alike."""
 
     @abstractmethod
     def compare(self, dense: EvaluateJob, pruned: EvaluateJob) -> tuple[Metrics, Metrics]:

@@ -46,7 +46,7 @@ TIMED = ("prefill_seconds", "decode_seconds_per_token")
 
 @dataclass(frozen=True)
 class Round:
-    """One prompt read and continued: seconds for the whole prompt and for each new token, bytes of the cache in the end."""
+    """One prompt read and continued: seconds of the prompt and of each new token, and bytes of the cache at the end."""
 
     prefill_seconds: float
     decode_seconds_per_token: float
@@ -99,7 +99,7 @@ class Efficiency(PairEvaluator[EfficiencyParams]):
         return results
 
     def _once(self, model: PreTrainedModel, in_turns: bool) -> dict[str, Any]:
-        """What does not depend on the batch, and how the rest is measured."""
+        """The metrics that do not depend on the batch, and the protocol."""
         tokens = self.params.prompt_tokens
         protocol = {
             **self.params.model_dump(mode="json"),
@@ -145,7 +145,7 @@ def _vocabulary(model: PreTrainedModel) -> int:
 
 
 def _now(device: torch.device) -> float:
-    """Seconds, once the device has done all it was given."""
+    """Seconds, after the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
@@ -179,7 +179,7 @@ def cache_bytes(cache: Cache) -> int:
 
 
 def working_bytes(model: PreTrainedModel, prompt: Tensor, new_tokens: int) -> int:
-    """The most that tensors take at a time during a round, beside what was there before it."""
+    """Peak bytes of tensors during a round, without those from before it."""
     device = model.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

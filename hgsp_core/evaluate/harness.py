@@ -86,7 +86,7 @@ class LmEval(Evaluator[LmEvalParams]):
         self.measures = [f"accuracy, {name}" for name in params.tasks]
 
     def inputs(self) -> dict[str, Any]:
-        """What the result depends on beside the model: settings, the library's version, and what each task is and asks."""
+        """Settings, the library's version, and a hash of each task and its documents."""
         params = self.params.model_dump(mode="json", exclude={"batch_size", "include_path", "trust_task_code"})
         tasks = {task.task_name: _digest(task) for parts in self.tasks.values() for task in _leaves(parts)}
         return {**params, "lm_eval": version("lm_eval"), "tasks": tasks}
@@ -144,7 +144,7 @@ def _load_task(manager: TaskManager, name: str) -> list[Any]:
 
 
 def _set_examples(task: Task, number: int | None) -> None:
-    """As lm-eval's command line: `number` of examples unless the task itself says 0; else what it says, or none."""
+    """As in lm-eval's command line: `number` of examples unless the task sets 0; by default the task's own number, or 0."""
     own = task.get_config("num_fewshot")
     if own is None or (number is not None and own != 0):
         task.set_config(key="num_fewshot", value=number or 0)
@@ -152,7 +152,7 @@ def _set_examples(task: Task, number: int | None) -> None:
 
 
 def _reported(asked: str, parts: list[Any], found: Mapping[str, Any]) -> list[str]:
-    """Names in the result of what a recipe calls `asked`: itself, or the tasks of a group without numbers, or of a tag."""
+    """Names in the result for `asked`: itself, or the tasks of a tag or of a group without numbers."""
     if _measures(found["results"].get(asked, {})):
         return [asked]
     return [task.task_name for task in _leaves(parts)]
@@ -210,7 +210,7 @@ def _result(found: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, A
 
 @contextmanager
 def _as_on_the_command_line(params: LmEvalParams) -> Iterator[None]:
-    """In the block: the seeds of lm-eval's command line, its warnings off, templates of task files in a sandbox.
+    """In the block: the seeds of lm-eval's command line, no warnings, and task templates in a sandbox.
 
     Some tasks draw numbers while they make their questions. What a user must know of the warnings is in the result.
     """

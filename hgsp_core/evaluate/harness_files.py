@@ -1,4 +1,4 @@
-"""Task files of the user's own: what of lm-eval's YAML is Python is found before lm-eval reads it, which would run it.
+"""Custom task files: Python in their YAML is found before lm-eval reads it, which would run it.
 
 lm-eval runs `!function` and `class` of task files, metrics that it does not have (as programs of the hub), and Jinja templates
 without a sandbox.
@@ -71,7 +71,7 @@ def _metrics(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _mappings(value: Any, seen: set[int]) -> Iterator[Mapping[str, Any]]:
-    """Every mapping in it, each once, however many aliases it has."""
+    """Every mapping in it, each once."""
     if id(value) in seen:
         return
     if isinstance(value, Mapping | list):
@@ -84,7 +84,7 @@ def _mappings(value: Any, seen: set[int]) -> Iterator[Mapping[str, Any]]:
 
 @contextmanager
 def sandboxed() -> Iterator[None]:
-    """Templates of tasks see their document and nothing of Python behind it."""
+    """Templates of tasks see their document, but not Python objects."""
     from jinja2.sandbox import SandboxedEnvironment
     from lm_eval import utils
 

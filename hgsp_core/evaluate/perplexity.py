@@ -87,7 +87,7 @@ class Perplexity(Evaluator[PerplexityParams]):
         self.measures = [f"perplexity, {use.label}" for use in params.datasets]
 
     def inputs(self) -> dict[str, Any]:
-        """What the result depends on beside the model: the texts themselves, so that a changed file is measured anew."""
+        """The settings and hashes of the texts, so that a changed file is measured again."""
         texts = {use.label: self._text(use, dataset) for use, dataset in self.datasets}
         hashes = {label: hashlib.sha256(text.encode()).hexdigest() for label, text in texts.items()}
         return {**self.params.model_dump(mode="json", exclude={"batch_size"}), "texts": hashes}
@@ -138,7 +138,7 @@ class Perplexity(Evaluator[PerplexityParams]):
         return read_text(dataset, "evaluation", self._characters(), use.use)
 
     def _characters(self) -> int | None:
-        """As much of a text as the windows may need; None = all."""
+        """Characters that the windows may need; None = all."""
         p = self.params
         return p.max_windows and (p.max_windows * (p.stride or p.seq_len) + p.seq_len) * CHARACTERS_PER_TOKEN
 

@@ -1,4 +1,4 @@
-"""Measuring models: of one, of two side by side, and the function behind `hgsp eval`.
+"""Measurements of one model, or of the original and the pruned model.
 
 An evaluator is called with one model at a time; a `PairEvaluator` is given the original and the pruned model together.
 
@@ -47,7 +47,7 @@ Opener = Callable[[Progress], EvaluateJob]
 
 
 def open_evaluators(uses: Sequence[Use]) -> Evaluators:
-    """Make them ready; what they need (texts, tasks, libraries) and do not find is an error now, before any work.
+    """Build the evaluators; missing texts, tasks or libraries are errors now, before any work.
 
     Raises:
         HgspError: whatever an evaluator lacks; EvaluationError: two give the same measurement.
@@ -66,7 +66,7 @@ def open_evaluators(uses: Sequence[Use]) -> Evaluators:
 
 
 def check_evaluable(evaluators: Evaluators, model: ModelPart) -> None:
-    """Evaluators that need the model whole, in a recipe that streams it: refused before anything is measured.
+    """Refuse evaluators that need resident weights in a recipe that streams them, before anything is measured.
 
     Weights that are streamed because they do not fit are found to be when they are opened. So are texts with tokens that
     the model's embedding has no row for, where its tokenizer can give such tokens.
@@ -88,7 +88,7 @@ def check_evaluable(evaluators: Evaluators, model: ModelPart) -> None:
 
 
 def evaluate_one(evaluators: Evaluators, opener: Opener, stage: str, monitor: Monitor) -> dict[str, Any]:
-    """The metrics of a model, of all evaluators but those that take two; that it will do for those is made sure of too."""
+    """The metrics of the evaluators of one model; also checks that the model suits the paired ones."""
     if not evaluators.all:
         return {}
     with monitor.stage(stage) as progress:
@@ -158,7 +158,7 @@ def evaluate_pair(
 
 
 def metrics(evaluators: Sequence[tuple[str, Evaluator[Any]]], job: EvaluateJob) -> dict[str, Any]:
-    """The metrics of one model. Raises EvaluationError where one needs a model that is whole in memory, and this is not."""
+    """The metrics of one model. Raises EvaluationError if an evaluator needs resident weights and these are streamed."""
     _require(evaluators, job)
     result: dict[str, Any] = {}
     for _, evaluator in evaluators:
@@ -173,7 +173,7 @@ def _require(evaluators: Sequence[tuple[str, Evaluator[Any]]], job: EvaluateJob)
 
 
 def merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:
-    """Add an evaluator's metrics; two may give the same metric of different things, and none may hide another's."""
+    """Add an evaluator's metrics; two may give the same metric for different names, but none replaces another's."""
     for metric, value in found.items():
         there = result.get(metric)
         if isinstance(there, dict) and isinstance(value, Mapping) and not there.keys() & value.keys():
@@ -187,7 +187,7 @@ def merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:
 def open_job(
     directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor, progress: Progress
 ) -> EvaluateJob:
-    """A checkpoint to measure, its weights loaded whole or streamed."""
+    """A checkpoint to measure, with resident or streamed weights."""
     from hgsp_core.checkpoint.load import load_tokenizer
     from hgsp_core.engine.likelihood import total_loss
 

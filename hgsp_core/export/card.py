@@ -1,7 +1,7 @@
 """The model card: README.md of a pruned checkpoint, with the front matter that the hub reads.
 
-Only what is true of this checkpoint is said: how it loads follows from its config.json, the table from the run's report,
-the licence from the original's card. Format: https://huggingface.co/docs/hub/model-cards
+It states only facts of this checkpoint: loading follows from config.json, the table from the run's report, the licence from
+the original's card. Format: https://huggingface.co/docs/hub/model-cards
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hgsp_core.report.render import render
 from hgsp_core.report.tables import HEADER, headline
 
 CARD = "README.md"
-#: what of the original's front matter is as true of the pruned model
+#: front matter that is also true of the pruned model
 _CARRIED = ("license", "license_name", "license_link", "language")
 
 
@@ -74,7 +74,7 @@ def model_card(
 
 
 def base_name(recipe: Mapping[str, Any], base: Path | None) -> str:
-    """What the original is called: its hub id, or the name of its directory without the path to it; "" = not known."""
+    """Name of the original: its hub id, or the name of its directory; "" = not known."""
     path = recipe.get("model", {}).get("path", "")
     return path if _is_hub_id(path) else Path(path).name or (base.resolve().name if base else "")
 
@@ -123,7 +123,7 @@ def _yaml(value: Mapping[str, Any]) -> str:
 
 
 def _without_folders(value: Any) -> Any:
-    """A part of the recipe without paths of the machine that it ran on."""
+    """A part of the recipe without local paths."""
     if isinstance(value, Mapping):
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -132,7 +132,7 @@ def _without_folders(value: Any) -> Any:
 
 
 def _without_folder(name: str) -> str:
-    """The last part of a local path; hub ids, methods of a distribution and what is no path stay."""
+    """The last part of a local path; hub ids, methods of a distribution and other texts are unchanged."""
     words = any(map(str.isspace, name)) and not name.startswith(("/", "~", "."))
     return name if "/" not in name or _is_hub_id(name) or (words and not os.path.exists(name)) else Path(name).name
 

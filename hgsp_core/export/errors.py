@@ -39,7 +39,7 @@ class VerifyError(HgspError):
 
 
 class HubError(HgspError):
-    """A checkpoint that could not be sent to the hub. The one on this disk is whole."""
+    """A checkpoint that could not be uploaded to the hub. The local one is complete."""
 
     @classmethod
     def offline(cls, repo: str) -> HubError:

@@ -1,4 +1,4 @@
-"""Sending a finished checkpoint directory to the Hugging Face hub. Nothing there is overwritten, nothing here is lost."""
+"""Upload of a finished checkpoint directory to the Hugging Face hub. Nothing is overwritten there or lost here."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from hgsp_core.errors import without_credentials
 from hgsp_core.export.errors import HubError
 
-#: what the hub itself puts into a new repository
+#: files that the hub creates in a new repository
 _OF_THE_HUB = {".gitattributes"}
 
 
 def check_hub(repo: str) -> None:
-    """Whether a push could be tried at all; asks nobody. Raises HubError: no token, or the network is switched off."""
+    """Check, without network, that a push is possible. Raises HubError: no token, or offline mode."""
     from huggingface_hub import constants, get_token
 
     if constants.is_offline_mode():

@@ -65,7 +65,7 @@ class HuggingFace(Exporter[HuggingFaceParams]):
         source, destination, limit = job.checkpoint, job.destination / self.params.directory, self.params.max_shard_size
         config, size = read_config(source), weight_bytes(source)
         if all(file.stat().st_size <= limit for file in set(tensor_files(source).values())):
-            # a run deletes its checkpoint afterwards; what `hgsp export` was given stays, and must share nothing
+            # a run deletes its checkpoint afterwards; the model given to `hgsp export` is kept and must not be shared
             linked = source.parent == job.destination
             copy, needed = (_link_or_copy, 0) if linked else (shutil.copy2, size)
             copy_checkpoint(source, config, destination, copy, needed)
@@ -104,7 +104,7 @@ def _fits_gguf(job: ExportJob) -> bool:
 
 
 def _link_or_copy(source: Path, destination: Path) -> None:
-    """A second name for the same file where the file system has those: the checkpoint itself is deleted afterwards."""
+    """A hard link where the file system has those: the checkpoint itself is deleted afterwards."""
     try:
         os.link(source, destination)
     except OSError:

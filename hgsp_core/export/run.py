@@ -98,7 +98,7 @@ def export(
 
 
 def publish(exporters: Sequence[Exporter[Any]], written: Sequence[str], output: Path, monitor: Monitor) -> list[str]:
-    """Send away what is to be sent, now that all of it is in its place: a fault loses nothing. Returns where it went.
+    """Publish the exports after the run is in place, so that a fault loses nothing. Returns the addresses.
 
     Raises:
         HgspError: an exporter's.
@@ -125,7 +125,7 @@ def check_exports(uses: Sequence[Use]) -> None:
 
 
 def check_exportable(uses: Sequence[Use], directory: Path, layout: Layout) -> None:
-    """Exporters that can tell beforehand refuse what they cannot hold: before anything is measured, and by the plan again.
+    """Exporters refuse models that they cannot hold: before anything is measured, and again for the plan.
 
     Args:
         directory: of the model to be pruned, or of the checkpoint.
@@ -156,7 +156,7 @@ def known_report(model: Path) -> Mapping[str, Any]:
 
 
 def known_plan(model: Path, layout: Layout) -> Plan:
-    """The plan that a run made its checkpoint by; of a checkpoint that stands alone, that all it has is kept.
+    """The plan of the run that made the checkpoint; of a checkpoint that stands alone, the plan that keeps everything.
 
     Raises:
         ExportError: the plan.json of the run is for another model.
@@ -174,7 +174,7 @@ def known_plan(model: Path, layout: Layout) -> Plan:
 
 
 def _read_plan(data: Mapping[str, Any]) -> Plan:
-    """plan.json where the original, against which `Plan.from_json` checks it, is not at hand."""
+    """plan.json without the original that `Plan.from_json` checks it against."""
     layers = tuple(
         {
             name: BlockPlan(block["of"], tuple(block["kept"]), tuple(map(tuple, block.get("heads", ()))))

@@ -30,7 +30,7 @@ from hgsp_core.runtime.source import checkpoint_layout
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `sound`: True, False, or None where it could not be checked, and `text` says why."""
+    """The result of one check. `sound`: True, False, or None if it could not be checked; `text` says why."""
 
     place: str
     sound: bool | None
@@ -65,7 +65,7 @@ def _exported(run: Path) -> list[str]:
 
 
 def _folder(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
-    """The checks of one folder; the first one that fails is the last one made there."""
+    """The checks of one folder, up to the first that fails."""
     checks = {"files": _files}
     if (folder / "config.json").is_file():
         checks |= {"code": _code, "tensors": _tensors, "logits": _logits}
@@ -83,7 +83,7 @@ def _folder(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
 
 
 def _files(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
-    """Every file of the record is there, as long as it was, with the same bytes."""
+    """Every file of the record exists with the same size and bytes."""
     if not folder.is_dir():
         yield Finding(place, False, f"'{folder}' is missing")
         return
@@ -111,7 +111,7 @@ def _file_fault(path: Path, entry: Mapping[str, Any]) -> str | None:
 
 
 def _code(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
-    """What `trust_remote_code=True` would run elsewhere is this package's own file. A checksum beside it would prove nothing."""
+    """The code that `trust_remote_code=True` runs is this package's own; a checksum next to it would prove nothing."""
     config = read_config(folder)
     if fault := code_fault(folder, config):
         fix = "read it before you load it with trust_remote_code=True, or export the model again (hgsp export DIR --to huggingface)"
@@ -130,7 +130,7 @@ def _tensors(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
 
 
 def _logits(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
-    """The model answers what it did when it was exported."""
+    """The model produces the logits of the export."""
     from hgsp_core.engine.likelihood import logits
 
     record, dtype = read_record(folder), stored_dtype(folder)
@@ -154,7 +154,7 @@ def _logits(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
 
 
 def _gguf(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
-    """Every GGUF file is whole, and llama.cpp, where it is installed, answers what the checkpoint did."""
+    """Every GGUF file is complete, and llama.cpp, if installed, produces the checkpoint's logits."""
     try:
         from hgsp_core.export.gguf.check import llama_cpp_is_there, run_llama_cpp, summary
     except ImportError:

@@ -1,4 +1,4 @@
-"""What the JSON files that are read must hold, as far as anything reads it: `read_object` names the key that does not."""
+"""The form of JSON files, for the keys that are read: `read_object` names a key that differs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Number = Finite | Literal["inf", "-inf", "nan"]
 
 
-#: transformers makes a list of so many, whatever config.json asks for
+#: limit of counts for which transformers makes a list
 _MANY = 100_000
 
 
 class Form(BaseModel):
-    """Other keys are nobody's business here."""
+    """Other keys are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 

@@ -1,4 +1,4 @@
-"""Results as JSON that any program reads and a person can look through."""
+"""Results as JSON, for programs and people."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def finite(value: Any) -> Any:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """One line for each entry of the top level, and for each item of its lists: to read and to diff."""
+    """One line for each top-level entry and each item of its lists, to read and to diff."""
     lines = []
     for key, value in finite(content).items():
         text = json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Paths that users name: one way to read `~`, whoever asks."""
+"""Paths and hub ids that users write."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with `~` written out. Raises PathError: no such user, a name that is too long, or characters that no name has."""
+    """The path with `~` expanded. Raises PathError: no such user, a name that is too long, or invalid characters."""
     text = str(path)
     try:
         if any(len(name.encode()) > _LONGEST for name in text.split("/")):

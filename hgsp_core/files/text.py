@@ -1,4 +1,4 @@
-"""Files that users or models bring: what lies there ends in a value, or in one line that says why not."""
+"""Files of users and models: reading one gives a value, or one line that says why not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from hgsp_core.errors import shown
 
-#: bytes of a file that is read whole; none that means anything is larger
+#: largest file that is read, in bytes
 LARGEST = 2**30
 
 
@@ -78,7 +78,7 @@ def read_object(path: Path, form: type[BaseModel] | None = None) -> dict[str, An
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file that appears whole or not at all; one that is there is replaced. Raises OSError."""
+    """Write a file atomically, replacing an existing one. Raises OSError."""
     staging = path.with_name(f".{path.name}.partial")
     try:
         staging.write_text(text, encoding="utf-8")
@@ -89,7 +89,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def require_writable(directory: Path) -> None:
-    """Raises OSError where it can be seen beforehand that nothing can be written there; makes nothing."""
+    """Raises OSError if nothing can be written there; creates nothing."""
     there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"'{there}' is a file, not a directory")

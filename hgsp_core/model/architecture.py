@@ -23,7 +23,7 @@ class Axis:
     units   config key that counts the units; rows per unit = weight.shape[dim] / config[units]
     scales  config keys that shrink in proportion (query heads with KV heads)
     block   module, relative to the layer, whose output is added to the residual stream
-    fixed   modules that no unit owns and that leave only with the whole block (its norm, q/k norms)
+    fixed   modules that no unit owns, removed only with the entire block (its norm, q/k norms)
     cache   linears whose outputs a decoder keeps for every past token; empty = the block does not mix tokens
     """
 

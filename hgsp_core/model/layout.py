@@ -78,13 +78,13 @@ class BlockLayout:
 
     @cached_property
     def fixed_cost(self) -> int:
-        """Parameters that leave only with the whole block: norms, and biases of the linears that write the residual."""
+        """Parameters removed only with the entire block: norms, and biases of linears that write the residual."""
         biases = (s.shape[0] for s in self.slices if s.has_bias and s.dim == 1)
         return sum(prod(shape) for _, shape in self.fixed) + sum(biases)
 
     @property
     def heads(self) -> int:
-        """Query heads of one unit that could go alone; 1 = a unit is all or nothing."""
+        """Query heads of one unit that can be removed singly; 1 = only the entire unit."""
         return max(s.heads for s in self.slices)
 
     @cached_property
@@ -98,9 +98,9 @@ class BlockLayout:
         return self.units * self.unit_cost + self.fixed_cost
 
     def kept_cost(self, kept: int, heads: int | None = None) -> int:
-        """Parameters that stay when `kept` units stay, each with `heads` query heads (None = all of them).
+        """Parameters kept with `kept` units, each with `heads` query heads (None = all of them).
 
-        Keeping no unit removes the block whole.
+        Keeping no unit removes the entire block.
         """
         gone = 0 if heads is None else self.heads - heads
         return kept * (self.unit_cost - gone * self.head_cost) + self.fixed_cost if kept else 0

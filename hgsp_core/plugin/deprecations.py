@@ -1,4 +1,4 @@
-"""Renamed flags, recipe keys and modules, and classes of the time before contracts: declared here and nowhere else.
+"""Renamed flags, recipe keys and modules, and classes without contracts: declared only here.
 
 An old name works until the version in which it is removed, and every use of it prints a warning that names the new one.
 A test fails as soon as the package reaches that version while the entry is still here.
@@ -24,7 +24,7 @@ from hgsp_core.errors import FlagError, RecipeError
 class Renamed:
     """`old` -> `new`: a flag (`--num_examples`), or the place of a recipe key (`calibrate.nsamples`).
 
-    values   a flag's old name is meant only with one of these values, as its name lives on with another meaning; empty = any
+    values   the old name applies only with one of these values, as the flag now has another meaning; empty = any
     """
 
     old: str

@@ -1,4 +1,4 @@
-"""A plugin or method that is not there, or not what it should be."""
+"""A plugin or method that is missing or invalid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hgsp_core.errors import HgspError
 
 
 class PluginError(HgspError):
-    """A method that nobody provides, that two provide, or whose plugin is broken."""
+    """A method that no plugin or two plugins provide, or whose plugin is broken."""
 
     @classmethod
     def unknown(cls, kind: str, name: str, hint: str, broken: Sequence[tuple[str, str]]) -> PluginError:

@@ -91,7 +91,7 @@ def hgsp_normalizers() -> list[Method]:
 
 @hookspec
 def hgsp_allocators() -> list[Method]:
-    """Which units stay: `AllocateJob -> Plan`. `needs_priors` says whether priors are to be computed at all.
+    """Which units are kept: `AllocateJob -> Plan`. `needs_priors` says whether priors are computed.
 
     A class with `held_out(layout, samples)` is given `job.judge`, which tells how far a plan takes the model from the dense one.
 
@@ -110,7 +110,7 @@ def hgsp_allocators() -> list[Method]:
 
 @hookspec
 def hgsp_reconstructors() -> list[Method]:
-    """Repair of what stays, block by block: `BlockJob -> Repair`, each block seeing the pruned model before it.
+    """Repair of the kept weights, block by block: `BlockJob -> Repair`; each block sees the pruned model before it.
 
     `targets` names the outputs that the moments are measured against ("own", "dense", "residual"; see
     `repair/sequential.py`). Empty: nothing is measured and the class is not called. With `reads = True` its method `read` is
@@ -120,7 +120,7 @@ def hgsp_reconstructors() -> list[Method]:
     Example:
         @hookimpl
         def hgsp_reconstructors():
-            return [Method("louder", "my_plugin.louder:Louder", summary="scales what stays by what was lost")]
+            return [Method("louder", "my_plugin.louder:Louder", summary="scales the kept weights by the removed share")]
 
         class Louder(Reconstructor):
             targets = ("own",)

@@ -1,9 +1,9 @@
 """Which part of a chat's text the assistant says, under any chat template.
 
-A template that marks it ({% generation %}) is taken at its word. Under any other the whole chat is rendered a second time, with
-a character of no meaning in each message that shows where the message comes to lie. This counts only if the text without these
-characters is the true one, so whatever the template trims, drops or adds is allowed for. A turn begins behind the template's
-generation prompt and ends behind what the template writes to close it.
+The marks of a template ({% generation %}) are used as they are. With any other template the chat is rendered a second time with a
+meaningless character in each message, which shows its position. This counts only if the text without these characters is the
+original one, so whatever the template trims, drops or adds does not matter. A turn begins after the generation prompt and ends
+after what the template writes to close it.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class _Chat:
         return Spoken(self.text, tuple(parts), turns, {i: NOT_MARKED for i in self.assistant if i not in turns})
 
     def as_found(self) -> Spoken:
-        """By where the marks of the messages come to lie."""
+        """By the positions of the marks of the messages."""
         parts: dict[int, tuple[int, int]] = {}
         missing: dict[int, str] = {}
         for i in self.assistant:
@@ -205,7 +205,7 @@ class _Chat:
 
     @cached_property
     def heads(self) -> Mapping[str, str]:
-        """`_heads` of the whole chat with other answers in place of its own; those that call tools must stay, for what follows."""
+        """`_heads` of the chat with other answers in place of its own; tool calls are kept for what follows them."""
         chat = list(self.marked)
         for i in self.assistant:
             if not self.messages[i].get("tool_calls"):
@@ -238,7 +238,7 @@ class _Chat:
 
     @cached_property
     def prompt(self) -> str:
-        """What the template writes to ask for an answer, perhaps nothing."""
+        """What the template writes to ask for an answer, if anything."""
         asking = self.try_render(self.messages, asks=True) or self.text
         known = len(self.text) if asking.startswith(self.text) else len(commonprefix([asking, self.text]))  # noqa: RUF071
         return asking[known:] or self.prompt_always

@@ -1,4 +1,4 @@
-"""Recovery of a checkpoint that is there already: what `hgsp finetune` does. The same recoverers as `recover:` in a run."""
+"""Recovery of an existing checkpoint (`hgsp finetune`), with the recoverers of `recover:` in a run."""
 
 from __future__ import annotations
 

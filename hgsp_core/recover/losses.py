@@ -1,4 +1,4 @@
-"""What training makes small, and what it is judged by."""
+"""The loss of distillation, and the held-out loss."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def read_records(name: str, options: Mapping[str, Any], format: str, samples: in
     Args:
         name: dataset name, local file or hub id, with the parameters `options`.
         format: "alpaca", "chat", "text", or "auto": by the fields of the first record.
-        seq_len: of plain text only so much is read as `samples` windows of so many tokens need.
+        seq_len: tokens of a window; of plain text, only what `samples` windows need is read.
 
     Raises:
         DataError: no such dataset, unreadable, empty, or without its column of text.

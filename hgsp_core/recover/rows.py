@@ -47,7 +47,7 @@ class Row:
 BLANK = Row([0], [IGNORED], [0])
 
 
-#: why a turn is not learned, beside the reasons of `Spoken.missing`
+#: a reason why a turn is not learned; `Spoken.missing` has others
 BEYOND = "they lie beyond records.seq_len"
 
 
@@ -146,7 +146,7 @@ def chat_tokens(said: Spoken, tokenizer: PreTrainedTokenizerBase, seq_len: int) 
 
 
 def _first_tokens(text: str, tokenizer: PreTrainedTokenizerBase, count: int) -> tuple[list[int], list[tuple[int, int]]]:
-    """ids and offsets; of a long text no more is split into tokens than is enough."""
+    """ids and offsets; of a long text, only the part that is enough is tokenized."""
     for part in (text[: 2 * count * CHARACTERS_PER_TOKEN], text):
         encoded = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         if len(part) == len(text) or len(encoded["input_ids"]) >= 2 * count:

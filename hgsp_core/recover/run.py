@@ -29,7 +29,7 @@ def recover(
     monitor: Monitor,
     first: bool,
 ) -> tuple[Path, Mapping[str, Any] | None]:
-    """The checkpoint after training, and what the recoverer tells of it; `checkpoint` is gone then."""
+    """The checkpoint after training and the recoverer's report; `checkpoint` is deleted."""
     recovered = checkpoint.with_name(".recovered")
     _, device = placed(source.dtype, recipe.device)
     seed, architecture = recipe.calibrate.seed, source.layout.architecture
@@ -44,7 +44,7 @@ def recover(
 
 
 def call_recoverer(recoverer: Recoverer[Any], job: RecoverJob, first: bool) -> Mapping[str, Any] | None:
-    """What the recoverer tells, in the first process; every process returns when `job.destination` is there."""
+    """The recoverer's report, in the first process; every process returns when `job.destination` exists."""
     told = recoverer(job) if first or recoverer.parallel else None
     wait_for_all()
     return told

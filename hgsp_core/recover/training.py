@@ -124,7 +124,7 @@ def train(job: RecoverJob, way: Trained[Any]) -> dict[str, Any]:
 
 
 class _Order(Sampler[int]):
-    """The rows in another order each epoch, by the seed; then blank rows until every process has as many full micro-batches."""
+    """The rows in another seeded order each epoch, then blank rows that fill the last micro-batches of all processes."""
 
     def __init__(self, rows: int, multiple: int, seed: int):
         self.rows, self.length, self.seed, self.epoch = rows, -(-rows // multiple) * multiple, seed, 0
@@ -284,7 +284,7 @@ def _arguments(job: RecoverJob, params: TrainingParams, work: Path) -> TrainingA
 
 
 def _check_room(job: RecoverJob, way: Trained[Any]) -> None:
-    """Raises RecoverError where the weights and what training keeps beside them cannot fit; activations are not counted."""
+    """Raises RecoverError if weights and training state do not fit in memory; activations are not counted."""
     if processes() == 1 and job.device.partition(":")[2] not in ("", "0"):
         raise RecoverError.device(job.device)
     parameters = sum(map(math.prod, tensor_shapes(job.checkpoint).values()))
@@ -320,7 +320,7 @@ def _write(model: PreTrainedModel, config: dict[str, Any], job: RecoverJob) -> N
 
 @contextmanager
 def _work(job: RecoverJob) -> Iterator[Path]:
-    """The directory of the Trainer's checkpoints, for this training alone. Without `job.work` it lasts as long as the training."""
+    """The directory of the Trainer's checkpoints, locked for this training. Without `job.work` it is temporary."""
     work = job.work or job.destination.with_name(f".{job.destination.name}.training")
     lock = None
     if rank() == 0:
@@ -345,7 +345,7 @@ def _work(job: RecoverJob) -> Iterator[Path]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No bar for each checkpoint that transformers writes (`job.progress` tells), and no word of names that peft still uses."""
+    """No bars for checkpoints (`job.progress` reports), and no warning about names that peft still uses."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

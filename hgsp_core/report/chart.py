@@ -23,7 +23,7 @@ def short(value: float) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis from `low` to `high`, even or in powers of ten; `show` writes its labels. whole: of things that are counted from 0."""
+    """An axis from `low` to `high`, even or in powers of ten; `show` writes its labels. whole: counts from 0."""
 
     low: float
     high: float
@@ -67,7 +67,7 @@ class Scale:
         return f"{100 - self.place(value):.3f}%"
 
     def ticks(self, most: int = 16) -> list[float]:
-        """About five round values; of things that are counted all, or one every so many where there are more than `most`."""
+        """About five round values; of counts all, or at most about `most` evenly spaced ones."""
         if self.log:
             first, last = round(math.log10(self.low)), round(math.log10(self.high))
             return [10.0**power for power in range(first, last + 1, max(1, math.ceil((last - first) / 5)))]
@@ -80,7 +80,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Mark:
-    """A bar or a dot; `title` says what it is where a reader points at it, `note` is short enough to stand in a bar."""
+    """A bar or a dot; `title` is its tooltip, `note` fits in a bar."""
 
     x: float
     y: float

@@ -11,7 +11,7 @@ from hgsp_core.report.runs import Comparison
 
 
 def comparison_page(title: str, comparison: Comparison, runs: RunTable, failed: Mapping[str, str]) -> str:
-    """The whole document.
+    """The HTML document.
 
     Args:
         failed: run -> why it has no result, of a sweep.

@@ -52,7 +52,7 @@ class Repaired(TypedDict):
 
 
 class SuggestedRepair(TypedDict):
-    """Lines for the recipe. `repairs`: they mend all that the finding tells; `then`: None where they were not tried."""
+    """Lines for the recipe. `repairs`: they repair the finding entirely; `then`: None if they were not tried."""
 
     set: list[str]
     recipe: str
@@ -72,7 +72,7 @@ class Finding(TypedDict):
 
 
 class LayerScale(TypedDict):
-    """Sizes of a layer's gradients or scores, and the share of its parameters that goes."""
+    """Sizes of a layer's gradients or scores, and the removed share of its parameters."""
 
     layer: int
     mean: float

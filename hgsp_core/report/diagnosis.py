@@ -1,4 +1,4 @@
-"""Diagnosis of a run: whether layers lose too much, why, and which recipe lines were found to repair it.
+"""Diagnosis of a run: whether layers are pruned too much, why, and which recipe lines repair it.
 
 The usual cause of "extreme pruning" is scores on different scales: where the gradients of one layer are a thousand times those
 of another, a ranking over all layers together empties the second, however useful its units are. A repair is not guessed: each
@@ -29,7 +29,7 @@ from hgsp_core.report.outcome import rates
 from hgsp_core.runtime.recipe import Recipe, parse_recipe
 
 FILE = "gradient_diagnosis.json"
-#: a layer that loses more of its parameters is pruned extremely
+#: a layer with a larger removed share is pruned extremely
 EXTREME = 0.5
 #: the layers at the input, on which all others build
 FIRST = 5
@@ -37,7 +37,7 @@ FIRST = 5
 MANY = 0.2
 #: layer means of gradients that differ more than this are of another scale; more than the second, of a very different one
 UNEVEN, FAR_APART = 100.0, 1000.0
-#: healthy runs have fewer extreme layers, less spread between layers, and do not lose this much of layers 2 to 4
+#: healthy runs have fewer extreme layers and less spread between layers; EARLY are layers 2 to 4
 FEW, SPREAD, EARLY = 3, 0.3, slice(2, 5)
 
 _MINMAX = [{"use": "minmax"}]
@@ -111,7 +111,7 @@ class State:
 
     @property
     def whole_layers(self) -> bool:
-        """Nothing but whole layers goes: removed on purpose, and not because their units lost a ranking."""
+        """Only entire layers are removed: on purpose, not because their units lost a ranking."""
         return bool(((self.rates == 0) | (self.rates == 1)).all())
 
 
@@ -261,7 +261,7 @@ def find_repair(
 ) -> Repair | None:
     """The first candidate that mends all faults, else the one that mends most; None where none mends any.
 
-    One that makes more layers extreme than there are is no repair.
+    A candidate with more extreme layers is no repair.
     """
     wrong = [fault for fault in faults if fault.severity != "note"]
     best, best_left = None, len(wrong)

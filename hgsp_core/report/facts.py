@@ -41,7 +41,7 @@ class RunFacts:
 
     @property
     def removed(self) -> tuple[float, float]:
-        """Share of the parameters that went: of the whole model, and of its decoder layers."""
+        """Removed share of the parameters: of the model, and of its decoder layers."""
         removed = self.plan.removed(self.layout)
         return removed / self.layout.parameters, removed / self.layout.layer_parameters
 

@@ -53,13 +53,13 @@ def write_pictures(directory: Path, facts: RunFacts) -> None:
 
 
 def write_unit_table(path: Path, facts: RunFacts) -> None:
-    """One line a unit: layer, kind, index, importance, cost, score (low goes first), kept (1 or 0)."""
+    """One line per unit: layer, kind, index, importance, cost, score (lowest removed first), kept (1 or 0)."""
     columns = {**_columns(facts), "kept": facts.kept}
     _write_csv(path, columns, np.arange(len(facts.scores)))
 
 
 def write_removed_units(path: Path, facts: RunFacts) -> None:
-    """One line a unit that goes, lowest score first: layer, kind, index, importance, cost, score."""
+    """One line per removed unit, lowest score first: layer, kind, index, importance, cost, score."""
     order = np.argsort(facts.scores.score, kind="stable")
     _write_csv(path, _columns(facts), order[facts.kept[order] == 0])
 

@@ -10,9 +10,9 @@ import numpy as np
 from hgsp_core.report.chart import Mark, Scale
 from hgsp_core.report.facts import RunFacts
 
-#: columns of the picture; a block of more units is averaged into so many
+#: columns of the picture; larger blocks are averaged
 COLUMNS = 96
-#: colours span at most so many powers of ten below the largest value
+#: powers of ten below the largest value that colours span
 _DECADES = 4.0
 _COLOURS = "viridis"
 

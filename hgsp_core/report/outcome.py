@@ -1,4 +1,4 @@
-"""What a plan leaves of each layer and block, in numbers: every table, picture and file of a run is made from these."""
+"""What a plan keeps of each layer and block, in numbers; every table, picture and file of a run uses these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hgsp_core.model.layout import BlockLayout, Layout
 
 @dataclass(frozen=True)
 class BlockOutcome:
-    """One block: units and query heads that stay, of how many; its parameters before and after."""
+    """One block: kept units and query heads, their totals, and its parameters before and after."""
 
     kept: int
     of: int
@@ -31,11 +31,11 @@ class BlockOutcome:
 
     @property
     def share(self) -> float:
-        """Parameters that stay, 0..1."""
+        """Kept share of the parameters, 0..1."""
         return self.after / self.before
 
     def text(self) -> str:
-        """3 / 4, and the query heads where they are not those of the units that stay: 4 / 4 (12 / 16 heads)."""
+        """3 / 4; with single query heads removed: 4 / 4 (12 / 16 heads)."""
         units = f"{self.kept:,} / {self.of:,}"
         whole = self.heads * self.of == self.heads_of * self.kept
         return units if whole else f"{units} ({self.heads} / {self.heads_of} heads)"
@@ -52,7 +52,7 @@ class LayerOutcome:
 
     @property
     def rate(self) -> float:
-        """Share of the layer's parameters that goes, 0..1."""
+        """Removed share of the layer's parameters, 0..1."""
         return 1 - self.after / self.before
 
 
@@ -67,7 +67,7 @@ def outcomes(layout: Layout, plan: Plan) -> list[LayerOutcome]:
 
 
 def rates(layout: Layout, plan: Plan) -> np.ndarray:
-    """Share of its parameters that each layer loses, 0..1. [layers]."""
+    """Removed share of each layer's parameters, 0..1. [layers]."""
     return np.array([layer.rate for layer in outcomes(layout, plan)])
 
 
@@ -97,7 +97,7 @@ def comparison(layout: Layout, plan: Plan) -> dict[str, Any]:
 
 
 def analysis(layout: Layout, plan: Plan) -> dict[str, Any]:
-    """The content of pruning_analysis.json: how much went, of what, and where."""
+    """The content of pruning_analysis.json: how much was removed, of what, and where."""
     layers, removed = outcomes(layout, plan), plan.removed(layout)
     gone = np.array([layer.rate for layer in layers])
     axes = [axis.name for axis in layout.architecture.axes]

@@ -39,7 +39,7 @@ def _decode(run: Run, side: Side) -> Mapping[str, float]:
 
 
 def pareto_charts(comparison: Comparison, cost: Cost) -> list[Chart]:
-    """One for each original of which any run has both numbers."""
+    """One for each original that has a run with both numbers."""
     return [chart for runs in comparison.models.values() for chart in _charts(runs, comparison, cost)]
 
 

@@ -20,7 +20,7 @@ _STYLE = {"text.parse_math": False, "font.size": 9, "xtick.labelsize": 8, "ytick
           "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y",
           "legend.frameon": False}  # fmt: skip
 _NOTE = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-#: at most so many bars have room for their notes
+#: most bars that have room for notes
 _NOTED = 12
 #: of dots whose colours begin again
 _MARKERS = "os^Dv"

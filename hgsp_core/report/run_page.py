@@ -17,7 +17,7 @@ _LARGE = ("parameters", "MACs per token", "KV cache per token", "perplexity", "a
 
 
 def run_page(run: RunFacts) -> str:
-    """The whole document."""
+    """The HTML document."""
     report, rows = run.report, headline(run.report)
     measured = [row for row in rows if row.change is not None]
     large = [next((row for row in measured if row.measure.startswith(name)), None) for name in _LARGE]

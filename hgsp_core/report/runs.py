@@ -20,7 +20,7 @@ from hgsp_core.files.text import read_object
 from hgsp_core.report.contract import Report, Side
 from hgsp_core.report.errors import CompareError
 
-#: a run that removed less than this share of what was asked for did not meet its budget
+#: a run that removed less than this share of its budget did not meet it
 MET = 0.97
 #: beginnings of stages that make no model
 _NOT_PRUNING = ("Prepare evaluation", "Evaluate", "Export", "Report")
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def asked(self) -> float | None:
-        """Share of the parameters that was to go, or None where the allocator is not told one."""
+        """Requested share to remove, or None if the allocator has no ratio."""
         return self.recipe["allocate"]["with"].get("ratio")
 
     @property
@@ -80,7 +80,7 @@ class Run:
 
     @property
     def met(self) -> bool:
-        """Whether (nearly) as much went as was asked for."""
+        """Whether (nearly) the requested share was removed."""
         return self.asked is None or self.achieved >= MET * self.asked
 
     @property

@@ -85,7 +85,7 @@ def per_second(value: float) -> str:
 
 
 def metric_value(value: float) -> str:
-    """Four digits that count; perplexities of ruined models in powers of ten."""
+    """Four significant digits; huge perplexities in powers of ten."""
     return f"{value:.2e}" if abs(value) >= 1e6 else f"{value:,.2f}" if abs(value) >= 10 else f"{value:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""The directory of a run: filled beside its final place and renamed into it, so that it exists whole or not at all."""
+"""The directory of a run: filled in a staging directory and renamed, so that it is complete or absent."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def locked(file: Path, busy: HgspError) -> IO[str]:
 
 @contextmanager
 def run_directory(output: Path, first: bool = True) -> Iterator[Path]:
-    """A working directory that becomes `output` when the block ends well; otherwise nothing of it is left.
+    """A staging directory that becomes `output` when the block succeeds, and is removed when it fails.
 
     `run.log` in it receives every line of the `hgsp` logger. Of several processes only the `first` makes and renames it.
 
@@ -58,7 +58,7 @@ def run_directory(output: Path, first: bool = True) -> Iterator[Path]:
     try:
         if staging.exists():
             with locked(staging / LOCK, busy):  # a live run holds the lock
-                shutil.rmtree(staging)  # left by one that was killed; what it measured is in the store
+                shutil.rmtree(staging)  # of a killed run; its measurements are in the store
         staging.mkdir(parents=True)
         lock = locked(staging / LOCK, busy)
     except OSError as error:
@@ -86,7 +86,7 @@ def _remove_empty(directories: Sequence[Path]) -> None:
 
 
 class _RunLog(logging.FileHandler):
-    """A line that cannot be written (a full disk) ends the run, as anything else does that cannot be written."""
+    """A line that cannot be written (a full disk) ends the run."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

@@ -40,6 +40,6 @@ def elsewhere() -> Iterator[None]:
 
 
 def _absolute_path() -> str:
-    """PYTHONPATH as it is meant from here. An empty entry would mean the current directory, which nobody asked for."""
+    """PYTHONPATH with absolute entries. An empty entry would mean the current directory."""
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join(os.path.abspath(entry) for entry in entries if entry)

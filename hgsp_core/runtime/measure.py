@@ -42,7 +42,7 @@ def measure(
 ) -> Statistics:
     """What the methods asked for: from the store where it is there, and from one sweep for all the rest.
 
-    With a plan, of the model that it leaves: its units that go are masked, which is the same as cut.
+    With a plan, statistics are of the pruned model: masking the removed units is the same as cutting them.
     """
     tokens_sha256 = calibration.sha256 if calibration else None
     inputs = {c.key: statistics_inputs(source, tokens_sha256, c, plan) for c in collectors}
@@ -97,7 +97,7 @@ def gradient_scale(collectors: Iterable[Collector]) -> GradientScale | None:
 
 
 def open_weights(directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor) -> Weights:
-    """A checkpoint's weights as a sweep takes them: loaded whole, or streamed where that would not fit."""
+    """A checkpoint's weights: resident, or streamed if they would not fit."""
     from hgsp_core.checkpoint.load import load_model, require_agreement
     from hgsp_core.engine.weights import Resident, Streamed
 

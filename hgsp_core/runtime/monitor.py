@@ -1,4 +1,4 @@
-"""How the stages tell a user what happens: one line at a time, and how far the present stage is.
+"""How stages report to the user: lines, and the progress of the current stage.
 
 The pipeline is handed a monitor and knows nothing else of its user. `LogMonitor` serves programs; the command line brings its
 own with progress bars (`cli/console.py`).
@@ -22,9 +22,9 @@ def _without_credentials(record: logging.LogRecord) -> bool:
     return True
 
 
-log.addFilter(_without_credentials)  # whichever handler the line goes to: run.log, the terminal, a program's own
+log.addFilter(_without_credentials)  # for every handler: run.log, the terminal, a program's own
 
-#: told how many of how many steps of the present stage are done
+#: receives (done, total) steps of the current stage
 Progress = Callable[[int, int], None]
 
 
@@ -85,7 +85,7 @@ def listening(handler: logging.Handler) -> Iterator[None]:
 
 
 class LogMonitor:
-    """Tells the `hgsp` logger and nobody else."""
+    """Reports to the `hgsp` logger only."""
 
     def __init__(self) -> None:
         self.timings: dict[str, float] = {}

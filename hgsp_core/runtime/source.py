@@ -1,4 +1,4 @@
-"""The model that a recipe names: where it lies, what it is made of, and its fingerprint. No weight is loaded here."""
+"""The model of a recipe: its directory, its layout and its fingerprint. No weight is loaded here."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from hgsp_core.plugin.errors import PluginError
 from hgsp_core.runtime.recipe import ModelPart
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-#: what a pruning run reads of a hub repository: no pickles, no code
+#: files of a hub repository that are downloaded: no pickles, no code
 _PATTERNS = ["*.json", WEIGHTS, "tokenizer*", "*.model", "*.jinja", "*.txt", "README.md", *LICENCE_FILES]
-#: copies of the weights for other programs lie in folders (original/, fp16/, onnx/)
+#: folders with copies of the weights for other programs (original/, fp16/, onnx/)
 _IGNORED = ["*/*.json", "*/*.model", "*/*.txt", f"*/{WEIGHTS}", "*/tokenizer*"]
 
 
@@ -169,7 +169,7 @@ def locate(part: ModelPart) -> Path:
 
 
 def model_directory(model: str | Path) -> Path:
-    """Where a model lies: the model of a run, a directory, or what a hub id stands for. Raises HgspError if nowhere."""
+    """The directory of a model: of a run, of a Hugging Face directory or of a hub id. Raises HgspError."""
     path = expanded(model)
     if (path / "report.json").is_file() and not (path / "config.json").is_file():
         inside = sorted(file.parent for file in path.glob("*/config.json"))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as an exception, so that whoever holds something half-written clears it away on the way out."""
+"""Ctrl-C and SIGTERM as an exception, so that unfinished files are removed on the way out."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Stopped(BaseException):
 def stoppable() -> Iterator[None]:
     """In the block the first of these signals raises Stopped.
 
-    Later ones are passed over, to the end of the process: clearing away must not be cut short.
+    Later ones are ignored until the process ends: cleaning up must not be interrupted.
 
-    Signals that were ignored before (`nohup`) stay so.
+    Signals that were ignored before (`nohup`) remain ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,7 +52,7 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Processes that are started in the block pass over Ctrl-C: the one that starts them tells them when to stop."""
+    """Processes started in the block ignore Ctrl-C: their parent stops them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

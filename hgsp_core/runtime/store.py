@@ -1,4 +1,4 @@
-"""Artifacts on disk, found by the hash of exactly what they were made from.
+"""Artifacts on disk, found by the hash of their inputs.
 
 One file an artifact: safetensors (no pickle) with its inputs and a checksum in the header. Written beside and renamed, so
 that a reader never meets half a file; one that does not match its checksum is reported and made again.
@@ -48,14 +48,14 @@ class Store:
     writes: bool = True
 
     def require(self) -> None:
-        """Raises StoreError where it can be seen beforehand that nothing can be put here; makes nothing."""
+        """Raises StoreError if nothing can be written here; creates nothing."""
         try:
             require_writable(self.root)
         except OSError as error:
             raise StoreError.cannot_write(self.root, error) from None
 
     def read_only(self) -> Store:
-        """The same store, in which nothing is put: for all but the first of several processes."""
+        """The same store without writing, for all but the first of several processes."""
         return Store(self.root, writes=False)
 
     def path(self, kind: str, inputs: Mapping[str, Any]) -> Path:
@@ -79,7 +79,7 @@ class Store:
         return arrays
 
     def seconds(self, kind: str, inputs: Mapping[str, Any]) -> float:
-        """What it took to make the artifact that is kept for these inputs; 0 where that is not known."""
+        """Seconds it took to make the artifact of these inputs; 0 if not known."""
         try:
             with safe_open(self.path(kind, inputs), framework="numpy") as file:
                 return float((file.metadata() or {}).get("seconds", 0))
@@ -87,7 +87,7 @@ class Store:
             return 0.0
 
     def put(self, kind: str, inputs: Mapping[str, Any], arrays: Arrays, seconds: float = 0.0) -> None:
-        """Keep the arrays, and how long it took to make them. Atomic: the file appears whole or not at all."""
+        """Keep the arrays, and the seconds it took to make them. The file is written atomically."""
         if not self.writes:
             return
         path = self.path(kind, inputs)

@@ -190,7 +190,7 @@ def _cells(base: Mapping[str, Any], axes: Sequence[Sequence[Choice]], directory:
         place = f"{source}: run '{name}'"
         data = copy.deepcopy(dict(base))
         settings = {key: value for choice in choices for key, value in choice.settings.items()}
-        for key in sorted(settings, key=lambda key: key.count(".")):  # a whole part before what stands in it
+        for key in sorted(settings, key=lambda key: key.count(".")):  # a part before the keys inside it
             assign(data, key.split("."), copy.deepcopy(settings[key]), f"{place}: {key}")
         data["output"] = str(directory / "runs" / name)
         yield Cell(name, recipe_of(data, place))

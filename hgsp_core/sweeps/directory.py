@@ -1,4 +1,4 @@
-"""The directory of a sweep: what is there already, what is still to be run, and the pages at the end.
+"""The directory of a sweep: its finished runs and its comparison.
 
 sweep.yaml   the file, with its base recipe written out
 runs/NAME/   one run directory each, whole or not at all
@@ -80,7 +80,7 @@ def note_failure(output: Path, name: str, details: str) -> None:
 
 
 def write_comparison(output: Path, cells: Mapping[str, Cell], failed: Mapping[str, str]) -> Comparison | None:
-    """Table, page and plots over the runs that are there; those of before are replaced. None where there is no run yet."""
+    """Table, page and plots of the finished runs; earlier ones are replaced. None if there is no run yet."""
     from hgsp_core.report.comparison import csv_text, markdown, run_table
     from hgsp_core.report.comparison_page import comparison_page
     from hgsp_core.report.pareto import costs_of, pareto_charts

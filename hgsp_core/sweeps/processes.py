@@ -62,7 +62,7 @@ class Processes:
                 self.hear(task, message)
 
     def close(self) -> None:
-        """End what is still at work; each clears away what it was writing."""
+        """Stop the running processes; each removes its unfinished files."""
         for _, process, _ in self._running.values():
             process.terminate()
         for _, process, pipe in self._running.values():

@@ -38,7 +38,7 @@ class Result:
 
 
 class Listener:
-    """Shows what the tasks tell: a stage of the monitor for each one that is at work, and their warnings."""
+    """Shows a stage of the monitor for each running task, and the warnings of tasks."""
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
@@ -63,7 +63,7 @@ class Listener:
 def sweep(
     grid: Grid, store: Store, monitor: Monitor, workers: AbstractContextManager[Workers], listener: Listener
 ) -> Result:
-    """Run what is not there yet, go on past runs that fail, and compare all that are there.
+    """Run the missing runs, continue after failed ones, and compare all finished runs.
 
     Raises:
         HgspError: before anything is written: the output holds another sweep, a model or text is not there.

@@ -1,4 +1,4 @@
-"""One piece of work of a sweep, done in a process of its own, and what it tells the process that started it."""
+"""One task of a sweep in its own process, and its messages to the parent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hgsp_core.runtime.recipe import Recipe
 from hgsp_core.runtime.stopping import Stopped, stoppable
 from hgsp_core.runtime.store import Store
 
-#: seconds that a process has to clear away what it was writing
+#: seconds that a process has to remove unfinished files
 PATIENCE = 20.0
 #: where the work is: stage, steps done, of how many; or a warning
 Told = tuple[str, int, int] | str
@@ -60,7 +60,7 @@ class TellingMonitor(monitor.LogMonitor):
 
 
 def carry_out(task: Task, store: Store, tell: Tell) -> Outcome:
-    """Do the work. Nothing that goes wrong in it escapes: one run must not take the others with it."""
+    """Carry out a task. No exception escapes: a failed run must not affect the others."""
     from hgsp_core.pipeline import run
     from hgsp_core.sweeps.shared import prepare
 
@@ -87,12 +87,12 @@ def in_process(task: Task, store: Store, pipe: connection.Connection, place: int
         with stoppable():
             _share_the_machine(place, jobs)
             pipe.send(carry_out(task, store, pipe.send))
-    except (Stopped, KeyboardInterrupt, BrokenPipeError):  # the sweep tells the user, or is gone
+    except (Stopped, KeyboardInterrupt, BrokenPipeError):  # the sweep reports it, or has ended
         sys.exit(1)
 
 
 def _end_with_parent() -> None:
-    """A run whose sweep was killed must not go on writing: the next sweep takes its place."""
+    """A run whose sweep was killed must stop writing: the next sweep runs it again."""
     parent = parent_process()
     assert parent is not None  # this process is one of a sweep's
     connection.wait([parent.sentinel])

@@ -72,7 +72,7 @@ def compare_tensors(path: Path, checkpoint: Path, family: str) -> int:
 
 
 def summary(path: Path) -> tuple[int, int, str]:
-    """(tensors, context length, name in `TOLERANCE` of the coarsest number type) of a file that is whole.
+    """(tensors, context length, name in `TOLERANCE` of the coarsest number type) of a complete file.
 
     Raises:
         GgufError: it ends too early, or is no GGUF file.
@@ -151,7 +151,7 @@ def compare(path: Path, checkpoint: Path, family: str) -> tuple[str, int]:
 
 
 def _close(found: np.ndarray, wanted: np.ndarray, kind: str) -> bool:
-    """Whether every value is what the number type makes of the wanted one."""
+    """Whether every value is the wanted one within the precision of the number type."""
     scale = np.abs(wanted)
     if kind == "Q8_0":
         scale = np.repeat(scale.reshape(-1, 32).max(1), 32).reshape(wanted.shape)

@@ -40,7 +40,7 @@ _NO_BIAS_IN_QWEN2 = ("o_proj", "gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one layer: query heads, KV heads, MLP channels; 0 where the block is gone."""
+    """Of one layer: query heads, KV heads, MLP channels; 0 if the block was removed."""
 
     heads: int
     kv_heads: int
@@ -172,7 +172,7 @@ def _sizes(layer: str, shapes: Mapping[str, Shape], head_dim: int) -> Sizes:
 
 
 def _arch_with_head_norms(layout: Layout, shapes: Mapping[str, Shape], uniform: bool, rope: Mapping[str, Any]) -> str:
-    """qwen3 or openelm, neither of which knows biases or rope factors."""
+    """qwen3 or openelm; neither supports biases or rope factors."""
     biases = sorted(name for name in shapes if name.endswith(".bias"))
     if biases:
         raise GgufError.biases(biases)
@@ -186,7 +186,7 @@ def _arch_with_head_norms(layout: Layout, shapes: Mapping[str, Shape], uniform: 
 
 
 def _written(arch: str, index: int, sizes: Sizes) -> Sizes:
-    """The sizes with stubs in place of what llama.cpp cannot do without."""
+    """The sizes with stubs where llama.cpp requires a block."""
     needs_attention = arch == "openelm" or index == 0  # it derives the size of a head from the first layer's
     stub = not sizes.heads and needs_attention
     return Sizes(1 if stub else sizes.heads, 1 if stub else sizes.kv_heads, sizes.channels or STUB_CHANNELS)

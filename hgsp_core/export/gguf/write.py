@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from hgsp_core.checkpoint.shards import Shards
 
-#: what the exporter calls a number type -> (of matrices, of the file as a whole)
+#: number type -> (of matrices, of the file)
 TYPES = {
     "f32": (Type.F32, gguf.LlamaFileType.ALL_F32),
     "f16": (Type.F16, gguf.LlamaFileType.MOSTLY_F16),
     "bf16": (Type.BF16, gguf.LlamaFileType.MOSTLY_BF16),
     "q8_0": (Type.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
-#: values encoded at a time: a matrix is never there as a whole in float32
+#: values encoded at a time: no matrix is in memory entirely in float32
 _CHUNK = 1 << 24
 _LARGEST_F16 = 65504.0
 
@@ -99,7 +99,7 @@ def encode(piece: Piece, tensor: Tensor, kind: Type) -> np.ndarray:
 
 
 def _announce(writer: gguf.GGUFWriter, piece: Piece, kind: Type) -> None:
-    """Tell the header of a tensor to come: its shape, and as what it is stored."""
+    """Add the shape and the stored type of a tensor to the header."""
     values, nbytes = gguf.GGML_QUANT_SIZES[kind]
     size = prod(piece.shape) // values * nbytes
     writer.add_tensor_info(piece.name, piece.shape, np.dtype(np.float32), size, raw_dtype=kind)
