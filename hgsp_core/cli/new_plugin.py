@@ -22,6 +22,19 @@ if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 SUFFIX = ".template"
+#: kind -> the parameters that its template uses; an allocator's are in its own template
+FIELDS = {
+    "scorer": 'power: float = Field(1.0, gt=0, le=4, description="exponent, 0..4, of the sum; above 1 large units gain")',
+    "prior": 'power: float = Field(1.0, ge=0, le=4, description="exponent, 0..4, of the norm; 0 = all layers alike")',
+    "normalizer": 'power: float = Field(1.0, gt=0, le=10, description="exponent, 0..10, of the rank; above 1 the best stand out more")',
+    "reconstructor": 'strength: float = Field(1.0, ge=0, le=1, description="share, 0..1, of the way to the best factor; 0 = no repair")',
+    "recoverer": """steps: int = Field(20, ge=1, description="steps of the optimizer")
+    batch_size: int = Field(4, ge=1, description="calibration windows of one step")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="learning rate of AdamW, above 0")""",
+    "evaluator": 'threshold: float = Field(0.001, ge=0, description="absolute value under which a weight counts as small")',
+    "exporter": r'file: str = Field("sizes.json", pattern=r"^[\w.-]+$", description="name of the file in the run directory")',
+    "dataset": 'largest: int = Field(60, ge=2, le=1000, description="largest factor; twice as large is four times the text")',
+}
 
 
 def new(
@@ -102,6 +115,7 @@ def substitutions(kind: str, name: str, taken: set[str]) -> dict[str, str]:
         "package": f"hgsp_{symbol}",
         "cls": f"{title}{kind.capitalize()}",
         "params": f"{title}Params",
+        "fields": FIELDS.get(kind, ""),
         "recipe": example(kind, in_recipe, []) if is_method else "",
         "version": __version__,
     }

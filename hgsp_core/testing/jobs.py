@@ -15,21 +15,17 @@ from hgsp_core import (
     Allocator,
     BlockJob,
     Collector,
-    Dataset,
     DatasetJob,
     LayerStatistics,
     Layout,
     Moments,
     NormalizeJob,
-    Normalizer,
     Plan,
-    Prior,
     PriorJob,
     Priors,
     ReadJob,
     Reconstructor,
     ScoreJob,
-    Scorer,
     Scores,
     Statistics,
 )
@@ -42,18 +38,6 @@ from hgsp_core.testing.model import VOCABULARY, sample_layout, sample_model
 SEED = 5
 #: samples and tokens of the calibration set
 CALIBRATION = (6, 10)
-
-
-def score_job(scorer: Scorer[Any]) -> ScoreJob:
-    return ScoreJob(sample_layout(), statistics(scorer.collectors), SEED)
-
-
-def prior_job(prior: Prior[Any]) -> PriorJob:
-    return PriorJob(sample_layout(), statistics(prior.collectors))
-
-
-def normalize_job(normalizer: Normalizer[Any]) -> NormalizeJob:
-    return NormalizeJob(sample_layout(), scores())
 
 
 def allocate_job(allocator: Allocator[Any]) -> AllocateJob:
@@ -102,17 +86,13 @@ def _drifted(seed: int, hidden: int) -> Moments:
     return Moments(400, x.sum(0), x.T @ x, {"dense": y.T @ x}, {"dense": float((y**2).sum())})
 
 
-def dataset_job(dataset: Dataset[Any]) -> DatasetJob:
-    return DatasetJob("calibration")
-
-
 JOBS: Mapping[str, Callable[[Any], Any]] = {
-    "scorer": score_job,
-    "prior": prior_job,
-    "normalizer": normalize_job,
+    "scorer": lambda scorer: ScoreJob(sample_layout(), statistics(scorer.collectors), SEED),
+    "prior": lambda prior: PriorJob(sample_layout(), statistics(prior.collectors)),
+    "normalizer": lambda normalizer: NormalizeJob(sample_layout(), scores()),
     "allocator": allocate_job,
     "reconstructor": block_job,
-    "dataset": dataset_job,
+    "dataset": lambda dataset: DatasetJob("calibration"),
 }
 
 

@@ -65,10 +65,6 @@ class GgufError(HgspError):
         return cls(f"'{path}' cannot be written: {error}. Nothing was kept; free some space or choose another place.")
 
     @classmethod
-    def exists(cls, path: Path) -> GgufError:
-        return cls(f"'{path}' exists and is not overwritten. Choose another directory, or move it away.")
-
-    @classmethod
     def not_loaded(cls, path: Path, output: str) -> GgufError:
         reason = "\n".join(output.strip().splitlines()[-5:])
         return cls(f"'{path}' was written, but llama.cpp cannot load it:\n{reason}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from hgsp_core.checkpoint.errors import CheckpointError
 from hgsp_core.export.contract import Exporter, ExportJob
 from hgsp_core.export.gguf.errors import GgufError
 from hgsp_core.plugin.method import Params
@@ -67,7 +68,7 @@ class Gguf(Exporter[GgufParams]):
             export_gguf(job, path, self.params.type)
             write_record(folder, job.layout, job.tokens, job.logits)
         except FileExistsError:
-            raise GgufError.exists(folder) from None
+            raise CheckpointError.exists(folder) from None
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise GgufError.not_written(folder, error) from error
