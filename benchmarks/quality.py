@@ -76,6 +76,8 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
     def gated(prior: str, **stages: Any) -> dict[str, Any]:
         return recipe("taylor", {"use": "hgsp"}, prior={"use": prior}, **stages)
 
+    prices = {"use": "hgsp", "with": {"temperature": 0, "epsilon": 0}}
+    prices_heads = {"use": "hgsp", "with": {"temperature": 0, "epsilon": 0, "query_heads": True}}
     none, heads = {"use": "none"}, {"use": "hgsp", "with": {"temperature": 0, "query_heads": True}}
     found = {
         "random": recipe("random", uniform),
@@ -101,6 +103,8 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
         "uniform, wanda-sp + least-squares": recipe("wanda-sp", uniform, reconstruct=squares),
         "uniform, output + least-squares": recipe("output", uniform, reconstruct=squares),
         "uniform, obs + least-squares": recipe("obs", uniform, reconstruct=squares),
+        "curvature + least-squares": recipe("curvature", prices, reconstruct=squares),
+        "curvature, query heads + least-squares": recipe("curvature", prices_heads, reconstruct=squares),
         "search": recipe("output", {"use": "search"}),
         "search, groups only + least-squares": recipe(
             "output", {"use": "search", "with": {"query_heads": False}}, reconstruct=squares

@@ -13,10 +13,10 @@ from hgsp_core.export.gguf.exporter import GgufParams
 from hgsp_core.export.huggingface import HuggingFaceParams
 from hgsp_core.plugin.hookspecs import hookimpl
 from hgsp_core.plugin.method import Method, Params
-from hgsp_core.recover.training_params import FullParams, LoRAParams
+from hgsp_core.recover.training_params import FullParams, GainsParams, LoRAParams
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
 from hgsp_core.score.normalizers import ClipParams, LevelParams
-from hgsp_core.score.params import ObsParams, RemovalParams, Taylor2ndParams
+from hgsp_core.score.params import CurvatureParams, ObsParams, RemovalParams, Taylor2ndParams
 from hgsp_core.score.prior_file import PriorFileParams
 
 
@@ -31,6 +31,12 @@ def hgsp_scorers() -> list[Method]:
         _own("taylor_2nd", "score.scorers:Taylor2nd", Taylor2ndParams, "taylor + 1/2 sum of |W^2 * curvature|"),
         _own("wanda", "score.scorers:Wanda", Params, "sum of |W| times the norm of its input; needs no gradients"),
         _own("output", "score.scorers:Output", Params, "squared error of the block's output without the unit"),
+        _own(
+            "curvature",
+            "score.scorers:Curvature",
+            CurvatureParams,
+            "nats lost without the unit, kept columns refitted: K-FAC curvature of the predictions",
+        ),
         _own(
             "obs",
             "score.scorers:Obs",
@@ -103,6 +109,9 @@ def hgsp_reconstructors() -> list[Method]:
 def hgsp_recoverers() -> list[Method]:
     return [
         _own("lora", "recover.lora:LoRA", LoRAParams, "trains low-rank adapters and merges them"),
+        _own(
+            "gains", "recover.gains:Gains", GainsParams, "trains one gain for each input of the writers and merges it"
+        ),
         _own("full", "recover.full:Full", FullParams, "trains all weights"),
     ]
 

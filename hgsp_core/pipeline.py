@@ -94,7 +94,8 @@ def run(
         if recoverer:
             with monitor.stage("Recover (prepare)"):
                 recoverer.check(locate(recipe.model))
-        expected = forecast(recipe, monitor, store, first)
+        needs_calibration = recoverer is not None and recoverer.needs_calibration
+        expected = forecast(recipe, monitor, store, first, needs_calibration)
         decision, before, after = expected.decision, expected.before, expected.after
         source, dense = decision.source, decision.source.layout
         placed(source.dtype, recipe.device)  # the device is there, also where everything was found in the store
@@ -135,6 +136,7 @@ def run(
             "before": before,
             "after": after | {"bytes": weight_bytes(checkpoint)},
             "recovery": recovery,
+            "predicted_kl": decision.predicted_kl,
             "reused_seconds": decision.saved,
             "reused": [*decision.reused, *(f"{name} of the original" for name in known)],
         }
@@ -195,13 +197,18 @@ def asked_for(
     return parse_recipe(recipe.to_yaml(), "the recipe", overrides) if overrides else recipe
 
 
-def forecast(recipe: Recipe, monitor: Monitor, store: Store, first: bool = True) -> Forecast:
-    """Measure and plan; cut nothing and write nothing but the store (only where this process is the `first`)."""
+def forecast(
+    recipe: Recipe, monitor: Monitor, store: Store, first: bool = True, needs_calibration: bool = False
+) -> Forecast:
+    """Measure and plan; cut nothing and write nothing but the store (only where this process is the `first`).
+
+    needs_calibration: whether something after the plan needs the calibration set.
+    """
     dataset = open_dataset(recipe.calibrate.dataset, recipe.calibrate.with_, "calibrate.dataset")
     with monitor.stage("Read model"):
         source = open_model(recipe.model)
         check_exportable(recipe.export, source.directory, source.layout)
-    decision = decide(recipe, source, dataset, monitor, store if first else store.read_only())
+    decision = decide(recipe, source, dataset, monitor, store if first else store.read_only(), needs_calibration)
     layout, plan = source.layout, decision.plan
     check_exportable(recipe.export, source.directory, plan.layout_after(layout))
     context, size = recipe.calibrate.seq_len, source.bytes_per_parameter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import exp
 from typing import TYPE_CHECKING, Any
 
 from hgsp_core.allocate.contract import AllocateJob, Allocator
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from hgsp_core.engine.collectors import Collector
 
 
+#: predicted KL divergence in nats a token from which on a user is warned before anything is cut
+FAR = 1.0
+
+
 @dataclass(frozen=True)
 class Decision:
     """Everything up to the plan. `calibration` is None where nothing that was measured needed data.
@@ -35,6 +40,7 @@ class Decision:
     saved     seconds that it took once to measure what was found in the store
     measured  the scores of the original model before normalizers;  scales  how large its gradients are in each layer
     judge     what a search asked; None where the allocator does not search
+    predicted_kl  KL divergence between the original and the pruned model, in nats a token; None where scores do not tell
     """
 
     source: Source
@@ -47,6 +53,7 @@ class Decision:
     measured: Scores
     scales: Scales
     judge: StoredJudge | None
+    predicted_kl: float | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,14 @@ class Methods:
     needs_tokens: bool
 
 
-def decide(recipe: Recipe, source: Source, dataset: Dataset[Any], monitor: Monitor, store: Store) -> Decision:
+def decide(
+    recipe: Recipe,
+    source: Source,
+    dataset: Dataset[Any],
+    monitor: Monitor,
+    store: Store,
+    needs_calibration: bool = False,
+) -> Decision:
     """All that comes before the cut: calibration, statistics, scores, priors, plan.
 
     With `iterative_steps` the last three are repeated, each time on the model that the plan before leaves.
@@ -78,7 +92,7 @@ def decide(recipe: Recipe, source: Source, dataset: Dataset[Any], monitor: Monit
 
     reused: Reused = {}
     calibration = None
-    if methods.needs_tokens:
+    if methods.needs_tokens or needs_calibration:
         with monitor.stage("Calibrate"):
             calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
     judge = None
@@ -103,7 +117,11 @@ def decide(recipe: Recipe, source: Source, dataset: Dataset[Any], monitor: Monit
             decided = replace(decided, scores=scores, priors=priors, plan=plan)
         else:
             scales = Scales.of_gradients(statistics[scale]) if scale else Scales.of_scores(measured)
-            decided = Decision(source, calibration, scores, priors, plan, (), 0.0, measured, scales, judge)
+            predicted = measured.removed(plan) if scorer.in_nats and recipe.iterative_steps == 1 else None
+            if predicted is not None and predicted > FAR:
+                plan = replace(plan, notes=(*plan.notes, _far(predicted, recipe)))
+                monitor.say(plan.notes[-1])
+            decided = Decision(source, calibration, scores, priors, plan, (), 0.0, measured, scales, judge, predicted)
     assert decided is not None  # there is at least one step
     if judge:
         judge.release()
@@ -111,6 +129,15 @@ def decide(recipe: Recipe, source: Source, dataset: Dataset[Any], monitor: Monit
         monitor.say(f"Reused from the store: {name}")
     saved = sum(reused.values()) + (judge.saved if judge else 0.0)
     return replace(decided, reused=tuple(reused), saved=saved)
+
+
+def _far(predicted: float, recipe: Recipe) -> str:
+    """The warning before a model is cut of which little is left."""
+    return (
+        f"Warning: a KL divergence of {predicted:.2f} nats per token is predicted, a perplexity {exp(predicted):.1f} times that "
+        f"of the original. Lower allocate.with.ratio ({recipe.allocate.with_.get('ratio', 'its default')}), or train after "
+        "pruning (recover)."
+    )
 
 
 def methods_of(recipe: Recipe, layout: Layout) -> Methods:

@@ -32,6 +32,7 @@ from hgsp_core.allocate.limits import in_force
 from hgsp_core.allocate.search_params import SearchParams
 from hgsp_core.artifacts import Plan
 from hgsp_core.artifacts.errors import PlanError
+from hgsp_core.engine.curvature import hull
 from hgsp_core.engine.errors import SweepError
 from hgsp_core.model.layout import Layout
 
@@ -247,16 +248,3 @@ def directions(queue: Queue, seed: int) -> Iterator[np.ndarray]:
     while True:
         for block in random.permutation(len(queue.units)):
             yield random.choice([-1.0, 1.0]) * (np.arange(len(queue.units)) == block)
-
-
-def hull(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The lower convex hull of (cost, KL), ascending in cost: slopes never fall from one segment to the next."""
-    kept: list[tuple[int, float]] = []
-    for x, y in points:
-        while len(kept) > 1:
-            (x0, y0), (x1, y1) = kept[-2:]
-            if (y1 - y0) * (x - x1) < (y - y1) * (x1 - x0):
-                break
-            kept.pop()
-        kept.append((x, y))
-    return kept

@@ -81,6 +81,19 @@ class Scores:
         )
         return replace(self, score=score, importance=importance, heads=heads)
 
+    def removed(self, plan: Plan) -> float:
+        """Importance of what the plan removes, units and query heads, together."""
+        total = 0.0
+        for layer, blocks in enumerate(plan.layers):
+            for axis, block in blocks.items():
+                importance = self.importance[self.units_of(layer, axis)]
+                total += float(importance.sum() - importance[list(block.kept)].sum())
+                if block.heads:
+                    shares = self.heads[layer][axis]
+                    gone = (shares * ~_stays(block, shares))[list(block.kept)]
+                    total += float(importance[list(block.kept)] @ gone.sum(1))
+        return total
+
     def units_of(self, layer: int, axis: str) -> np.ndarray:
         """Positions (rows of the table) of one block's units, in order of index."""
         return np.flatnonzero((self.layer == layer) & (self.axis == self.axes.index(axis)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import exp
 from typing import TYPE_CHECKING, Any
 
 from hgsp_core.cli.options import Cache, Json, Output, Quiet, RecipeFile, Settings, open_store, read_recipe
@@ -29,7 +30,8 @@ def plan(
     Reads the recipe, the model and the calibration text.
 
     Writes only to the store, from which a later `hgsp run` reuses the measurements. Forecasts parameters, MACs,
-    size and KV cache; perplexity is known only after pruning.
+    size and KV cache, and with `score: {use: curvature}` the KL divergence from the original; perplexity is known only
+    after pruning.
     """
     from hgsp_core.cli.console import terminal
 
@@ -51,15 +53,28 @@ def show(result: Forecast, as_json: bool) -> None:
     console.print()
     console.print(headline_table({"before": result.before, "after": result.after}))
     console.print(removed_line(result.before, result.after))
+    if (kl := result.decision.predicted_kl) is not None:
+        console.print(predicted_line(kl))
     print_lines(console, "Note", result.decision.plan.notes)
     print_reused(console, result.decision.reused)
 
 
+def predicted_line(kl: float) -> str:
+    """What the scores forecast of the quality. kl: nats per token."""
+    return f"Predicted: KL divergence {kl:.3f} nats per token from the original; perplexity × {exp(kl):.2f}."
+
+
 def as_data(result: Forecast) -> dict[str, Any]:
-    """before, after, reused, and the plan as plan.json has it."""
+    """before, after, the predicted KL divergence, what was reused, and the plan as plan.json has it."""
     source = result.decision.source
     plan_data = result.decision.plan.to_json(source.layout, source.name, source.fingerprint)
-    return {"before": result.before, "after": result.after, "reused": list(result.decision.reused), "plan": plan_data}
+    return {
+        "before": result.before,
+        "after": result.after,
+        "predicted_kl": result.decision.predicted_kl,
+        "reused": list(result.decision.reused),
+        "plan": plan_data,
+    }
 
 
 def layer_table(result: Forecast) -> Table:

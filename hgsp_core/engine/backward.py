@@ -16,6 +16,7 @@ from torch import Tensor
 from hgsp_core.engine.batches import Batch, Batches
 from hgsp_core.engine.collectors import Collector
 from hgsp_core.engine.findings import Findings, is_finite
+from hgsp_core.engine.forward import unwatched
 from hgsp_core.engine.layer import Layer, differentiable
 from hgsp_core.engine.loss import loss_gradient
 from hgsp_core.engine.sums import Sums
@@ -35,11 +36,18 @@ def loss_slopes(source: Weights, batches: Batches, streams: Sequence[Tensor]) ->
     Raises:
         NumericError: the loss is not finite.
     """
+    return head_slopes(source, batches, streams, [batch.ids for batch in batches])
+
+
+def head_slopes(
+    source: Weights, batches: Batches, streams: Sequence[Tensor], targets: Sequence[Tensor]
+) -> tuple[float, list[Tensor]]:
+    """The same of -log p of other targets; see `loss_gradient`. targets: per micro-batch [batch, seq_len]."""
     architecture = source.layout.architecture
     scale = FP16_HEAD_SCALE if source.dtype == torch.float16 else 1.0
     with source.outside(architecture.norm, architecture.head) as (norm, head):
         losses, slopes = zip(
-            *(loss_gradient(norm, head, x, batch.ids, scale) for batch, x in zip(batches, streams, strict=True)),
+            *(loss_gradient(norm, head, x, wanted, scale) for x, wanted in zip(streams, targets, strict=True)),
             strict=False,
         )
         loss = sum(losses, torch.zeros(()))
@@ -71,16 +79,16 @@ def backward(
     """
     slopes = list(slopes)
     for index, module in source.layers(reversed(range(len(source.layout.layers)))):
-        layer = Layer.of(source.layout.layers[index], module, batches.tokens)
-        scale *= _rescale(slopes)
+        layer = Layer.of(source.layout.layers[index], module, batches.tokens, batches.predicted)
+        scale *= rescale(slopes)
         gradients = Sums()
         sums = {collector: Sums() for collector in collectors}
         open_batches = {size: _GradientBatch(size) for c in collectors if (size := c.gradient_batch)}
         with differentiable(layer.layout, module) as parameters, torch.enable_grad():
             for b, batch in enumerate(batches):
-                x, y = trail.take(index, b, partial(batch.calls[index], module))
-                wanted = [*parameters.values(), x] if index else list(parameters.values())
-                found = torch.autograd.grad(y, wanted, slopes[b])
+                passage = trail.take(index, b, partial(unwatched(module), batch.calls[index]))
+                wanted = [*parameters.values(), passage.before] if index else list(parameters.values())
+                found = torch.autograd.grad(passage.after, wanted, slopes[b])
                 slopes[b] = found[-1]
                 for name, gradient in zip(parameters, found, strict=False):  # the last is of x
                     gradients.add(name, gradient)
@@ -122,7 +130,7 @@ def _divided(sums: Sums, by: float) -> Sums:
     return sums
 
 
-def _rescale(slopes: list[Tensor]) -> float:
+def rescale(slopes: list[Tensor]) -> float:
     """In fp16, bring the largest slope near 1 by a power of two, which loses no digit; returns that power."""
     if slopes[0].dtype != torch.float16:
         return 1.0

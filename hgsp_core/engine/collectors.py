@@ -20,6 +20,7 @@ loss over the predicted tokens of the set. Units own their weights, and the bias
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import ClassVar
@@ -41,6 +42,7 @@ class Depth(IntEnum):
     FORWARD = 1  # activations
     BACKWARD = 2  # gradients of the causal-LM loss
     REMOVAL = 3  # losses of the model without a block or layer (RemovalLoss only)
+    CURVATURE = 4  # gradients by what blocks add to the stream, of tokens drawn from the model
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,15 @@ class Collector(ABC):
 
     def observe_gradient(self, layer: Layer, sums: Sums) -> None:  # noqa: B027
         """Add one gradient batch's share; `layer.gradients` are of the mean loss over that batch (`gradient_batch`)."""
+
+    def observe_slopes(  # noqa: B027
+        self, layer: Layer, passage: Passage, slopes: Mapping[str, Tensor], sums: Sums
+    ) -> None:
+        """Add one micro-batch's share (CURVATURE).
+
+        slopes: axis -> d(-log p)/d(what its block adds to the stream) [batch, seq_len, hidden] fp32, summed over the
+        micro-batch's predicted tokens, p the model's probability of a token that was drawn from its prediction.
+        """
 
     @abstractmethod
     def reduce(self, layer: Layer, sums: Sums) -> LayerStatistics:

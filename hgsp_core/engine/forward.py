@@ -13,7 +13,7 @@ from hgsp_core.engine.batches import Batches
 from hgsp_core.engine.calls import Output
 from hgsp_core.engine.collectors import Collector
 from hgsp_core.engine.findings import Findings, check_weights
-from hgsp_core.engine.layer import Beginning, Layer, Passage, differentiable
+from hgsp_core.engine.layer import Beginning, Layer, Passage, differentiable, frozen
 from hgsp_core.engine.sums import Sums
 from hgsp_core.engine.trail import Trail
 from hgsp_core.errors import NumericError
@@ -36,6 +36,7 @@ def forward(
     findings: Findings,
     trail: Trail | None,
     step: Callable[[], None],
+    by_weights: bool = False,
 ) -> list[Tensor]:
     """Send the streams through every layer and collect on the way; without batches, only weights are seen.
 
@@ -43,6 +44,7 @@ def forward(
         streams: what enters the first layer, per micro-batch [batch, seq_len, hidden].
         trail: filled for the backward half, where one follows.
         step: called after each layer.
+        by_weights: whether that half asks for gradients by weights, or only by what the blocks add to the stream.
 
     Returns:
         the streams after the last layer.
@@ -53,19 +55,20 @@ def forward(
     streams = list(streams)
     keeps_graphs = trail is not None and trail.keeps_graphs
     for index, module in source.layers(range(len(source.layout.layers))):
-        layer = Layer.of(source.layout.layers[index], module, batches.tokens)
+        layer = Layer.of(source.layout.layers[index], module, batches.tokens, batches.predicted)
         sums = {collector: Sums() for collector in collectors}
         totals = []
         with ExitStack() as stack:
             if keeps_graphs:
-                stack.enter_context(differentiable(layer.layout, module))
+                stack.enter_context(differentiable(layer.layout, module) if by_weights else frozen(module))
             stack.enter_context(torch.set_grad_enabled(keeps_graphs))
-            run = stack.enter_context(watched(layer.layout, module)) if collectors else _unwatched(module)
+            watches = collectors or (keeps_graphs and not by_weights)
+            run = stack.enter_context(watched(layer.layout, module)) if watches else unwatched(module)
             for b, batch in enumerate(batches):
-                x = streams[b].requires_grad_(keeps_graphs and index > 0)
+                x = streams[b].requires_grad_(keeps_graphs)
                 passage = run(batch.calls[index], x)
                 if trail is not None:
-                    trail.put(index, b, x, passage.after)
+                    trail.put(index, b, passage)
                 passage = passage.detached()
                 for collector in collectors:
                     collector.observe(layer, passage, sums[collector])
@@ -111,7 +114,7 @@ def _noted(layout: LayerLayout, module: nn.Module, until: str = "") -> Iterator[
 
     def keep_added(axis: str) -> Callable[[nn.Module, Sequence[Tensor], Output], None]:
         def hook(block: nn.Module, arguments: Sequence[Tensor], output: Output) -> None:
-            added[axis] = (output[0] if isinstance(output, tuple) else output).detach()
+            added[axis] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
@@ -142,7 +145,8 @@ class _Reached(Exception):
     """The run has come to where it was to end."""
 
 
-def _unwatched(module: nn.Module) -> Callable[[Run, Tensor], Passage]:
+def unwatched(module: nn.Module) -> Callable[[Run, Tensor], Passage]:
+    """A function that runs the layer on a micro-batch and sees only what leaves it."""
     return lambda call, x: Passage(x, call(module, x), {}, {})
 
 

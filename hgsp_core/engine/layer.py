@@ -38,7 +38,7 @@ class Layer:
 
     layout     its blocks and their slices
     weights    full tensor name -> weight, in the dtype of the model
-    tokens     tokens of the whole calibration set, samples * seq_len
+    tokens     tokens of the whole calibration set, samples * seq_len;  predicted  those of them that are predicted
     gradients  full name -> dL/dW in fp32, for the tensors of units. L is the mean loss over the predicted tokens of the
                whole set (in `Collector.reduce`) or of one gradient batch (in `Collector.observe_gradient`).
     """
@@ -46,11 +46,13 @@ class Layer:
     layout: LayerLayout
     weights: Mapping[str, Tensor]
     tokens: int = 0
+    predicted: int = 0
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, layout: LayerLayout, module: nn.Module, tokens: int) -> Layer:
-        return cls(layout, {f"{layout.module}.{name}": p.detach() for name, p in module.named_parameters()}, tokens)
+    def of(cls, layout: LayerLayout, module: nn.Module, tokens: int, predicted: int) -> Layer:
+        weights = {f"{layout.module}.{name}": p.detach() for name, p in module.named_parameters()}
+        return cls(layout, weights, tokens, predicted)
 
     def per_unit(self, measure: Callable[[str], Tensor], biases: bool = True) -> dict[str, np.ndarray]:
         """Axis -> [units]: `measure(tensor name)`, summed over each unit's entries.
@@ -86,7 +88,8 @@ class Passage:
     inputs: Mapping[str, Tensor]
 
     def detached(self) -> Passage:
-        return replace(self, before=self.before.detach(), after=self.after.detach())
+        added = {axis: output.detach() for axis, output in self.added.items()}
+        return replace(self, before=self.before.detach(), after=self.after.detach(), added=added)
 
     @cached_property
     def streams(self) -> list[Tensor]:
@@ -131,14 +134,21 @@ class Beginning:
 @contextmanager
 def differentiable(layout: LayerLayout, module: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     """Full name -> parameter, for the tensors of the layer's units; within the context only these ask for gradients."""
-    before = {parameter: parameter.requires_grad for parameter in module.parameters()}
-    module.requires_grad_(False)
     names = [name for block in layout.blocks.values() for name, _ in unit_tensors(block)]
     parameters = {name: module.get_parameter(layout.local(name)) for name in names}
-    try:
+    with frozen(module):
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         yield parameters
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Within the context no parameter asks for gradients."""
+    before = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.requires_grad_(False)
+    try:
+        yield
     finally:
         for parameter, required in before.items():
             parameter.requires_grad_(required)

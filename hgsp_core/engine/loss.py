@@ -34,10 +34,16 @@ def loss_sum(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor, cont
     return total
 
 
-def loss_gradient(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Σ -log p as `loss_sum`, and `scale` times its gradient by the stream [batch, seq_len, hidden]."""
-    total, gradients = torch.zeros((), dtype=torch.float64, device=ids.device), list[Tensor]()
-    for x, targets in _chunks(head, stream[:, :-1].flatten(0, 1), ids[:, 1:].flatten()):
+def loss_gradient(
+    norm: nn.Module, head: nn.Module, stream: Tensor, wanted: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Σ -log p as `loss_sum`, and `scale` times its gradient by the stream [batch, seq_len, hidden].
+
+    Args:
+        wanted: [batch, seq_len], the ids; or numbers in [0, 1), each of which draws a token from what is predicted there.
+    """
+    total, gradients = torch.zeros((), dtype=torch.float64, device=stream.device), list[Tensor]()
+    for x, targets in _chunks(head, stream[:, :-1].flatten(0, 1), wanted[:, 1:].flatten()):
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             loss = _chunk_loss(norm, head, x, targets)
@@ -85,7 +91,17 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 
 def _chunk_loss(norm: nn.Module, head: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-    return cross_entropy(head(norm(x)).float(), targets, reduction="sum")
+    logits = head(norm(x)).float()
+    if targets.is_floating_point():
+        targets = _drawn(logits.detach(), targets)
+    return cross_entropy(logits, targets, reduction="sum")
+
+
+def _drawn(logits: Tensor, numbers: Tensor) -> Tensor:
+    """The tokens [positions] at which the distribution functions of logits [positions, vocabulary] pass the numbers."""
+    below = logits.softmax(-1).cumsum(-1)
+    wanted = numbers[:, None] * below[:, -1:]
+    return torch.searchsorted(below, wanted, right=True).squeeze(1).clamp_max_(logits.shape[-1] - 1)
 
 
 def _chunks(head: nn.Module, x: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -23,7 +23,9 @@ from hgsp_core.engine.findings import Findings
 from hgsp_core.engine.forward import forward
 from hgsp_core.engine.layer import Layer, Passage
 from hgsp_core.engine.memory import choose_trail, free_bytes
+from hgsp_core.engine.parallel import share
 from hgsp_core.engine.removal import removal_losses, visits
+from hgsp_core.engine.slopes import drawn_slopes, numbers, slopes_backward
 from hgsp_core.engine.sums import Sums
 from hgsp_core.engine.weights import Masked, Resident, Streamed, Weights
 from hgsp_core.model.layout import Layout
@@ -58,7 +60,8 @@ def run_sweep(
     """
     collectors = list({collector.key: collector for collector in collectors}.values())
     shallow = [c for c in collectors if c.depth <= Depth.FORWARD]
-    deep = [c for c in collectors if c.depth == Depth.BACKWARD]
+    halves = [[c for c in collectors if c.depth == depth] for depth in (Depth.BACKWARD, Depth.CURVATURE)]
+    halves = [half for half in halves if half]
     removals = [c for c in collectors if isinstance(c, RemovalLoss)]
     tokens = np.empty((0, 0), np.int64) if tokens is None else tokens
     findings = Findings(collectors, len(layout.layers))
@@ -66,24 +69,31 @@ def run_sweep(
     with _memory_errors(source):
         entering = {c: embed(source, tokens[: c.samples], batch_size) for c in removals}
         batches, streams = NO_BATCHES, list[Tensor]()
-        if deep or any(c.needs_tokens for c in shallow):
-            sizes = [c.gradient_batch for c in deep if c.gradient_batch]
+        sizes = [c.gradient_batch for half in halves for c in half if c.gradient_batch]
+        if halves or any(c.needs_tokens for c in shallow):
             batches, streams = embed(source, tokens, batch_size, sizes)
-        trail = choose_trail(source, batches, streams, memory, say) if deep else None
 
-        passes = bool(shallow or deep) + bool(deep)
+        passes = max(bool(shallow), len(halves)) + len(halves)
         total = passes * len(layout.layers) + sum(visits(source, streams) for _, streams in entering.values())
         done = iter(range(1, total + 1))
 
         def step() -> None:
             progress(next(done), total)
 
-        if shallow or deep:
-            streams = forward(source, batches, streams, shallow, findings, trail, step)
-        if trail is not None:
-            scale, slopes = loss_slopes(source, batches, streams)
-            del streams
-            backward(source, batches, trail, scale, slopes, deep, findings, step)
+        if shallow and not halves:
+            forward(source, batches, streams, shallow, findings, None, step)
+        for deep in halves:
+            by_weights = deep[0].depth == Depth.BACKWARD
+            trail = choose_trail(source, batches, streams, memory, say)
+            last = forward(source, batches, streams, shallow, findings, trail, step, by_weights)
+            shallow = []  # seen
+            if by_weights:
+                scale, slopes = loss_slopes(source, batches, last)
+            else:
+                scale, slopes = drawn_slopes(source, batches, last, share(numbers(tokens.shape), sizes))
+            del last
+            way_back = backward if by_weights else slopes_backward
+            way_back(source, batches, trail, scale, slopes, deep, findings, step)
         for collector, (batches, streams) in entering.items():
             removal_losses(source, batches, streams, collector, findings, step)
     return findings.statistics()

@@ -10,18 +10,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-Run = Callable[[Tensor], Tensor]
+from hgsp_core.engine.layer import Passage
+
+Run = Callable[[Tensor], Passage]
 
 
 class Trail(Protocol):
     #: whether the forward half must run with gradients
     keeps_graphs: bool
 
-    def put(self, layer: int, batch: int, x: Tensor, y: Tensor) -> None:
-        """Keep the stream x [batch, seq_len, hidden] that enters a layer, or its graph that ends in y."""
+    def put(self, layer: int, batch: int, passage: Passage) -> None:
+        """Keep the stream [batch, seq_len, hidden] that enters a layer, or the whole passage with its graph."""
 
-    def take(self, layer: int, batch: int, run: Run) -> tuple[Tensor, Tensor]:
-        """(x, y) with y = run(x) in the graph of x; kept no longer."""
+    def take(self, layer: int, batch: int, run: Run) -> Passage:
+        """The passage, run(stream) where only the stream was kept, in the graph of that stream; kept no longer."""
 
 
 class Graphs:
@@ -30,12 +32,12 @@ class Graphs:
     keeps_graphs = True
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._kept: dict[tuple[int, int], Passage] = {}
 
-    def put(self, layer: int, batch: int, x: Tensor, y: Tensor) -> None:
-        self._kept[layer, batch] = x, y
+    def put(self, layer: int, batch: int, passage: Passage) -> None:
+        self._kept[layer, batch] = passage
 
-    def take(self, layer: int, batch: int, run: Run) -> tuple[Tensor, Tensor]:
+    def take(self, layer: int, batch: int, run: Run) -> Passage:
         return self._kept.pop((layer, batch))
 
 
@@ -48,12 +50,12 @@ class Boundaries:
         self._device = device
         self._kept: dict[tuple[int, int], tuple[Tensor, torch.device]] = {}
 
-    def put(self, layer: int, batch: int, x: Tensor, y: Tensor) -> None:
-        self._kept[layer, batch] = x.detach().to(self._device), x.device
+    def put(self, layer: int, batch: int, passage: Passage) -> None:
+        self._kept[layer, batch] = passage.before.detach().to(self._device), passage.before.device
 
-    def take(self, layer: int, batch: int, run: Run) -> tuple[Tensor, Tensor]:
+    def take(self, layer: int, batch: int, run: Run) -> Passage:
         stream, home = self._kept.pop((layer, batch))
-        return _rerun(stream.to(home), layer, run)
+        return run(stream.to(home).requires_grad_())
 
 
 class DiskBoundaries:
@@ -66,7 +68,8 @@ class DiskBoundaries:
         self._end = 0
         self._kept: dict[tuple[int, int], tuple[int, torch.Size, torch.dtype, torch.device]] = {}
 
-    def put(self, layer: int, batch: int, x: Tensor, y: Tensor) -> None:
+    def put(self, layer: int, batch: int, passage: Passage) -> None:
+        x = passage.before
         raw = x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
         self._kept[layer, batch] = self._end, x.shape, x.dtype, x.device
         while raw:
@@ -74,7 +77,7 @@ class DiskBoundaries:
             self._end += written
             raw = raw[written:]
 
-    def take(self, layer: int, batch: int, run: Run) -> tuple[Tensor, Tensor]:
+    def take(self, layer: int, batch: int, run: Run) -> Passage:
         offset, shape, dtype, home = self._kept.pop((layer, batch))
         stream = torch.empty(shape, dtype=dtype)
         raw = stream.view(-1).view(torch.uint8).numpy().data
@@ -82,9 +85,4 @@ class DiskBoundaries:
             read = os.preadv(self._file.fileno(), [raw], offset)
             offset += read
             raw = raw[read:]
-        return _rerun(stream.to(home), layer, run)
-
-
-def _rerun(stream: Tensor, layer: int, run: Run) -> tuple[Tensor, Tensor]:
-    x = stream.detach().requires_grad_(layer > 0)  # nothing lies before the first layer
-    return x, run(x)
+        return run(stream.to(home).requires_grad_())

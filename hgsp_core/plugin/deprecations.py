@@ -153,7 +153,7 @@ MOVED = {
     "hgsp_core.sweep": ("hgsp_core.engine.run", "hgsp_core.engine.weights"),
     **{f"hgsp_core.sweep.{name}": (f"hgsp_core.engine.{name}",) for name in _ENGINE},
     **{f"hgsp_core.sweep.{name}": (f"hgsp_core.repair.{name}",) for name in ("ridge", "sequential")},
-    "hgsp_core.sweep.elimination": ("hgsp_core.repair.elimination", "hgsp_core.engine.obs"),
+    "hgsp_core.sweep.elimination": ("hgsp_core.engine.elimination", "hgsp_core.engine.obs"),
 }
 
 

@@ -45,11 +45,13 @@ class RecoverJob:
 class Recoverer(Implementation[P]):
     """Training after the cut. It is made before any work starts: data that cannot be used should be found there.
 
-    parallel   whether all processes of a run call it, in one torch.distributed group, or the first only
+    parallel           whether all processes of a run call it, in one torch.distributed group, or the first only
+    needs_calibration  whether it trains on the run's calibration set (`job.calibration`)
     """
 
     kind: ClassVar[str] = "recoverer"
     parallel: bool = False
+    needs_calibration: bool = False
 
     def check(self, directory: Path) -> None:
         """Refuse, with an HgspError, what cannot be used with the model in that directory; nothing by default."""

@@ -36,6 +36,13 @@ class RecoverError(HgspError):
         )
 
     @classmethod
+    def nothing_to_train_on(cls) -> RecoverError:
+        return cls(
+            "recover: without a dataset, training uses the run's calibration windows, and there are none here. "
+            "Name one: recover: {with: {dataset: NAME}}."
+        )
+
+    @classmethod
     def no_template(cls, name: str) -> RecoverError:
         return cls(
             f"recover: '{name}' holds chats, but the model's tokenizer has no chat template. Add chat_template.jinja to the model's "

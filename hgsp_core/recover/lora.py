@@ -13,9 +13,9 @@ from hgsp_core.files.text import read_object
 from hgsp_core.model.architecture import Architecture
 from hgsp_core.recover.contract import RecoverJob
 from hgsp_core.recover.errors import RecoverError
-from hgsp_core.recover.trained import Trained
+from hgsp_core.recover.trained import Adapted
 from hgsp_core.recover.training_params import LoRAParams
-from hgsp_core.runtime.source import BYTES, checkpoint_layout
+from hgsp_core.runtime.source import checkpoint_layout
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -26,7 +26,7 @@ _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
-class LoRA(Trained[LoRAParams]):
+class LoRA(Adapted[LoRAParams]):
     """Trains small adapters beside the pruned linears and merges them into the weights.
 
     Formula: `W x + (α/r)·B A x` during training, with A and B of rank `r`; `(α/r)·B A` is added to W at the end.
@@ -42,15 +42,9 @@ class LoRA(Trained[LoRAParams]):
         self.adapter = _adapter(params.adapter) if params.adapter else None
         super().__init__(params)
 
-    def bytes_per_parameter(self, stored: str) -> int:
-        return 4 if stored == "float16" else BYTES[stored]
-
-    def attach(self, model: PreTrainedModel, job: RecoverJob) -> PeftModel:
-        import torch
+    def adapted(self, model: PreTrainedModel, job: RecoverJob) -> PeftModel:
         from peft import LoraConfig, PeftModel, get_peft_model
 
-        if model.dtype == torch.float16:  # small gradients would vanish in its range
-            model = model.float()
         if self.adapter:
             _check_adapter(self.adapter, model)
             try:
@@ -61,9 +55,6 @@ class LoRA(Trained[LoRAParams]):
         linears = targets(job.architecture or checkpoint_layout(job.checkpoint).architecture)
         sizes = {"r": p.r, "lora_alpha": p.alpha, "lora_dropout": p.dropout}
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=linears, **sizes))
-
-    def detach(self, model: PeftModel) -> PreTrainedModel:
-        return model.merge_and_unload(safe_merge=True)
 
 
 def targets(architecture: Architecture) -> list[str]:

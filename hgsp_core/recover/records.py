@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -21,12 +21,13 @@ _CHAT = (
 
 @dataclass(frozen=True)
 class Records:
-    """What is to be learned: records of the format "alpaca" or "chat", or a single text of the format "text"."""
+    """What is to be learned: records of the format "alpaca" or "chat", a single text of the format "text", or "windows" of ids."""
 
     name: str
     format: str
     records: tuple[Mapping[str, Any], ...] = ()
     text: str = ""
+    windows: Sequence[Sequence[int]] = ()
 
 
 def read_records(name: str, options: Mapping[str, Any], format: str, samples: int | None, seq_len: int) -> Records:

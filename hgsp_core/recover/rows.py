@@ -75,13 +75,15 @@ class Made:
 
 
 def make_rows(records: Records, tokenizer: PreTrainedTokenizerBase, samples: int | None, seq_len: int) -> Made:
-    """A row for each record (of text: for each window) in order, at most `seq_len` tokens long.
+    """A row for each record (of text and windows: for each window) in order, at most `seq_len` tokens long.
 
     A record whose answer is cut off whole is left out.
 
     Raises:
         RecoverError: chats, and the tokenizer has no chat template or its template refuses some.
     """
+    if records.format == "windows":
+        return Made([_row(ids, ids) for ids in records.windows[:samples]])
     if records.format == "text":
         cut = windows(records.text, tokenizer, seq_len)[:samples]
         return Made([_row(ids, ids) for ids in cut.tolist()])

@@ -73,7 +73,7 @@ def train(job: RecoverJob, way: Trained[Any]) -> dict[str, Any]:
     Raises:
         RecoverError: too little data or memory, a teacher of another vocabulary, a loss that is not finite.
     """
-    params, records = way.params, way.records
+    params, records = way.params, way.records(job)
     _check_room(job, way)
     tokenizer, given = load_tokenizer(job.checkpoint), params.records
     made = make_rows(records, tokenizer, params.samples, given.seq_len)

@@ -51,7 +51,11 @@ class ScheduleParams(Params):
 class TrainingParams(Params):
     """Data, length and step size of a training."""
 
-    dataset: str = Field("yahma/alpaca-cleaned", min_length=1, description="dataset name, local file or hub id")
+    dataset: str | None = Field(
+        "yahma/alpaca-cleaned",
+        min_length=1,
+        description="dataset name, local file or hub id; null = the calibration windows",
+    )
     samples: int | None = Field(None, ge=2, description="number of records (text: windows), from the first; null = all")
     epochs: float = Field(2.0, gt=0, le=10_000, description="passes over the records")
     learning_rate: float = Field(3e-4, gt=0, le=1, description="peak learning rate of AdamW")
@@ -69,6 +73,15 @@ class LoRAParams(TrainingParams):
     adapter: str | None = Field(
         None, description="directory of a peft LoRA adapter of this model to continue from; it sets r and alpha"
     )
+
+
+class GainsParams(TrainingParams):
+    dataset: str | None = Field(
+        None, min_length=1, description="dataset name, local file or hub id; null = the calibration windows"
+    )
+    learning_rate: float = Field(1e-2, gt=0, le=1, description="peak learning rate of AdamW")
+    batch_size: int = Field(8, ge=1, description="rows per optimizer step, over all processes")
+    distill: bool = Field(True, description="learn the dense model's probabilities (KL on logits) instead of the text")
 
 
 class FullParams(TrainingParams):

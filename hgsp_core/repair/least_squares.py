@@ -22,9 +22,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from hgsp_core.engine.elimination import eliminate
 from hgsp_core.engine.obs import inverse_hessian
 from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor, Repair
-from hgsp_core.repair.elimination import eliminate
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
 from hgsp_core.repair.ridge import ridge_fit
 

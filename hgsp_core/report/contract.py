@@ -12,13 +12,18 @@ Side = Literal["before", "after"]
 
 
 class Pruned(TypedDict):
-    """What a run knows once the pruned model is there. `before` and `after` are costs and metrics by name."""
+    """What a run knows once the pruned model is there. `before` and `after` are costs and metrics by name.
+
+    `predicted_kl`: between both models, in nats per token, as the scores of what was removed predict it, before repair
+    of the readers and recovery; None where the scorer's scores are no nats.
+    """
 
     recipe: Mapping[str, Any]
     calibration: Calibrated | None
     before: Mapping[str, Any]
     after: Mapping[str, Any]
     recovery: Mapping[str, Any] | None
+    predicted_kl: float | None
     reused_seconds: float
     reused: list[str]
 

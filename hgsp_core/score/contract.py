@@ -44,10 +44,12 @@ class Scorer(Implementation[P]):
     """Importance of units.
 
     collectors   the statistics to measure: `job.statistics[collector]` has them
+    in_nats      whether importances are nats per predicted token and add up: what a plan removes predicts its KL divergence
     """
 
     kind: ClassVar[str] = "scorer"
     collectors: Sequence[Collector] = ()
+    in_nats: bool = False
 
     @abstractmethod
     def __call__(self, job: ScoreJob) -> Scores:

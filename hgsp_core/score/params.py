@@ -1,5 +1,7 @@
 """Parameters of scorers and priors; read without torch."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from hgsp_core.plugin.method import Params
@@ -12,6 +14,13 @@ class Taylor2ndParams(Params):
 class ObsParams(Params):
     damping: float = Field(
         0.01, gt=0, le=1, description="λ as a share of the mean diagonal of H, 0..1; a larger λ trusts the refit less"
+    )
+
+
+class CurvatureParams(Params):
+    damping: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = Field(
+        "auto",
+        description="λ as a share of the mean diagonal of A, 0..1; auto = the writer's inputs per calibration token, at most 1",
     )
 
 

@@ -4,9 +4,10 @@ import numpy as np
 
 from hgsp_core.artifacts import Scores
 from hgsp_core.engine.collectors import OutputError, TaylorAbs, TaylorCurvature, WandaAbs, WeightAbs, WeightSquare
+from hgsp_core.engine.curvature import RemovalCurvature
 from hgsp_core.plugin.method import P, Params
 from hgsp_core.score.contract import ScoreJob, Scorer
-from hgsp_core.score.params import ObsParams, Taylor2ndParams
+from hgsp_core.score.params import CurvatureParams, ObsParams, Taylor2ndParams
 
 
 class OneStatistic(Scorer[P]):
@@ -69,6 +70,28 @@ class Obs(OneStatistic[ObsParams]):
     def __init__(self, params: ObsParams):
         super().__init__(params)
         self.collectors = (OutputError(params.damping),)
+
+
+class Curvature(OneStatistic[CurvatureParams]):
+    """Prices units in nats: how much the model's predictions change without them, with the kept columns refitted.
+
+    Formula: `½ tr(ΔW A ΔWᵀ B)`, where A is the mean of `x xᵀ` over the writer's inputs, B the mean of `g gᵀ` over the
+        gradients of -log p by its outputs, p of a token drawn from the model, and ΔW the change of the writer that
+        removes the unit and refits the others. Units are removed one after another; a unit's price is the slope of the
+        lower convex hull of the sum, KL over parameters, times its parameters.
+    Source: K-FAC (Martens & Grosse 2015) as the metric of Optimal Brain Surgeon (Hassibi & Stork 1993).
+    Cost: one forward and one backward through activations, which computes no gradient of a weight; for each block the
+        Gram matrices of the writer's input and of its output's gradient, and an elimination.
+    When: with `hgsp` and `temperature: 0`: attention groups, channels, blocks and layers compete in the same unit.
+    Notes: Scores are nats per parameter, so the scores of the removed units add up to the predicted KL divergence
+        between the original and the pruned model. The prediction is of second order: it is too low for large changes.
+    """
+
+    in_nats = True
+
+    def __init__(self, params: CurvatureParams):
+        super().__init__(params)
+        self.collectors = (RemovalCurvature(None if params.damping == "auto" else params.damping),)
 
 
 class Magnitude(OneStatistic[Params]):

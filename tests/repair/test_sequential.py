@@ -6,11 +6,11 @@ import torch
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.artifacts.surgery import mask_tensors, positions
+from hgsp_core.engine.elimination import eliminate
 from hgsp_core.engine.obs import inverse_hessian
 from hgsp_core.engine.weights import Resident
 from hgsp_core.model.layout import SliceLayout
 from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor, Repair
-from hgsp_core.repair.elimination import eliminate
 from hgsp_core.repair.least_squares import RIDGES, LeastSquares, fit, squared_error
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
 from hgsp_core.repair.sequential import repair_blocks

@@ -1,6 +1,6 @@
 """SlimGPT (Ling et al. 2024, arXiv 2412.18110): optimal brain surgery on whole groups of columns, block after block.
 
-Backward elimination (`hgsp_core.repair.elimination`: error, update and inverse Hessian for the columns of a unit) on the
+Backward elimination (`hgsp_core.engine.elimination`: error, update and inverse Hessian for the columns of a unit) on the
 inputs of o_proj and down_proj as the model pruned so far makes them, λ = damping · mean(diag X Xᵀ).
 
 Attention groups go one at a time, all their L from one batched Cholesky decomposition. MLP channels go in batches of half
@@ -16,8 +16,8 @@ import torch
 
 from hgsp_baselines.slimgpt_params import SlimGPTParams
 from hgsp_core import BlockJob, Reconstructor, Repair
+from hgsp_core.engine.elimination import eliminate, remove
 from hgsp_core.engine.obs import inverse_hessian
-from hgsp_core.repair.elimination import eliminate, remove
 
 
 class SlimGPT(Reconstructor[SlimGPTParams]):

@@ -1,0 +1,105 @@
+"""Prices of units in nats: what the model's predictions lose with them, from local curvature (K-FAC).
+
+A change ΔW of a linear with input x and output y costs, to second order, in nats a predicted token
+
+    KL ≈ ½ tr(ΔW A ΔWᵀ B) · tokens / predicted,   A = mean of x xᵀ,   B = mean of g gᵀ
+
+with g the gradient of -log p by y, p of a token drawn from the model (Martens & Grosse 2015: the Fisher information of
+the linear as a Kronecker product). With B = L Lᵀ that is the squared error of Lᵀ W on the inputs, so Optimal Brain
+Surgeon in that metric tells in which order units go and what all of them cost so far, the kept ones refitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hgsp_core.engine.collectors import Collector, Depth
+from hgsp_core.engine.elimination import elimination
+from hgsp_core.engine.layer import Layer, Passage
+from hgsp_core.engine.obs import inverse_hessian, removal_errors
+from hgsp_core.engine.sums import Sums
+from hgsp_core.model.layout import BlockLayout
+
+#: of the units that are left, the part that goes at once before errors are found anew
+BATCH = 1 / 16
+#: the part of a price that tells units of equal prices apart: those that go first stay first
+TILT = 1e-6
+
+
+@dataclass(frozen=True)
+class RemovalCurvature(Collector):
+    """Axis -> price of each unit in nats, and `AXIS.heads` -> of each of its query heads alone, together at most as much.
+
+    A block's units go by backward elimination in the metric of B. The lower convex hull of the KL so far over parameters
+    so far has slopes that never fall, and a unit's price is its parameters times the slope where it goes: so a knapsack
+    over all blocks in order of price per parameter takes each block's units in the order of elimination.
+
+    damping: λ of H = A + λI, as a share of the mean diagonal of A; None = inputs of the writer per token, at most 1: the
+    weights as they are count as much as one token for each column, without which a fit to few tokens looks too good.
+    """
+
+    damping: float | None = None
+
+    depth = Depth.CURVATURE
+
+    def observe_slopes(self, layer: Layer, passage: Passage, slopes: Mapping[str, Tensor], sums: Sums) -> None:
+        for axis, block in layer.layout.blocks.items():
+            sums.add_gram(f"{axis} input", passage.inputs[block.writer.local].flatten(0, -2))
+            sums.add_gram(f"{axis} slope", slopes[axis].flatten(0, -2))
+
+    def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
+        found = {}
+        for axis, block in layer.layout.blocks.items():
+            weight = layer.weights[block.writer.weight].double()
+            metric = root(sums[f"{axis} slope"].double()) * (2 * layer.tokens * layer.predicted) ** -0.5
+            damping = min(1.0, weight.shape[1] / layer.tokens) if self.damping is None else self.damping
+            inverse = inverse_hessian(sums[f"{axis} input"], damping)
+            w = metric.T @ weight
+            heads = removal_errors(w, inverse, block.writer.width // block.writer.heads).view(block.units, -1)
+            found[axis] = unit_prices(block, w, inverse)
+            if block.heads > 1:
+                single = heads.cpu().numpy()
+                found[f"{axis}.heads"] = (
+                    single * np.minimum(1, found[axis] / np.maximum(single.sum(1), np.finfo(float).tiny))[:, None]
+                )
+        return found
+
+
+def root(b: Tensor) -> Tensor:
+    """L [n, rank] with L Lᵀ = b, of a symmetric b [n, n] without negative eigenvalues but for rounding."""
+    values, vectors = torch.linalg.eigh(b)
+    return vectors * values.clamp_min(0).sqrt()
+
+
+def unit_prices(block: BlockLayout, w: Tensor, inverse: Tensor) -> np.ndarray:
+    """[units]: the prices, of the writer in the metric of B, w [rank, in], and H⁻¹ [in, in]; both are used up."""
+    steps, cost, kl = [], [0], [0.0]
+    for gone, error in elimination(w, inverse, block.writer.width, 0, lambda left: max(1, int(BATCH * left))):
+        steps.append(gone.cpu().numpy())
+        cost.append(cost[-1] + len(gone) * block.unit_cost)
+        kl.append(kl[-1] + float(error))
+    order = np.concatenate(steps)
+    x, y = map(np.array, zip(*hull(list(zip(cost, kl, strict=True))), strict=True))
+    slopes = np.diff(y) / np.diff(x)
+    spent = (np.arange(len(order)) + 0.5) * block.unit_cost
+    price = np.empty(len(order))
+    price[order] = slopes[np.searchsorted(x, spent) - 1] * (1 + TILT * np.arange(len(order)) / len(order))
+    return price * block.unit_cost
+
+
+def hull(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The lower convex hull of (cost, KL), ascending in cost: slopes never fall from one segment to the next."""
+    kept: list[tuple[int, float]] = []
+    for x, y in points:
+        while len(kept) > 1:
+            (x0, y0), (x1, y1) = kept[-2:]
+            if (y1 - y0) * (x - x1) < (y - y1) * (x1 - x0):
+                break
+            kept.pop()
+        kept.append((x, y))
+    return kept
