@@ -11,11 +11,11 @@ from pydantic import Field
 
 from hgsp_core.data.contract import Dataset, DatasetJob
 from hgsp_core.data.errors import DataError
-from hgsp_core.files.paths import expanded
+from hgsp_core.files.paths import TEXT_FILES, expanded
 from hgsp_core.plugin.method import Params
 
 #: suffix -> builder of the `datasets` library
-BUILDERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+BUILDERS = dict(zip(TEXT_FILES, ("text", "json", "json", "parquet"), strict=True))
 
 
 class Records(Protocol):

@@ -17,8 +17,7 @@ import yaml
 
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.read import LICENCE_FILES
-from hgsp_core.data.datasets import BUILDERS
-from hgsp_core.files.paths import is_hub_id
+from hgsp_core.files.paths import TEXT_FILES, is_hub_id
 from hgsp_core.files.text import read_text
 from hgsp_core.files.yaml_data import parse_yaml
 from hgsp_core.model.layout import LayerLayout, Layout
@@ -91,7 +90,7 @@ def original_card(base: Path | None) -> Mapping[str, Any]:
 
 
 def _is_hub_id(path: str) -> bool:
-    return is_hub_id(path) and Path(path).suffix not in BUILDERS  # no hub id ends like a file of text
+    return is_hub_id(path) and Path(path).suffix not in TEXT_FILES  # no hub id ends like a file of text
 
 
 def _front_matter(

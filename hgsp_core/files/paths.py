@@ -9,6 +9,8 @@ from hgsp_core.errors import PathError
 
 #: bytes of a name, on every file system that is likely
 _LONGEST = 255
+#: suffixes of the files that can be a dataset
+TEXT_FILES = (".txt", ".json", ".jsonl", ".parquet")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -44,13 +44,12 @@ from hgsp_core.checkpoint.write import write_checkpoint
 from hgsp_core.data.run import require_rows
 from hgsp_core.engine.memory import free_bytes
 from hgsp_core.engine.parallel import processes, processes_here, rank
-from hgsp_core.evaluate.perplexity import perplexity
 from hgsp_core.files.text import read_object
 from hgsp_core.recover.contract import RecoverJob
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.losses import divergence, held_out_loss
+from hgsp_core.recover.records import Records
 from hgsp_core.recover.rows import BLANK, Row, batch, hold_out, make_rows, pack
-from hgsp_core.recover.trained import Trained
 from hgsp_core.recover.training_params import TrainingParams
 from hgsp_core.runtime.directory import LOCK, locked
 from hgsp_core.runtime.session import wait_for_all
@@ -67,7 +66,22 @@ if _CHECKPOINTING not in {field.name for field in fields(TrainingArguments)}:
     _CHECKPOINTING = "gradient_checkpointing"
 
 
-def train(job: RecoverJob, way: Trained[Any]) -> dict[str, Any]:
+class Way(Protocol):
+    """What is trained, and on what (`trained.py`)."""
+
+    @property
+    def params(self) -> TrainingParams: ...
+
+    def records(self, job: RecoverJob) -> Records: ...
+
+    def bytes_per_parameter(self, stored: str) -> int: ...
+
+    def attach(self, model: PreTrainedModel, job: RecoverJob) -> PreTrainedModel | PeftModel: ...
+
+    def detach(self, model: Any) -> PreTrainedModel: ...
+
+
+def train(job: RecoverJob, way: Way) -> dict[str, Any]:
     """Train and write `job.destination`; returns what happened.
 
     Raises:
@@ -120,7 +134,8 @@ def train(job: RecoverJob, way: Trained[Any]) -> dict[str, Any]:
     if after > before:
         fix = "use more data or a lower learning_rate"
         log.warning("Recovery made the held-out loss worse (%.4f, before %.4f): %s.", after, before, fix)
-    return {"held_out_perplexity": {"before": perplexity(before), "after": perplexity(after)}, **told}
+    losses = torch.tensor([before, after], dtype=torch.float64)
+    return {"held_out_perplexity": dict(zip(("before", "after"), losses.exp().tolist(), strict=True)), **told}
 
 
 class _Order(Sampler[int]):
@@ -283,7 +298,7 @@ def _arguments(job: RecoverJob, params: TrainingParams, work: Path) -> TrainingA
     return arguments
 
 
-def _check_room(job: RecoverJob, way: Trained[Any]) -> None:
+def _check_room(job: RecoverJob, way: Way) -> None:
     """Raises RecoverError if weights and training state do not fit in memory; activations are not counted."""
     if processes() == 1 and job.device.partition(":")[2] not in ("", "0"):
         raise RecoverError.device(job.device)
