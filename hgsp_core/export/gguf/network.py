@@ -198,7 +198,7 @@ def _context(config: PreTrainedConfig) -> tuple[int, tuple[str, ...]]:
     kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"]
     if window is None or window >= whole or "sliding_attention" not in kinds:
         return whole, ()
-    note = f"GGUF: llama.cpp has no sliding window for this family: the context length is its {window} tokens."
+    note = f"GGUF: llama.cpp lacks this family's sliding window of {window} tokens: that is the context length."
     return window, (note,)
 
 
