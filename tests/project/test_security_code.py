@@ -248,7 +248,7 @@ def test_a_tampered_modeling_file_is_never_run_nor_passed_on(said, tmp_path, pru
     fault = "is not the file of this version of hgsp-core" if how == "file" else "auto_map names other code than hgsp's"
     assert code == 1
     assert fault in out
-    assert "Do not load it with trust_remote_code=True" in out
+    assert "read it before you load it with trust_remote_code=True" in out
 
 
 def test_a_chat_template_that_leaves_its_sandbox_ends_in_a_message(said, tmp_path, tmp_path_factory, files, trap):
