@@ -118,10 +118,9 @@ def run(
             wait_for_all()
         recovery, work = None, None
         if recipe.recover and recoverer:
-            work = recovery_work(store, recipe.recover, recipe.calibrate.seed, checkpoint)
-            checkpoint, recovery = recover(
-                recoverer, recipe, source, decision.calibration, checkpoint, work, monitor, first
-            )
+            calibration = decision.calibration
+            work = recovery_work(store, recipe.recover, recipe.calibrate.seed, checkpoint, calibration)
+            checkpoint, recovery = recover(recoverer, recipe, source, calibration, checkpoint, work, monitor, first)
         # a related family may have zero biases besides
         layout = checkpoint_layout(checkpoint, dense.architecture.model_type)
         original = partial(open_job, source.directory, dense, source.dtype, recipe, monitor)

@@ -171,7 +171,6 @@ class Report(Form):
     timings: dict[str, Finite] | None = None
     reused: list[str] = []
     reused_seconds: Finite = 0
-    predicted_kl: Finite | None = None
     peak_memory_bytes: Finite | None = None
     recovery: dict[str, Any] | None = None
     notes: list[str] = []

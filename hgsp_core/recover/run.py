@@ -50,12 +50,13 @@ def call_recoverer(recoverer: Recoverer[Any], job: RecoverJob, first: bool) -> M
     return told
 
 
-def recovery_work(store: Store, use: Use, seed: int, checkpoint: Path) -> Path:
+def recovery_work(store: Store, use: Use, seed: int, checkpoint: Path, calibration: Calibration | None = None) -> Path:
     """The directory for the checkpoints of a training: in the store, so that a run finds those of one that was killed."""
     inputs = {
         "model": fingerprint(checkpoint),
         "recover": resolved_use("recoverer", use).model_dump(mode="json"),
         "seed": seed,
         "processes": launched(),
+        "tokens": calibration and calibration.sha256,
     }
     return store.root / "recovery" / key_of(inputs)

@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from hgsp_core import run
+from hgsp_core.artifacts import Calibration
 from hgsp_core.errors import HgspError, RecipeError
-from hgsp_core.runtime.recipe import parse_recipe
+from hgsp_core.recover.run import recovery_work
+from hgsp_core.runtime.recipe import Use, parse_recipe
 from hgsp_core.runtime.store import Store
 from tests.helpers.command import ROOT
 
@@ -85,3 +88,11 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_measured(tmp
     with pytest.raises((HgspError, RecipeError), match="batch_size: 6"):
         run(recipe(tmp_path / "out", {"use": "gains", "with": {"batch_size": 6}}), store=Store(tmp_path / "store"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_training_on_other_calibration_windows_is_not_gone_on_with(tmp_path):
+    store, use = Store(tmp_path), Use(use="gains")
+    windows = [Calibration("x", 0, np.full((4, 8), token)) for token in (1, 2)]
+    first, second = (recovery_work(store, use, 0, MODEL, calibration) for calibration in windows)
+    assert first != second
+    assert first == recovery_work(store, use, 0, MODEL, windows[0])
