@@ -58,7 +58,7 @@ class HGSPParams(GateParams):
 
 
 class HGSP(Allocator[HGSPParams]):
-    """Removes the units with the lowest gated scores over all layers, and entire layers of which little is kept.
+    """Removes the units with the lowest gated scores over all layers, and layers that would keep little.
 
     Formula: score · B^T, where T is `temperature` and B = ln(1 + prior). The prior is that of the layer if it is
         below `tau`, else that of the unit's block.

@@ -45,10 +45,10 @@ class Uniform(Allocator[UniformParams]):
         the budget's share of what may be pruned.
     Source: LLM-Pruner.
     Cost: none.
-    When: small models whose layers matter alike; comparisons.
+    When: comparisons; small models whose layers are equally important.
     Notes: With few groups the rounding is coarse: at 20 %, a layer of 2 groups keeps both and one of 4 keeps 3; the
-        MLP makes up for it. Where the rest of the budget pays for a group, but for no bundle of `channel_multiple`
-        channels, single layers remove one group more. Each block removes its lowest-scored units and keeps at least
+        MLP covers the difference. If the rest of the budget is enough for a group but not for `channel_multiple`
+        channels, some layers remove one more group. Each block removes its lowest-scored units and keeps at least
         one.
 
         Limits: ranges of layers, `min_heads`, `min_channels`, `channel_multiple`, `pruning_distribution`.

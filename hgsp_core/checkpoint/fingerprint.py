@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 24  # bytes
 _COLUMNS = 24
-#: distance between logits of one model in two programs or on two machines, by the coarsest number type in play
+#: distance between logits of one model in two programs or on two machines, by the coarsest dtype in play
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2, "q8_0": 2e-1}
 
 

@@ -33,9 +33,9 @@ LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 _PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth")
 _CHUNK = 1 << 24  # bytes
 _ADAPTER = "adapter_config.json"
-#: number types that can be pruned: the format's name -> torch's
+#: dtypes that can be pruned: the format's name -> torch's
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-#: number types that config.json may name; what the files hold counts
+#: dtypes that config.json may name; what the files hold counts
 _FLOATS = (*DTYPES.values(), "float64")
 #: buffers that old checkpoints store and that every transformers version computes anew
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
@@ -140,7 +140,7 @@ def tensor_shapes(directory: Path | str) -> dict[str, tuple[int, ...]]:
 
 
 def same_bytes(one: Place, other: Place) -> bool:
-    """Whether two tensors are stored alike: shape, number type and every byte."""
+    """Whether two tensors are stored alike: shape, dtype and every byte."""
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
     with one.file.open("rb") as first, other.file.open("rb") as second:
@@ -156,7 +156,7 @@ def same_bytes(one: Place, other: Place) -> bool:
 
 
 def float_places(directory: Path | str) -> Mapping[str, Place]:
-    """As `places`, of number types that can be pruned. Raises CheckpointError for others: quantised weights."""
+    """As `places`, of dtypes that can be pruned. Raises CheckpointError for others: quantised weights."""
     found = places(directory)
     for name, place in found.items():
         if place.dtype not in DTYPES:
@@ -165,7 +165,7 @@ def float_places(directory: Path | str) -> Mapping[str, Place]:
 
 
 def stored_dtype(directory: Path | str) -> str:
-    """The number type that most parameters are stored in, by its torch name. Raises as `float_places`."""
+    """The dtype that most parameters are stored in, by its torch name. Raises as `float_places`."""
     sizes: Counter[str] = Counter()
     for place in float_places(directory).values():
         sizes[place.dtype] += prod(place.shape)

@@ -105,7 +105,8 @@ def show_forecast(grid: Grid, forecast: Forecast, as_json: bool) -> None:
         console.print(f"{cell.name}{'  (there already)' if cell.name in kept else ''}")
     total = len(grid.cells) - len(kept)
     console.print(f"\n{len(grid.cells)} runs in {grid.output}, {len(kept)} there already.")
-    console.print(f"The {total} others measure {len(groups)} times: once for each model, number type and calibration.")
+    times = "once" if len(groups) == 1 else f"{len(groups)} times"
+    console.print(f"The other {total} runs measure {times}: once for each model, dtype and calibration set.")
     if isinstance(needed, str):
         console.print(f"The contents of the store cannot be checked here: {needed}")
         return

@@ -291,7 +291,7 @@ class OutputError(Collector):
 
     With W_S [out, columns of the unit] of the writer, X its input, μ the mean of X over the tokens and H = XᵀX:
 
-        ridge None   Σ |W_S (x_S − μ_S)|²: what stays is left as it is; a constant is not counted, as FLAP does
+        ridge None   Σ |W_S (x_S − μ_S)|²: kept weights do not change; a constant does not count, as in FLAP
         ridge ρ      tr(W_S [(H + λI)⁻¹_SS]⁻¹ W_Sᵀ), λ = ρ · mean(diag H): what stays is refitted (Optimal Brain Surgeon)
 
     `AXIS.heads` -> the same for single query heads. A ridge needs all of H, at the price of `Gram`; without one the blocks

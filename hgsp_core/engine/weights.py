@@ -29,7 +29,7 @@ class Weights(ABC):
     """A source of weights, which hands out decoder layers one at a time, in any order asked for.
 
     model   its modules; those that the source has not handed out may be on the meta device
-    device  of the weights that it hands out;  dtype  their number type
+    device  of the weights that it hands out;  dtype  their dtype
     stays   whether every layer's weights stay where they are, so that graphs over them may be kept
     """
 

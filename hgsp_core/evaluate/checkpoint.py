@@ -59,7 +59,7 @@ def evaluate_checkpoint(
         model: a Hugging Face directory, a run directory of this package, or a hub id; `dense` likewise.
         uses: evaluators, as in a recipe's `evaluate`: `Use.model_validate({"use": "perplexity"})`.
         monitor: told of the progress; None: what it would say goes to the logger "hgsp".
-        dtype: number type of both; auto = as `model` is stored.
+        dtype: of both; auto = as `model` is stored.
         output: file that the result is written to as JSON; must not exist.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Checks of what was exported, anywhere and at any time later: files, config against tensors, answers.
+"""Checks of an exported checkpoint, on any machine at any time: files, config against tensors, logits.
 
 torch is imported where a model is opened.
 """

@@ -48,7 +48,7 @@ def hgsp_scorers() -> list[Method]:
     Example:
         @hookimpl
         def hgsp_scorers():
-            return [Method("first", "my_plugin.first:First", summary="keeps units in the order they come")]
+            return [Method("first", "my_plugin.first:First", summary="keeps the first units")]
 
         class First(Scorer):                       # my_plugin/first.py
             collectors = ()

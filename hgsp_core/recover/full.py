@@ -17,7 +17,7 @@ class Full(Trained[FullParams]):
 
     Cost: 16 bytes of memory a parameter, and activations.
     When: there is memory for it.
-    Notes: fp32 holds whatever number type the weights are stored in: steps of AdamW are smaller than bf16 resolves.
+    Notes: fp32 holds whatever dtype the weights are stored in: steps of AdamW are smaller than bf16 resolves.
     """
 
     def bytes_per_parameter(self, stored: str) -> int:

@@ -12,7 +12,7 @@ class Bias(Reconstructor[Params]):
     Cost: about two forwards.
     When: the ablation of `least-squares` that leaves all weights unchanged.
     Notes: The means are those of the model pruned so far; the paper takes those of the dense model. A block whose
-        writer has no bias is left as it is, and the notes of the run say so.
+        writer has no bias does not change, and the notes of the run say so.
     """
 
     targets = ("own",)

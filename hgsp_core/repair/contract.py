@@ -64,7 +64,7 @@ class ReadJob:
     block          None: the head (asked last, where it is a tensor of its own)
     fit, held_out  moments of that input x with the one target "dense": what they read in the dense model
 
-    The answer is a matrix M [in, in] that each of the readers absorbs, W ← W M, or None to leave them as they are. Only a
+    The answer is a matrix M [in, in] that each of the readers absorbs, W ← W M, or None to change nothing. Only a
     reconstructor whose `reads` is true is asked, by its method `read`, before the same block's `BlockJob`.
     """
 
@@ -103,5 +103,5 @@ class Reconstructor(Implementation[P]):
         """The units that stay, as many as planned, and the writer at its old size."""
 
     def read(self, job: ReadJob) -> Tensor | None:
-        """What a block's readers, or the head (`job.block` is None), absorb; None leaves them as they are."""
+        """What a block's readers, or the head (`job.block` is None), absorb; None changes nothing."""
         return None

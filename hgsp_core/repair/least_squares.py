@@ -6,8 +6,8 @@ For the kept columns K of a writer (o_proj, down_proj), input x and target y:
 
 The ridge pulls towards the weights that are there, not towards zero; ρ is chosen on held-out windows, as few tokens ask for more
 of it. With y = W x this is the Optimal Brain Surgeon update for that mask (Hassibi & Stork 1993; Frantar & Alistarh 2022, eq. 3).
-Which units K stays for is chosen anew by backward elimination from the fit of all columns (`elimination.py`): the
-scores saw the dense model and no repair.
+The kept units K are selected again by backward elimination from the fit of all columns (`elimination.py`), because the
+scores were measured on the dense model, without repair.
 
 Readers (q, k, v; gate, up; the head, where it is not the embedding as well) meet an input x that the cuts below have changed
 from x° of the dense model. One linear map for all of a block's, fitted in the same way, leads back to it and is absorbed:
@@ -50,7 +50,7 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
         `residual`, on the model pruned so far. The ridge pulls towards the current weights. ρ is chosen from 0.01,
         0.1 and 1 (`ridge: auto`): few tokens for many columns need a larger one.
 
-        **Choice** (`reselect`). The kept units are also chosen anew, as many as planned, by backward elimination from the
+        **Reselection** (`reselect`). The same number of units is also selected again, by backward elimination from the
         fit of all columns. Where single query heads are removed, the plan decides. The fit with the lowest error on
         held-out windows (an eighth of the set) is applied, or none.
 

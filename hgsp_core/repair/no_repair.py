@@ -5,7 +5,7 @@ from hgsp_core.repair.contract import BlockJob, Reconstructor, Repair
 
 
 class NoRepair(Reconstructor[Params]):
-    """Leaves the kept weights as they are.
+    """Does not change the kept weights.
 
     Cost: none.
     When: training follows; the ablation of every other reconstructor.

@@ -25,14 +25,14 @@ def costs(layout: Layout, plan: Plan, seq_len: int, bytes_per_parameter: float) 
 
     Args:
         seq_len: tokens of the window that the MACs are for.
-        bytes_per_parameter: of the number type that the model is saved and run in (bfloat16: 2).
+        bytes_per_parameter: of the dtype that the model is saved and run in (bfloat16: 2).
 
     Returns:
         parameters                 all, tied ones once
         layer_parameters           those of the decoder layers
         macs                       multiply-accumulates per token, see above
         bytes                      parameters * bytes_per_parameter
-        kv_cache_bytes_per_token   what generation keeps for each token, in the same number type
+        kv_cache_bytes_per_token   what generation keeps for each token, in the same dtype
     """
     parameters = plan.parameters_after(layout)
     outside = layout.parameters - layout.layer_parameters

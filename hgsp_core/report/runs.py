@@ -54,7 +54,7 @@ class Run:
 
     @property
     def dense(self) -> tuple[str, str]:
-        """Which original the run is of: the fingerprint of its files, and the number type."""
+        """Which original the run is of: the fingerprint of its files, and the dtype."""
         return self.plan["model"]["fingerprint"], self.recipe["model"].get("dtype", "auto")
 
     @property
@@ -240,7 +240,7 @@ class Comparison:
             if len({fingerprint for fingerprint, _ in dense}) > 1:
                 yield f"'{path}' is not the same model in all runs: its files changed in between (fingerprints in plan.json)."
             elif len(dense) > 1:
-                yield f"'{path}' was pruned in different number types: {', '.join(sorted(d for _, d in dense))}."
+                yield f"'{path}' was pruned in different dtypes: {', '.join(sorted(d for _, d in dense))}."
         if len(fingerprints := {fingerprint for fingerprint, _ in self.models}) > 1:
             yield f"The runs are of {len(fingerprints)} different models; compare perplexities only with the dense row above them."
 

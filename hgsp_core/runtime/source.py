@@ -49,7 +49,7 @@ class Source:
 
     @property
     def bytes_per_parameter(self) -> int:
-        """Of the number type that the weights have in memory."""
+        """Of the dtype that the weights have in memory."""
         return BYTES[self.dtype]
 
 

@@ -29,7 +29,7 @@ class LevelParams(Params):
 
 
 class Keep(Normalizer[Params]):
-    """Leaves the scores as they are.
+    """Does not change the scores.
 
     Formula: `x`.
     When: the scores of all layers are on one scale already.

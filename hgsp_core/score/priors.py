@@ -16,7 +16,7 @@ class OneStatistic(Prior[P]):
 
 
 class Similarity(OneStatistic[Params]):
-    """Measures how much a layer or block turns the residual stream.
+    """Measures how much a layer or block changes the direction of the residual stream.
 
     Formula: `1 − mean of cos(before, after)` over the tokens, of the residual stream before and after the layer or
         block.

@@ -1,6 +1,6 @@
 """What the runs of a grid have in common: the tokens, the statistics and the original's metrics, measured once for all of them.
 
-Runs of one model, number type and calibration form a group. What all of a group's methods ask for is measured in one sweep
+Runs of one model, dtype and calibration form a group. What all of a group's methods ask for is measured in one sweep
 over the layers, before any run of the group starts; each run then finds it in the store.
 """
 

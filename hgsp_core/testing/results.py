@@ -192,7 +192,7 @@ def _plans(trial: Trial) -> dict[float | None, Plan]:
 
 
 def repairs_fit_the_block(trial: Trial) -> None:
-    """As many units stay as planned; weight and bias have their old size and number type, and are finite."""
+    """As many units stay as planned; weight and bias have their old size and dtype, and are finite."""
     job = jobs.block_job(trial.build_as(Reconstructor))
     repair = trial.run(job)
     _require_type(repair, Repair)

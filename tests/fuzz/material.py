@@ -13,7 +13,7 @@ from . import process
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "models" / "pydoc-llama"
-#: name -> kind of `tests.helpers.architectures`, more of its config, bytes of a shard, number type
+#: name -> kind of `tests.helpers.architectures`, more of its config, bytes of a shard, dtype
 DENSE: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "llama": ("llama", {}, "5GB", "float32"),
     "llama-sharded": ("llama-biases", {}, "150KB", "float32"),

@@ -147,7 +147,7 @@ def changed(folder, tmp_path, name, change):
         (lambda r, p: p["model"].update(fingerprint="0" * 64), "is not the same model in all runs"),
         (
             lambda r, p: r["recipe"]["model"].update(dtype="bfloat16"),
-            "was pruned in different number types: auto, bfloat16",
+            "was pruned in different dtypes: auto, bfloat16",
         ),
         (lambda r, p: r["recipe"].update(recover={"use": "lora", "with": {}}), "other: trained after the cut (lora)"),
         (

@@ -25,7 +25,7 @@ from hgsp_core.runtime.fresh import run_fresh
 _STEP = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": 0.5 / 127 + 2.0**-10}
 
 
-#: from fine to coarse: number type in the file -> its name in `TOLERANCE`
+#: from fine to coarse: dtype in the file -> its name in `TOLERANCE`
 _COARSENESS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "Q8_0": "q8_0"}
 
 
@@ -60,7 +60,7 @@ def compare_tensors(path: Path, checkpoint: Path, family: str) -> int:
     """Read the file in a process of its own and compare every tensor with the checkpoint.
 
     Returns:
-        The number of tensors that agree to the precision of their number types.
+        The number of tensors that agree to the precision of their dtypes.
 
     Raises:
         GgufError: one differs, or is missing or too many.
@@ -72,7 +72,7 @@ def compare_tensors(path: Path, checkpoint: Path, family: str) -> int:
 
 
 def summary(path: Path) -> tuple[int, int, str]:
-    """(tensors, context length, name in `TOLERANCE` of the coarsest number type) of a complete file.
+    """(tensors, context length, name in `TOLERANCE` of the coarsest dtype) of a complete file.
 
     Raises:
         GgufError: it ends too early, or is no GGUF file.
@@ -151,7 +151,7 @@ def compare(path: Path, checkpoint: Path, family: str) -> tuple[str, int]:
 
 
 def _close(found: np.ndarray, wanted: np.ndarray, kind: str) -> bool:
-    """Whether every value is the wanted one within the precision of the number type."""
+    """Whether every value is the wanted one within the precision of the dtype."""
     scale = np.abs(wanted)
     if kind == "Q8_0":
         scale = np.repeat(scale.reshape(-1, 32).max(1), 32).reshape(wanted.shape)

@@ -14,7 +14,7 @@ from hgsp_core.export.gguf.network import network
 from hgsp_core.export.gguf.vocabulary import texts, vocabulary
 from hgsp_core.export.gguf.write import write_gguf
 
-#: number type of the file -> that of `TOLERANCE`
+#: dtype of the file -> that of `TOLERANCE`
 PRECISION = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}
 
 
@@ -31,7 +31,7 @@ def export_gguf(job: ExportJob, path: Path, number_type: str) -> None:
     for remark in (*held.notes, *words.notes):
         job.note(remark)
     compared = compare_tensors(path, job.checkpoint, job.layout.architecture.model_type)
-    done = f"GGUF: {path.name} was read again and its {compared} tensors compared with the checkpoint"
+    done = f"GGUF: {path.name} was reloaded and its {compared} tensors compared with the checkpoint"
     if not llama_cpp_is_there():
         job.note(f"{done}; llama.cpp was not asked, as llama-cpp-python is not installed.")
         return

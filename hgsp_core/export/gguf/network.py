@@ -65,7 +65,7 @@ class Piece:
     values: tuple[float, ...] = ()
 
     def read(self, shards: Shards) -> Tensor:
-        """The tensor as the file wants it, in the number type that the checkpoint stores it in."""
+        """The tensor as the file wants it, in the dtype that the checkpoint stores it in."""
         import torch
 
         if self.values:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hgsp_core.checkpoint.shards import Shards
 
-#: number type -> (of matrices, of the file)
+#: dtype -> (of matrices, of the file)
 TYPES = {
     "f32": (Type.F32, gguf.LlamaFileType.ALL_F32),
     "f16": (Type.F16, gguf.LlamaFileType.MOSTLY_F16),
@@ -45,7 +45,7 @@ def write_gguf(
     """Write a model and its tokenizer.
 
     Raises:
-        GgufError: a value too large for the number type, or a file that cannot be written. No file is left behind.
+        GgufError: a value too large for the dtype, or a file that cannot be written. No file is left behind.
         NumericError: NaN or infinity in a tensor.
     """
     types = {piece.name: stored_type(piece, number_type) for piece in network.pieces}
