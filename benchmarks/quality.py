@@ -76,8 +76,7 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
     def gated(prior: str, **stages: Any) -> dict[str, Any]:
         return recipe("taylor", {"use": "hgsp"}, prior={"use": prior}, **stages)
 
-    prices = {"use": "hgsp", "with": {"temperature": 0, "epsilon": 0}}
-    prices_heads = {"use": "hgsp", "with": {"temperature": 0, "epsilon": 0, "query_heads": True}}
+    ranking, ranking_heads = {"use": "global"}, {"use": "global", "with": {"query_heads": True}}
     none, heads = {"use": "none"}, {"use": "hgsp", "with": {"temperature": 0, "query_heads": True}}
     found = {
         "random": recipe("random", uniform),
@@ -103,16 +102,14 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
         "uniform, wanda-sp + least-squares": recipe("wanda-sp", uniform, reconstruct=squares),
         "uniform, output + least-squares": recipe("output", uniform, reconstruct=squares),
         "uniform, obs + least-squares": recipe("obs", uniform, reconstruct=squares),
-        "curvature + least-squares": recipe("curvature", prices, reconstruct=squares),
-        "curvature, query heads + least-squares": recipe("curvature", prices_heads, reconstruct=squares),
-        "search": recipe("output", {"use": "search"}),
-        "search, groups only + least-squares": recipe(
-            "output", {"use": "search", "with": {"query_heads": False}}, reconstruct=squares
-        ),
-        "search + least-squares, no reselection": recipe("output", {"use": "search"}, reconstruct=planned),
-        "search + least-squares, writers only": recipe("output", {"use": "search"}, reconstruct=writers),
-        "search + least-squares, ridge 0.01": recipe("output", {"use": "search"}, reconstruct=fixed),
-        "search, taylor + least-squares": recipe("taylor", {"use": "search"}, reconstruct=squares),
+        "uniform, curvature + least-squares": recipe("curvature", uniform, reconstruct=squares),
+        "output + least-squares": recipe("output", ranking, reconstruct=squares),
+        "curvature": recipe("curvature", ranking),
+        "curvature, one step + least-squares": recipe("curvature", ranking, iterative_steps=1, reconstruct=squares),
+        "curvature, query heads + least-squares": recipe("curvature", ranking_heads, reconstruct=squares),
+        "curvature + least-squares, no reselection": recipe("curvature", ranking, reconstruct=planned),
+        "curvature + least-squares, writers only": recipe("curvature", ranking, reconstruct=writers),
+        "curvature + least-squares, ridge 0.01": recipe("curvature", ranking, reconstruct=fixed),
     }
     found = {name: {"reconstruct": none, **stages} for name, stages in found.items()}
     return found | {name: {"quality": name, "allocate": {}} for name in QUALITY}
@@ -249,8 +246,8 @@ class Bench:
         """The row of a method, and that of the dense model."""
         recipe = recipe_of(stages, self.model, self.text, ratio, self.seed, self.windows)
         statistics_of = [recipe.score.use, recipe.prior.use if "prior" in stages else "none"]
-        if recipe.allocate.use == "search":  # what it judged is kept, too: each search starts from nothing
-            statistics_of += [method, str(ratio)]
+        if recipe.score.use == "curvature":  # later steps measure the model as pruned so far
+            statistics_of += [str(recipe.iterative_steps), str(ratio)]
         root = self.text.folder / "-".join(["store", self.model.name, str(self.seed), *statistics_of])
         if not root.exists():  # what is measured of the dense model is the same in all of them, and no method's cost
             (self.text.folder / "evaluation").mkdir(exist_ok=True)

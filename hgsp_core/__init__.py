@@ -42,7 +42,6 @@ _PUBLIC = {
     "NormalizeJob": "score.contract",
     "Allocator": "allocate.contract",
     "AllocateJob": "allocate.contract",
-    "PlanJudge": "allocate.contract",
     "Reconstructor": "repair.contract",
     "BlockJob": "repair.contract",
     "ReadJob": "repair.contract",

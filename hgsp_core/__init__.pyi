@@ -2,7 +2,6 @@
 
 from hgsp_core.allocate.contract import AllocateJob as AllocateJob
 from hgsp_core.allocate.contract import Allocator as Allocator
-from hgsp_core.allocate.contract import PlanJudge as PlanJudge
 from hgsp_core.artifacts import Calibration as Calibration
 from hgsp_core.artifacts import LayerStatistics as LayerStatistics
 from hgsp_core.artifacts import Plan as Plan

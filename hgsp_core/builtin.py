@@ -3,7 +3,7 @@
 from hgsp_core.allocate.depth import DepthParams
 from hgsp_core.allocate.hgsp import HGSPParams
 from hgsp_core.allocate.layerwise import LayerwiseParams
-from hgsp_core.allocate.search_params import SearchParams
+from hgsp_core.allocate.ranking import GlobalParams
 from hgsp_core.allocate.uniform import UniformParams
 from hgsp_core.data.datasets import C4Params, FileParams, HubParams, PTBParams, Wikitext2Params
 from hgsp_core.evaluate.efficiency_params import EfficiencyParams
@@ -79,10 +79,10 @@ def hgsp_normalizers() -> list[Method]:
 @hookimpl
 def hgsp_allocators() -> list[Method]:
     return [
+        _own("global", "allocate.ranking:Global", GlobalParams, "ranks the units of all layers together"),
         _own(
-            "hgsp", "allocate.hgsp:HGSP", HGSPParams, "gated global knapsack: layer and block priors times unit scores"
+            "hgsp", "allocate.hgsp:HGSP", HGSPParams, "ranks the units of all layers together, scores gated by priors"
         ),
-        _own("search", "allocate.search:Search", SearchParams, "searches per-block rates against held-out KL"),
         _own("uniform", "allocate.uniform:Uniform", UniformParams, "the same rate in every layer of a range"),
         _own("layerwise", "allocate.layerwise:Layerwise", LayerwiseParams, "per-layer rates from the priors"),
         _own("depth", "allocate.depth:Depth", DepthParams, "removes entire layers, lowest prior first"),

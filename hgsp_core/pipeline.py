@@ -224,7 +224,14 @@ def log_settings(recipe: Recipe) -> None:
 def write_run_files(directory: Path, recipe: Recipe, decision: Decision, report: Report) -> None:
     """The files of a run apart from the model itself."""
     source, plan = decision.source, decision.plan
-    again = None if decision.judge else replan(decision)  # a search is too costly to repeat for each possible repair
-    diagnosis = diagnose(recipe, source.layout, plan, decision.scores, decision.scales, again)
+    diagnosis = diagnose(
+        recipe,
+        source.layout,
+        plan,
+        decision.scores,
+        decision.scales,
+        replan(decision),
+        decision.predicted_kl is not None,
+    )
     facts = RunFacts(recipe, source.layout, plan, decision.scores, decision.priors, report, diagnosis)
     write_reports(directory, facts, source.name, source.fingerprint)

@@ -45,7 +45,7 @@ def test_statistics_of_masked_weights_are_those_of_a_model_with_these_weights(ki
 
 
 @pytest.mark.parametrize(
-    ("allocate", "more"), [("hgsp", ""), ("hgsp", "query_heads: true"), ("uniform", ""), ("depth", ""), ("search", "")]
+    ("allocate", "more"), [("hgsp", ""), ("hgsp", "query_heads: true"), ("uniform", ""), ("depth", ""), ("global", "")]
 )
 def test_steps_are_nested_exact_and_score_anew(allocate, more, tmp_path):
     def plan(steps, ratio):
@@ -60,7 +60,7 @@ def test_steps_are_nested_exact_and_score_anew(allocate, more, tmp_path):
     layout = twice.source.layout
     assert twice.plan.within(half.plan)
     assert twice.plan.removed(layout) <= 0.4 * layout.parameters
-    if allocate == "hgsp":
+    if allocate in ("global", "hgsp"):
         assert twice.plan != once.plan
         assert 0.4 * layout.parameters - twice.plan.removed(layout) < 3 * 192 + 1
 

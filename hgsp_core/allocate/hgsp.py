@@ -1,23 +1,20 @@
-"""H-GSP: one global knapsack over units whose scores are gated by the importance of their layer or block."""
+"""H-GSP: one ranking of all units, whose scores are gated by the importance of their layer or block."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from hgsp_core.allocate.alike import least_lost
-from hgsp_core.allocate.budget import Capacity, Queue, RatioParams, fill, plan_within
-from hgsp_core.allocate.contract import AllocateJob, Allocator
-from hgsp_core.allocate.limits import Limits, SizeLimits, finite_layer_priors, floors, in_force, prunable_layers
-from hgsp_core.artifacts import Plan, Priors, Scores
-from hgsp_core.artifacts.errors import PlanError
-from hgsp_core.model.layout import Layout
+from hgsp_core.allocate.budget import Queue
+from hgsp_core.allocate.contract import AllocateJob
+from hgsp_core.allocate.limits import finite_layer_priors
+from hgsp_core.allocate.ranking import Bounds, GlobalParams, Ranking, knapsack
+from hgsp_core.artifacts import Priors, Scores
 
 
-class GateParams(RatioParams):
+class HGSPParams(GlobalParams):
     """Parameters of the gate, the knapsack and the collapse."""
 
     temperature: float = Field(
@@ -31,85 +28,35 @@ class GateParams(RatioParams):
     epsilon: float = Field(
         0.15, ge=0, le=1, description="removes a layer entirely below this kept share, 0..1; 0 = never"
     )
-    query_heads: bool = Field(
-        False,
-        description="true = also removes single query heads, the same number from every group of a layer; keeps the KV heads",
-    )
-    limits: Limits = Field(Limits(), description="limits on which layers are pruned, and by how much")
 
 
-class HGSPParams(GateParams):
-    """Parameters of H-GSP."""
-
-    uniform: bool = Field(
-        False,
-        description="true = the same sizes in every kept layer, for a checkpoint of the stock class; may remove entire layers "
-        "unless epsilon is 0",
-    )
-
-    @model_validator(mode="after")
-    def _alike_everywhere(self) -> HGSPParams:
-        if self.uniform and self.query_heads:
-            raise ValueError("uniform: true removes entire groups: leave out query_heads")
-        others = sorted(self.limits.model_dump(exclude_defaults=True).keys() - SizeLimits.model_fields.keys())
-        if self.uniform and others:
-            raise ValueError(f"uniform: true prunes every layer alike: leave out limits.{others[0]}")
-        return self
-
-
-class HGSP(Allocator[HGSPParams]):
+class HGSP(Ranking[HGSPParams]):
     """Removes the units with the lowest gated scores over all layers, and layers that would keep little.
 
     Formula: score · B^T, where T is `temperature` and B = ln(1 + prior). The prior is that of the layer if it is
         below `tau`, else that of the unit's block.
     Source: this project.
-    Cost: none; with T above 0, that of the prior. The knapsack itself takes 0.4 s for 459,000 units.
-    When: with Taylor scores, T = 0 and `least-squares`: fast, and good where layers differ.
-    Notes: T = 0 is plain global importance, without priors. A layer whose kept share is below `epsilon` is removed
+    Cost: none; with T above 0, that of the prior.
+    When: with scores that are not comparable between layers, such as `taylor`.
+    Notes: T = 0 and `epsilon: 0` is `global`. A layer whose kept share is below `epsilon` is removed
         entirely, and the best-scored units of the other layers are kept in exchange.
 
-        Limits: `freeze_first`, `freeze_last`, `freeze_most_important`, `layer_start`, `layer_end`, `layer_min_rate`,
-        `layer_max_rate`, `min_heads`, `min_channels`, `channel_multiple`, `pruning_distribution`.
-
-        With `uniform: true` it tries every number of groups and of entire layers to remove (no layers with `epsilon:
-        0`), fills the budget with channels, and takes the plan that removes the units with the lowest mean score.
+        Limits: those of `global`. With `uniform: true`, `epsilon: 0` keeps every layer.
     """
 
     def __init__(self, params: HGSPParams):
         super().__init__(params)
-        self.needs_priors = params.temperature != 0 or params.limits.freeze_most_important > 0
+        self.needs_priors = self.needs_priors or params.temperature != 0
+        self.whole_layers = params.epsilon > 0
 
-    def __call__(self, job: AllocateJob) -> Plan:
-        p = self.params
-        queue, layer_min = prepared(p, job)
-        if not p.uniform:
-            return plan_within(job.layout, queue, p, lambda budget: allocate(queue, p, budget, layer_min), in_force(p))
-        scores, multiple = scored(p, job), p.limits.channel_multiple
-        return plan_within(
-            job.layout,
-            queue,
-            p,
-            lambda budget: (least_lost(queue, scores, budget, multiple, p.epsilon > 0), []),
-            [*in_force(p), "allocate.with.uniform: true"],
-            coarse=multiple * int(queue.unit_cost[~queue.attention].sum()),
-        )
+    def scores(self, job: AllocateJob) -> Scores:
+        if not self.params.temperature:
+            return job.scores
+        assert job.priors is not None  # `needs_priors` asked for them
+        return gated(job.scores, job.priors, self.params.temperature, self.params.tau)
 
-
-def scored(p: GateParams, job: AllocateJob) -> Scores:
-    """The scores as the gate leaves them."""
-    if not p.temperature:
-        return job.scores
-    assert job.priors is not None  # `needs_priors` asked for them
-    return gated(job.scores, job.priors, p.temperature, p.tau)
-
-
-def prepared(p: GateParams, job: AllocateJob) -> tuple[Queue, np.ndarray]:
-    """The units in the order in which H-GSP takes them, and what each layer loses at the least [layers]."""
-    layout, scores = job.layout, scored(p, job)
-    prunable = np.repeat(prunable_layers(p.limits, layout, job.priors), len(scores.axes))  # [blocks]
-    floor = floors(p.limits, layout, prunable)
-    queue = Queue.of(layout, scores, floor, p.limits.channel_multiple, p.query_heads)
-    return queue, _layer_min(p, layout, queue)
+    def take(self, queue: Queue, bounds: Bounds) -> tuple[np.ndarray, list[str]]:
+        return collapsed(queue, bounds, self.params.epsilon)
 
 
 def gated(scores: Scores, priors: Priors, temperature: float, tau: float | str) -> Scores:
@@ -130,50 +77,12 @@ def gated(scores: Scores, priors: Priors, temperature: float, tau: float | str) 
     return scores.with_score(s * b[scores.layer, scores.axis] ** temperature)
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What one allocation must hold, in parameters: `capacities`, and the least that each layer loses [layers]."""
-
-    budget: int
-    capacities: tuple[Capacity, ...]
-    layer_min: np.ndarray
-    attention_first: bool
-
-    @classmethod
-    def of(cls, limits: Limits, queue: Queue, budget: int, layer_min: np.ndarray) -> Bounds:
-        capacities = [Capacity.total(queue, budget)]
-        if limits.layer_max_rate < 1:
-            cost = np.bincount(queue.layer, weights=queue.spent(queue.units))
-            capacities.append(Capacity.layers(queue, np.floor(limits.layer_max_rate * cost).astype(np.int64)))
-        share = limits.attention_share
-        if share is not None:
-            capacities.append(Capacity.kinds(queue, int(share * budget), budget if share < 1 else 0))
-        return cls(budget, tuple(capacities), layer_min, share is not None)
-
-    def allow(self, queue: Queue, gone: np.ndarray) -> bool:
-        """Whether everything in `gone` can be paid, and the layers that it leaves alone can still lose their least."""
-        spent = queue.spent(gone)
-        owed = np.delete(self.layer_min, queue.layer[gone > 0])
-        return spent.sum() + owed.sum() <= self.budget and all((c.room(spent) >= 0).all() for c in self.capacities)
-
-
-def knapsack(queue: Queue, bounds: Bounds, gone: np.ndarray) -> np.ndarray:
-    """Go on from `gone` [blocks]: first what the layers lose at the least, then attention's share, then the rest."""
-    if bounds.layer_min.any():
-        gone = fill(queue, gone, [*bounds.capacities, Capacity.layers(queue, bounds.layer_min)])
-    if bounds.attention_first:
-        mlp = int(queue.spent(gone)[~queue.attention].sum())
-        gone = fill(queue, gone, [*bounds.capacities, Capacity.kinds(queue, bounds.budget, mlp)])
-    return fill(queue, gone, bounds.capacities)
-
-
-def allocate(queue: Queue, params: GateParams, budget: int, layer_min: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def collapsed(queue: Queue, bounds: Bounds, epsilon: float) -> tuple[np.ndarray, list[str]]:
     """Knapsack and collapse: units gone [blocks], and notes on the layers that could not go whole.
 
     A layer of which less than ε stays goes whole, thinnest first, and the knapsack runs again over the other layers
     with the budget that is left, so the best-scored units removed there come back. Until no further layer collapses.
     """
-    bounds = Bounds.of(params.limits, queue, budget, layer_min)
     whole = np.zeros_like(queue.units)  # units of the layers that go whole [blocks]
     refused: dict[int, str] = {}  # layer -> why it cannot go whole
     while True:
@@ -182,7 +91,7 @@ def allocate(queue: Queue, params: GateParams, budget: int, layer_min: np.ndarra
         new = False
         for layer in np.argsort(stays, kind="stable").tolist():
             blocks = queue.layer == layer
-            if stays[layer] >= params.epsilon or layer in refused or whole[blocks].any():
+            if stays[layer] >= epsilon or layer in refused or whole[blocks].any():
                 continue
             wider = np.where(blocks, queue.units, whole)
             if queue.floor[blocks].any():
@@ -194,28 +103,12 @@ def allocate(queue: Queue, params: GateParams, budget: int, layer_min: np.ndarra
         if not new:
             break
     return gone, [
-        f"Layer {layer} keeps {stays[layer]:.1%}, below epsilon {params.epsilon:g}, but is not removed entirely: {reason}."
+        f"Layer {layer} keeps {stays[layer]:.1%}, below epsilon {epsilon:g}, but is not removed entirely: {reason}."
         for layer, reason in sorted(refused.items())
-        if 0 < stays[layer] < params.epsilon
+        if 0 < stays[layer] < epsilon
     ]
 
 
 def _kept_share(queue: Queue, gone: np.ndarray) -> np.ndarray:
     """[layers]: mean over a layer's blocks of kept / of."""
     return np.bincount(queue.layer, weights=queue.kept_share(gone)) / np.bincount(queue.layer)
-
-
-def _layer_min(params: GateParams, layout: Layout, queue: Queue) -> np.ndarray:
-    """[layers]: parameters that each layer loses at the least, as far as the other limits let it.
-
-    Raises:
-        PlanError: together that is more than the ratio.
-    """
-    cost = np.array([layer.cost for layer in layout.layers])
-    removable = np.bincount(queue.layer, weights=queue.removable()).astype(np.int64)
-    layer_min = np.minimum((params.limits.layer_min_rate * cost).astype(np.int64), removable)
-    if layer_min.sum() > params.budget(layout):
-        raise PlanError.ratio_below_layer_min(
-            params.ratio, layer_min.sum() / params.denominator(layout), in_force(params)
-        )
-    return layer_min

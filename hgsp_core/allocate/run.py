@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import exp
+from math import ceil, exp
 from typing import TYPE_CHECKING, Any
 
 from hgsp_core.allocate.contract import AllocateJob, Allocator
-from hgsp_core.allocate.judgement import StoredJudge
 from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
 from hgsp_core.artifacts.errors import PlanError
 from hgsp_core.artifacts.scales import Scales
 from hgsp_core.data.calibrate import calibrate
 from hgsp_core.data.contract import Dataset
-from hgsp_core.engine.launched import launched
 from hgsp_core.model.layout import Layout
 from hgsp_core.plugin import registry
 from hgsp_core.repair.contract import Reconstructor
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
 
 #: predicted KL divergence in nats a token from which on a user is warned before anything is cut
 FAR = 1.0
+#: the largest ratio that `iterative_steps: auto` removes at once, because prices in nats are local
+STEP = 0.25
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Decision:
 
     saved     seconds that it took once to measure what was found in the store
     measured  the scores of the original model before normalizers;  scales  how large its gradients are in each layer
-    judge     what a search asked; None where the allocator does not search
     predicted_kl  KL divergence between the original and the pruned model, in nats a token; None where scores do not tell
     """
 
@@ -52,7 +51,6 @@ class Decision:
     saved: float
     measured: Scores
     scales: Scales
-    judge: StoredJudge | None
     predicted_kl: float | None
 
 
@@ -61,7 +59,6 @@ class Methods:
     """The methods of a recipe that decide what stays. One allocator for each iterative step; no prior where none is asked for.
 
     collectors    what they ask to be measured, together;  scale  the one among them that sees how large gradients are, or None
-    held_out      windows of the calibration set that judge plans; 0 = none do
     needs_tokens  whether any of it needs the calibration tokens
     """
 
@@ -71,7 +68,6 @@ class Methods:
     allocators: Sequence[Allocator[Any]]
     collectors: tuple[Collector, ...]
     scale: Collector | None
-    held_out: int
     needs_tokens: bool
 
 
@@ -95,12 +91,8 @@ def decide(
     if methods.needs_tokens or needs_calibration:
         with monitor.stage("Calibrate"):
             calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
-    judge = None
-    if methods.held_out:
-        assert calibration is not None  # `needs_tokens` sees to it
-        windows = max(methods.held_out, launched())
-        judge = StoredJudge(recipe, source, calibration, windows, monitor, store)
     decided: Decision | None = None
+    predicted = 0.0 if scorer.in_nats else None
     for allocator in methods.allocators:
         previous = decided.plan if decided else None
         statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, previous)
@@ -110,25 +102,24 @@ def decide(
             priors = prior(PriorJob(source.layout, statistics)) if prior else None
             if previous:
                 scores = scores.last(previous)
-            plan = allocator(AllocateJob(source.layout, scores, priors, judge, progress, previous))
+            plan = allocator(AllocateJob(source.layout, scores, priors, progress, previous))
             if previous and not plan.within(previous):
                 raise PlanError.given_back(recipe.allocate.use)
+            if predicted is not None:
+                predicted += (measured.last(previous) if previous else measured).removed(plan)
         if decided:
             decided = replace(decided, scores=scores, priors=priors, plan=plan)
         else:
             scales = Scales.of_gradients(statistics[scale]) if scale else Scales.of_scores(measured)
-            predicted = measured.removed(plan) if scorer.in_nats and recipe.iterative_steps == 1 else None
-            if predicted is not None and predicted > FAR:
-                plan = replace(plan, notes=(*plan.notes, _far(predicted, recipe)))
-                monitor.say(plan.notes[-1])
-            decided = Decision(source, calibration, scores, priors, plan, (), 0.0, measured, scales, judge, predicted)
+            decided = Decision(source, calibration, scores, priors, plan, (), 0.0, measured, scales, None)
     assert decided is not None  # there is at least one step
-    if judge:
-        judge.release()
+    if predicted is not None and predicted > FAR:
+        plan = replace(decided.plan, notes=(*decided.plan.notes, _far(predicted, recipe)))
+        decided = replace(decided, plan=plan)
+        monitor.say(plan.notes[-1])
     for name in reused:
         monitor.say(f"Reused from the store: {name}")
-    saved = sum(reused.values()) + (judge.saved if judge else 0.0)
-    return replace(decided, reused=tuple(reused), saved=saved)
+    return replace(decided, reused=tuple(reused), saved=sum(reused.values()), predicted_kl=predicted)
 
 
 def _far(predicted: float, recipe: Recipe) -> str:
@@ -142,16 +133,16 @@ def _far(predicted: float, recipe: Recipe) -> str:
 
 def methods_of(recipe: Recipe, layout: Layout) -> Methods:
     """The methods that decide what is kept, ready to be called."""
-    scorer, allocators = recipe.score.build(Scorer), _allocators(recipe)
+    scorer = recipe.score.build(Scorer)
+    allocators = _allocators(recipe, scorer)
     normalizers = [use.build(Normalizer) for use in recipe.normalize]
     prior = recipe.prior.build(Prior) if allocators[0].needs_priors else None
     collectors = {c.key: c for method in (scorer, prior) if method for c in method.collectors}
     scale = gradient_scale(collectors.values())
     collectors |= {scale.key: scale} if scale else {}
-    held_out = allocators[0].held_out(layout, recipe.calibrate.samples)
     repaired = bool(recipe.reconstruct.build(Reconstructor).targets)
-    needs_tokens = repaired or held_out > 0 or any(c.needs_tokens for c in collectors.values())
-    return Methods(scorer, normalizers, prior, allocators, tuple(collectors.values()), scale, held_out, needs_tokens)
+    needs_tokens = repaired or any(c.needs_tokens for c in collectors.values())
+    return Methods(scorer, normalizers, prior, allocators, tuple(collectors.values()), scale, needs_tokens)
 
 
 def normalized(scores: Scores, normalizers: Sequence[Normalizer[Any]], layout: Layout) -> Scores:
@@ -172,13 +163,14 @@ def replan(decision: Decision) -> Callable[[Recipe], tuple[Scores, Plan]]:
     return planned
 
 
-def _allocators(recipe: Recipe) -> list[Allocator[Any]]:
+def _allocators(recipe: Recipe, scorer: Scorer[Any]) -> list[Allocator[Any]]:
     """One for each iterative step; the ratio grows evenly up to the one asked for."""
-    steps = recipe.iterative_steps
+    use, settings, steps = recipe.allocate.use, recipe.allocate.with_, recipe.iterative_steps
+    ratio = resolved_use("allocator", recipe.allocate).with_.get("ratio")
+    if steps == "auto":
+        steps = ceil(ratio / STEP) if scorer.in_nats and ratio else 1
     if steps == 1:
         return [recipe.allocate.build(Allocator)]
-    use, settings = recipe.allocate.use, recipe.allocate.with_
-    ratio = resolved_use("allocator", recipe.allocate).with_.get("ratio")
     if ratio is None:
         raise PlanError.no_ratio(use)
     return [registry.build(Allocator, use, {**settings, "ratio": ratio * step / steps}) for step in range(1, steps + 1)]

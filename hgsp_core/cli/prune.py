@@ -20,7 +20,7 @@ SIZE = Panel(
             "global, or the strategy that takes all given flags",
         ),
         *origin.SPLIT,
-        Flag("--iterative_steps", int, "Rounds of scoring and removing.", "1"),
+        Flag("--iterative_steps", int, "Rounds of scoring and removing.", "auto"),
     ),
 )
 GLOBAL = Panel(

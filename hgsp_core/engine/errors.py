@@ -9,21 +9,6 @@ class SweepError(HgspError):
     """A pass over the layers that cannot run as configured."""
 
     @classmethod
-    def nothing_to_judge(cls, held_out: int, samples: int) -> SweepError:
-        return cls(
-            f"allocate.with.samples: {held_out} windows are held out to judge plans, but calibrate.samples is {samples}; some must "
-            "remain to measure the model. Lower it, or raise calibrate.samples."
-        )
-
-    @classmethod
-    def nothing_to_confirm(cls, held_out: int, samples: int) -> SweepError:
-        return cls(
-            f"allocate.with.moves: {held_out} of the {samples} windows (calibrate.samples) judge blocks, and moves are "
-            f"judged on two halves of the others, of at least two windows each. Set calibrate.samples to {held_out + 4} or more, "
-            "or moves to 0."
-        )
-
-    @classmethod
     def unknown_token(cls, token: int, rows: int) -> SweepError:
         return cls(
             f"The tokenizer gave token {token}, but the model's embedding has {rows} rows: tokenizer and weights do not "

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import lcm
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,8 +18,6 @@ from torch import Tensor
 
 from hgsp_core.engine.errors import SweepError
 from hgsp_core.engine.launched import launched
-
-T = TypeVar("T")
 
 
 @contextmanager
@@ -65,29 +62,6 @@ def share(tokens: np.ndarray, gradient_batches: Iterable[int] = ()) -> np.ndarra
         raise SweepError.too_many_processes(processes(), groups)
     first, last = (groups * r // processes() for r in (rank(), rank() + 1))
     return tokens[first * size : last * size]
-
-
-def of_all(own: Tensor) -> Tensor:
-    """What the processes have [n of the process, ...], one after another in the order of their samples."""
-    if processes() == 1:
-        return own
-    counts = torch.zeros(processes(), dtype=torch.int64, device=own.device)
-    counts[rank()] = len(own)
-    add_up([counts])
-    start, total = int(counts[: rank()].sum()), int(counts.sum())
-    found = own.new_zeros(total, *own.shape[1:])
-    found[start : start + len(own)] = own
-    add_up([found])
-    return found
-
-
-def of_first(own: T) -> T:
-    """What the first process has, whatever the others have: None, arrays or numbers."""
-    if processes() == 1:
-        return own
-    found = [own]
-    dist.broadcast_object_list(found, src=0)
-    return found[0]
 
 
 def add_up(tensors: Iterable[Tensor]) -> None:

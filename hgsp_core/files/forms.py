@@ -210,7 +210,7 @@ class _Repair(Form):
     set: list[str]
     recipe: str
     repairs: bool
-    then: _Then | None
+    then: _Then
 
 
 class _Finding(Form):

@@ -93,8 +93,6 @@ def hgsp_normalizers() -> list[Method]:
 def hgsp_allocators() -> list[Method]:
     """Which units are kept: `AllocateJob -> Plan`. `needs_priors` says whether priors are computed.
 
-    A class with `held_out(layout, samples)` is given `job.judge`, which tells how far a plan takes the model from the dense one.
-
     Example:
         @hookimpl
         def hgsp_allocators():

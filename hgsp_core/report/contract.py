@@ -57,12 +57,12 @@ class Repaired(TypedDict):
 
 
 class SuggestedRepair(TypedDict):
-    """Lines for the recipe. `repairs`: they repair the finding entirely; `then`: None if they were not tried."""
+    """Lines for the recipe. `repairs`: they repair the finding entirely; `then`: what they led to."""
 
     set: list[str]
     recipe: str
     repairs: bool
-    then: Repaired | None
+    then: Repaired
 
 
 class Finding(TypedDict):

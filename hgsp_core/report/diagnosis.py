@@ -8,7 +8,7 @@ candidate of the choice guide is allocated on the scores of this very run, and t
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -54,23 +54,21 @@ def ratio(values: np.ndarray) -> float:
 
 
 def diagnose(
-    recipe: Recipe, layout: Layout, plan: Plan, scores: Scores, scales: Scales, replan: Replan | None
+    recipe: Recipe, layout: Layout, plan: Plan, scores: Scores, scales: Scales, replan: Replan, comparable: bool = False
 ) -> Diagnosis:
     """The content of gradient_diagnosis.json.
 
     Args:
         scores: as the allocator was given them.
-        replan: called only where something is to be repaired, and then once for each candidate. None where plans are too
-            costly to try, as the allocator judged each on the model itself.
+        replan: called only where something is to be repaired, and then once for each candidate.
+        comparable: scores of all layers have the same unit, so a difference in scale is no fault.
     """
     state, mean_ratio = State.of(rates(layout, plan), scores), ratio(scales.mean)
     uneven = mean_ratio > UNEVEN and state.balance > UNEVEN and not state.whole_layers
-    suffers = uneven and replan is not None and compares_layers(recipe, layout, state, replan)
+    suffers = uneven and not comparable and compares_layers(recipe, layout, state, replan)
     faults = list(find_faults(state, scales, suffers))
-    if replan:
-        repair = find_repair(recipe, layout, state, faults, mean_ratio, replan)
-    else:
-        repair = forced_repair(recipe, faults)
+    settings = candidates(recipe, mean_ratio, len(state.extreme), comparable)
+    repair = find_repair(recipe, layout, state, faults, settings, replan)
     columns = [c.tolist() for c in (scales.mean, scales.std, scales.norm, scales.max, scales.min, state.rates)]
     return {
         "source": scales.source,
@@ -146,11 +144,6 @@ def check_value(check: Check) -> str:
 def repair_text(repair: SuggestedRepair) -> str:
     """What the lines of a finding's repair do, in a sentence or two."""
     then = repair["then"]
-    if then is None:
-        return (
-            "These recipe lines prevent it. They were not tried, because the search would have to run again: "
-            "compare the perplexity of both runs."
-        )
     count = then["num_extreme_layers"]
     layers = "no layer is" if count == 0 else "one layer is" if count == 1 else f"{count} layers are"
     verdict = "These recipe lines repair it"
@@ -237,10 +230,10 @@ def _extreme_faults(state: State) -> Iterator[Fault]:
 
 @dataclass(frozen=True)
 class Repair:
-    """Settings of the recipe, as `--set` takes them, the state that they led to (None: not tried), and the faults left."""
+    """Settings of the recipe, as `--set` takes them, the state that they led to, and the faults left."""
 
     settings: tuple[str, ...]
-    state: State | None
+    state: State
     left: tuple[str, ...]
 
     def lines(self, recipe: Recipe) -> str:
@@ -257,7 +250,7 @@ def apply(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
 
 def find_repair(
-    recipe: Recipe, layout: Layout, state: State, faults: Sequence[Fault], mean_ratio: float, replan: Replan
+    recipe: Recipe, layout: Layout, state: State, faults: Sequence[Fault], tries: Iterable[list[str]], replan: Replan
 ) -> Repair | None:
     """The first candidate that mends all faults, else the one that mends most; None where none mends any.
 
@@ -265,7 +258,7 @@ def find_repair(
     """
     wrong = [fault for fault in faults if fault.severity != "note"]
     best, best_left = None, len(wrong)
-    for settings in candidates(recipe, mean_ratio, len(state.extreme)):
+    for settings in tries:
         if not wrong or best_left == 0:
             break
         try:
@@ -281,28 +274,21 @@ def find_repair(
     return best
 
 
-def forced_repair(recipe: Recipe, faults: Sequence[Fault]) -> Repair | None:
-    """A limit under which no layer can be extreme, where the allocator knows it."""
-    if not any(fault.kind.endswith("extreme") for fault in faults):
-        return None
-    try:
-        apply(recipe, [_CAPPED])
-    except HgspError:
-        return None
-    return Repair((_CAPPED,), None, ())
+def candidates(recipe: Recipe, mean_ratio: float, extreme: int, comparable: bool) -> Iterator[list[str]]:
+    """Settings in the order in which to try them: the choice guide first, then its other normalizers, then limits.
 
-
-def candidates(recipe: Recipe, mean_ratio: float, extreme: int) -> Iterator[list[str]]:
-    """Settings in the order in which to try them: the choice guide first, then its other normalizers, then limits."""
+    No normalizer where scores are comparable: it would take away what they say of the layers.
+    """
     log, clip_log = [{"use": "log"}], [{"use": "clip"}, {"use": "log"}]
     guide = [_MINMAX, [{"use": "sqrt"}]]
     if mean_ratio > FAR_APART:
         guide = [clip_log, log] if extreme > 5 else [log]
     others = [log, _MINMAX, [{"use": "sqrt"}], clip_log, [{"use": "clip"}, {"use": "minmax"}], [{"use": "zscore"}]]
-    for normalizers in [*guide, *(other for other in others if other not in guide)]:
+    for normalizers in [] if comparable else [*guide, *(other for other in others if other not in guide)]:
         yield [f"normalize={in_yaml(normalizers)}"]
     yield [_CAPPED]
-    yield [f"normalize={in_yaml(_MINMAX)}", _CAPPED]
+    if not comparable:
+        yield [f"normalize={in_yaml(_MINMAX)}", _CAPPED]
     share = recipe.allocate.with_.get("ratio")
     if isinstance(share, int | float):
         for part in (0.75, 0.5, 0.25):
@@ -323,10 +309,13 @@ def finding(fault: Fault, recipe: Recipe, repair: Repair | None) -> Finding:
 
 
 def _suggested(repair: Repair, recipe: Recipe, fault: Fault) -> SuggestedRepair:
-    then: Repaired | None = None
-    if after := repair.state:
-        early = float(after.rates[EARLY].max(initial=0.0))
-        then = {"num_extreme_layers": len(after.extreme), "layers_2_to_4_lose_at_most": early, "spread": after.spread}
+    after = repair.state
+    early = float(after.rates[EARLY].max(initial=0.0))
+    then: Repaired = {
+        "num_extreme_layers": len(after.extreme),
+        "layers_2_to_4_lose_at_most": early,
+        "spread": after.spread,
+    }
     lines, repairs = repair.lines(recipe), fault.kind not in repair.left
     return {"set": list(repair.settings), "recipe": lines, "repairs": repairs, "then": then}
 

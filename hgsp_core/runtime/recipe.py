@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -81,19 +81,19 @@ class Use(_Part):
 
 
 _BALANCED = {
-    "score": {"use": "output"},
-    "allocate": {"use": "search"},
+    "score": {"use": "curvature"},
+    "allocate": {"use": "global"},
     "reconstruct": {"use": "least-squares"},
 }
 #: quality -> the stages that a recipe leaves out; what each costs and brings stands in docs/benchmarks.md
-QUALITY: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+QUALITY: Mapping[str, Mapping[str, Any]] = {
     "fast": _BALANCED
     | {
-        "allocate": {"use": "search", "with": {"forwards": 0.5}},
+        "iterative_steps": 1,
         "reconstruct": {"use": "least-squares", "with": {"target": "own", "readers": False}},
     },
     "balanced": _BALANCED,
-    "best": _BALANCED | {"allocate": {"use": "search", "with": {"moves": 24, "forwards": 4.0}}},
+    "best": _BALANCED | {"iterative_steps": 4},
 }
 
 
@@ -103,8 +103,8 @@ class Recipe(_Part):
     version: Literal[1] = Field(1, description="version of the recipe format")
     quality: Literal["fast", "balanced", "best"] = Field(
         "balanced",
-        description="preset for omitted stages (score, allocate, reconstruct): balanced = searched per-block rates, all kept weights "
-        "refitted; fast = shorter search, only output projections refitted; best = longer search",
+        description="preset for omitted keys (score, allocate, iterative_steps, reconstruct): balanced = all kept weights refitted; "
+        "fast = measured once, only output projections refitted; best = measured four times",
     )
     model: ModelPart = Field(description="the model to prune")
     calibrate: CalibratePart = Field(CalibratePart(), description="calibration set, shared by everything that measures")
@@ -112,8 +112,10 @@ class Recipe(_Part):
     prior: Use = Field(Use(use="similarity"), description="importance of layers and blocks")
     normalize: tuple[Use, ...] = Field((), description="rescaling of scores across layers, applied in order")
     allocate: Use = Field(Use(**_BALANCED["allocate"]), description="selection of the units to keep")
-    iterative_steps: int = Field(
-        1, ge=1, le=100, description="rounds of scoring and removing until the ratio is reached"
+    iterative_steps: Literal["auto"] | Annotated[int, Field(ge=1, le=100)] = Field(
+        "auto",
+        description="rounds of scoring and removing until the ratio is reached; auto = 1, but with scores in nats (curvature) one "
+        "for each quarter of the model",
     )
     reconstruct: Use = Field(
         Use(**_BALANCED["reconstruct"]), description="repair of the kept weights, without training"
@@ -151,6 +153,9 @@ class Recipe(_Part):
         }
         filled = {}
         for key, default in defaults.items():
+            if not isinstance(default, dict):
+                filled[key] = data.get(key, default)
+                continue
             given = data.get(key, {})
             if isinstance(given, dict) and "use" not in given:
                 with_ = given.get("with", {})

@@ -52,7 +52,7 @@ class Output(OneStatistic[Params]):
         columns of the unit.
     Source: after FLAP (An et al. 2024), which scores the columns of a group one by one.
     Cost: one forward and the diagonal blocks of one Gram matrix.
-    When: the default, together with `least-squares`.
+    When: there is no memory for gradients, together with `least-squares`.
     """
 
     collectors = (OutputError(),)
@@ -82,9 +82,10 @@ class Curvature(OneStatistic[CurvatureParams]):
     Source: K-FAC (Martens & Grosse 2015) as the metric of Optimal Brain Surgeon (Hassibi & Stork 1993).
     Cost: one forward and one backward through activations, which computes no gradient of a weight; for each block the
         Gram matrices of the writer's input and of its output's gradient, and an elimination.
-    When: with `hgsp` and `temperature: 0`: attention groups, channels, blocks and layers compete in the same unit.
+    When: the default, with `global`: attention groups, channels, blocks and layers compete in the same unit.
     Notes: Scores are nats per parameter, so the scores of the removed units add up to the predicted KL divergence
-        between the original and the pruned model. The prediction is of second order: it is too low for large changes.
+        between the original and the pruned model. The prediction is of second order, too low for large changes:
+        `iterative_steps: auto` measures the model again for each quarter that is removed.
     """
 
     in_nats = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,10 +16,8 @@ from hgsp_core import (
     Collector,
     DatasetJob,
     LayerStatistics,
-    Layout,
     Moments,
     NormalizeJob,
-    Plan,
     PriorJob,
     Priors,
     ReadJob,
@@ -41,23 +38,7 @@ CALIBRATION = (6, 10)
 
 
 def allocate_job(allocator: Allocator[Any]) -> AllocateJob:
-    judge = Growing(sample_layout()) if allocator.held_out(sample_layout(), 64) else None
-    return AllocateJob(sample_layout(), scores(), priors() if allocator.needs_priors else None, judge)
-
-
-@dataclass(frozen=True)
-class Growing:
-    """A judge without a model: each block costs more the more of it goes, the later the block the less."""
-
-    layout: Layout
-
-    def __call__(self, plan: Plan) -> float:
-        lost = {b: 1 - plan.kept_cost(b) / b.cost for b in self.layout.blocks()}
-        return sum(share**2 / (1 + b.layer) for b, share in lost.items())
-
-    def repaired(self, plan: Plan, half: int) -> np.ndarray:
-        """A repair takes back half of the loss, in each of two windows."""
-        return np.full(2, self(plan) / 2)
+    return AllocateJob(sample_layout(), scores(), priors() if allocator.needs_priors else None)
 
 
 def block_job(reconstructor: Reconstructor[Any]) -> BlockJob:

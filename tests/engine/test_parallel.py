@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 
-from hgsp_core.allocate.judge import InMemory, Judge
 from hgsp_core.engine.collectors import (
     GradientScale,
     Gram,
@@ -16,11 +15,12 @@ from hgsp_core.engine.collectors import (
     TaylorAbs,
     TaylorCurvature,
 )
-from hgsp_core.engine.parallel import joined, of_first, rank
+from hgsp_core.engine.parallel import joined, rank
 from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Resident
 from hgsp_core.repair.least_squares import LeastSquares
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
+from hgsp_core.repair.sequential import repair_blocks
 from hgsp_core.testing.plans import thinned
 from tests.helpers.architectures import layout_of, tiny_model
 from tests.helpers.command import ROOT
@@ -41,7 +41,7 @@ def found(samples: int = SAMPLES) -> dict[str, np.ndarray]:
     model = tiny_model("qwen2")
     tokens = np.random.default_rng(0).integers(0, 97, (samples, 13))
     statistics = run_sweep(Resident(model, layout_of(model)), layout_of(model), tokens, COLLECTORS, batch_size=2)
-    return judged(model) | {
+    return repaired(model) | {
         f"{collector.key} {i} {name}": array
         for collector in COLLECTORS
         for i, layer in enumerate(statistics[collector])
@@ -49,15 +49,14 @@ def found(samples: int = SAMPLES) -> dict[str, np.ndarray]:
     }
 
 
-def judged(model) -> dict[str, np.ndarray]:
-    """What a judge finds, on the windows held out and on each half of the others."""
+def repaired(model) -> dict[str, np.ndarray]:
+    """Every tensor that a repair changes."""
     layout = layout_of(model)
-    plan = thinned(layout)
-    tokens = np.random.default_rng(1).integers(0, 97, (37, 13))  # 17 in either half, of which a repair holds out two
-    judge = Judge(Resident(model, layout), tokens, 3, 2)
+    tokens = np.random.default_rng(1).integers(0, 97, (17, 13))  # two of them are held out
+    changed = {}
     squares = LeastSquares(LeastSquaresParams())
-    halves = {f"judge, half {half}": judge.repaired(plan, half, squares, InMemory()) for half in (0, 1)}
-    return halves | {"judge": np.array(judge(plan)), "of first": np.array(of_first(rank()))}
+    repair_blocks(Resident(model, layout), thinned(layout), squares, tokens, 2, changed.update)
+    return {f"repair {name}": tensor.numpy() for name, tensor in changed.items()}
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess:
@@ -77,7 +76,8 @@ def test_two_processes_find_what_one_does(tmp_path):
     for name, array in alone.items():
         # a removal loss is a difference of losses, and as exact as they are
         scale = np.log(97) if "RemovalLoss" in name else max(1e-3, np.abs(array).max())
-        np.testing.assert_allclose(shared[name], array, rtol=1e-6, atol=1e-6 * scale, err_msg=name)
+        exact = 1e-4 if name.startswith("repair") else 1e-6  # solves magnify the rounding of their sums
+        np.testing.assert_allclose(shared[name], array, rtol=exact, atol=exact * scale, err_msg=name)
 
 
 def test_more_processes_than_samples_are_refused():

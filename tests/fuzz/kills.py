@@ -42,7 +42,7 @@ _TRAINING = {
     "use": "lora",
     "with": {"epochs": 2, "samples": 48, "batch_size": 8, "dataset": "text.txt", "records": {"seq_len": 16}},
 }
-_SEARCH = {"score": {"use": "output"}, "allocate": {"use": "search", "with": {"ratio": 0.15}}}
+_DEFAULT = {"allocate": {"with": {"ratio": 0.15}}}
 _FINETUNE = (
     "--data_path",
     "text.txt",
@@ -58,7 +58,7 @@ _FINETUNE = (
 SCENARIOS = {
     "run": Scenario(
         ("run", "recipe.yaml"),
-        {**_SEARCH, "recover": _TRAINING, "export": [{"use": "huggingface"}, {"use": "gguf"}]},
+        {**_DEFAULT, "recover": _TRAINING, "export": [{"use": "huggingface"}, {"use": "gguf"}]},
         ("Evaluate (prepare)", "Recover (prepare)", *_MEASURING, "Recover", *_CUTTING),
     ),
     "streamed run": Scenario(
@@ -71,7 +71,7 @@ SCENARIOS = {
         },
         ("Evaluate (prepare)", *_MEASURING, *_CUTTING),
     ),
-    "plan": Scenario(("plan", "recipe.yaml", "--json"), _SEARCH, _MEASURING, ()),
+    "plan": Scenario(("plan", "recipe.yaml", "--json"), _DEFAULT, _MEASURING, ()),
     "finetune": Scenario(("finetune", "run", *_FINETUNE, "--output_dir", "out"), {}, ("Recover", "Verify")),
     "eval": Scenario(
         ("eval", "run", "--dataset", "text.txt", "--seq_len", "16", "-o", "out.json"), {}, ("Evaluate (prepare)", "Evaluate"), ("out.json",)

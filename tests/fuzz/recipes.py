@@ -21,6 +21,7 @@ _METHODS: dict[str, tuple[Any, ...]] = {
         {"use": "wanda"},
         {"use": "magnitude"},
         {"use": "output"},
+        {"use": "curvature"},
         {"use": "obs"},
         {"use": "random", "with": {"seed": 1}},
     ),
@@ -30,7 +31,7 @@ _METHODS: dict[str, tuple[Any, ...]] = {
         {"use": "hgsp", "with": {"ratio": 0.1, "temperature": 0.5, "tau": "auto", "epsilon": 0.1}},
         {"use": "layerwise", "with": {"ratio": 0.1, "strategy": "inverse"}},
         {"use": "uniform", "with": {"ratio": 0.1}},
-        {"use": "search", "with": {"ratio": 0.1, "moves": 2, "forwards": 0.2}},
+        {"use": "global", "with": {"ratio": 0.1, "query_heads": True}},
         {"use": "depth", "with": {"ratio": 0.1}},
         {"use": "slimgpt", "with": {"ratio": 0.1}},
         {"use": "torch_pruning", "with": {"ratio": 0.1}},
@@ -41,7 +42,7 @@ _METHODS: dict[str, tuple[Any, ...]] = {
         {"use": "least-squares", "with": {"target": "own"}},
         {"use": "slimgpt"},
     ),
-    "iterative_steps": (1, 2),
+    "iterative_steps": (1, 2, "auto"),
     "memory": ("cpu", "disk", "device"),
 }
 

@@ -102,7 +102,7 @@ def test_a_part_is_weighed_on_the_seeds_that_both_methods_have():
     ]  # fmt: skip
     last = tables.parts(rows).splitlines()[-1]
     assert (
-        last == "| 24 moves, and twice the windows to try blocks on | balanced → best | 0.63 | 2 of 2 | 1 of 2 |"
+        last == "| four steps | balanced → best | 0.63 | 2 of 2 | 1 of 2 |"
     )  # √(0.2/0.4 · 0.64/0.8)
     assert len(tables.parts(rows).splitlines()) == 3
     assert tables.parts(rows[:2]) == ""

@@ -14,7 +14,7 @@ def test_left_out_stages_take_the_defaults_and_are_written_out():
     again = parse_recipe(recipe.to_yaml(), "again")
     assert again == recipe
     written = yaml.safe_load(recipe.to_yaml())
-    assert written["score"] == {"use": "output", "with": {}}
+    assert written["score"] == {"use": "curvature", "with": {}}
     assert written["calibrate"]["samples"] == 128
     assert written.keys() == Recipe.model_fields.keys()
 
@@ -41,7 +41,7 @@ def test_an_unknown_quality_is_named():
 
 
 def test_a_resolved_recipe_has_every_methods_defaults_and_means_the_same():
-    recipe = parse_recipe(BASE + "allocate: {with: {tau: .inf}}\nnormalize: [{use: clip}]\n", "r.yaml")
+    recipe = parse_recipe(BASE + "allocate: {use: hgsp, with: {tau: .inf}}\nnormalize: [{use: clip}]\n", "r.yaml")
     whole = resolved(recipe)
     assert whole.allocate.with_["epsilon"] == 0.15
     assert whole.normalize[0].with_ == {"low": 5.0, "high": 95.0}
@@ -61,7 +61,7 @@ def test_overrides_reach_defaults_lists_and_nested_keys():
             "normalize=[{use: log}]",
         ],
     )
-    assert recipe.allocate.use == "search"
+    assert recipe.allocate.use == "global"
     assert recipe.allocate.with_ == {"ratio": 0.3, "limits": {"freeze_first": 1}}
     assert recipe.evaluate[0].with_ == {"seq_len": 64}
     assert recipe.normalize[0].use == "log"
