@@ -34,11 +34,13 @@ class AllocateJob:
 class Allocator(Implementation[P]):
     """Which units are kept.
 
-    needs_priors   whether priors are to be computed at all
+    needs_priors     whether priors are to be computed at all
+    compares_layers  whether scores must be comparable between layers: the user is told of scores that may not be
     """
 
     kind: ClassVar[str] = "allocator"
     needs_priors: bool = False
+    compares_layers: bool = False
 
     @abstractmethod
     def __call__(self, job: AllocateJob) -> Plan:

@@ -96,6 +96,8 @@ class Global(Ranking[GlobalParams]):
         channels, and takes the plan that removes the units with the lowest mean score.
     """
 
+    compares_layers = True
+
 
 @dataclass(frozen=True)
 class Bounds:

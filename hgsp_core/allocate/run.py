@@ -93,6 +93,8 @@ def decide(
             calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
     decided: Decision | None = None
     predicted = 0.0 if scorer.in_nats else None
+    if methods.allocators[0].compares_layers and not scorer.in_nats and not recipe.normalize:
+        monitor.say(_incomparable(recipe.score.use))
     for allocator in methods.allocators:
         previous = decided.plan if decided else None
         statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, previous)
@@ -120,6 +122,14 @@ def decide(
     for name in reused:
         monitor.say(f"Reused from the store: {name}")
     return replace(decided, reused=tuple(reused), saved=sum(reused.values()), predicted_kl=predicted)
+
+
+def _incomparable(scorer: str) -> str:
+    """What to know about a ranking of all layers by scores of any scale."""
+    return (
+        f"Scores of '{scorer}' may not be comparable between layers. To keep its order in each block and price the blocks in nats: "
+        f"score: {{use: curvature, with: {{order: {scorer}}}}}."
+    )
 
 
 def _far(predicted: float, recipe: Recipe) -> str:

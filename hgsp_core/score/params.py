@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from hgsp_core.plugin.errors import PluginError
 from hgsp_core.plugin.method import Params
 
 
@@ -22,6 +23,23 @@ class CurvatureParams(Params):
         "auto",
         description="λ as a share of the mean diagonal of A, 0..1; auto = the writer's inputs per calibration token, at most 1",
     )
+    order: str | None = Field(
+        None,
+        min_length=1,
+        description="scorer whose order the units of a block keep, with its default parameters; null = order of elimination",
+    )
+
+    @field_validator("order")
+    @classmethod
+    def _installed(cls, order: str | None) -> str | None:
+        from hgsp_core.plugin import registry
+
+        if order is not None:
+            try:
+                registry.installed().find("scorer", order)
+            except PluginError as error:
+                raise ValueError(str(error)) from None
+        return order
 
 
 class RemovalParams(Params):

@@ -1,10 +1,13 @@
 """The scorers: importance of units, from what the engine has summed over each unit's weights W, gradients g and inputs X."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from hgsp_core.artifacts import Scores
 from hgsp_core.engine.collectors import OutputError, TaylorAbs, TaylorCurvature, WandaAbs, WeightAbs, WeightSquare
 from hgsp_core.engine.curvature import RemovalCurvature
+from hgsp_core.plugin import registry
 from hgsp_core.plugin.method import P, Params
 from hgsp_core.score.contract import ScoreJob, Scorer
 from hgsp_core.score.params import CurvatureParams, ObsParams, Taylor2ndParams
@@ -72,7 +75,7 @@ class Obs(OneStatistic[ObsParams]):
         self.collectors = (OutputError(params.damping),)
 
 
-class Curvature(OneStatistic[CurvatureParams]):
+class Curvature(Scorer[CurvatureParams]):
     """Prices units in nats: how much the model's predictions change without them, with the kept columns refitted.
 
     Formula: `½ tr(ΔW A ΔWᵀ B)`, where A is the mean of `x xᵀ` over the writer's inputs, B the mean of `g gᵀ` over the
@@ -86,13 +89,30 @@ class Curvature(OneStatistic[CurvatureParams]):
     Notes: Scores are nats per parameter, so the scores of the removed units add up to the predicted KL divergence
         between the original and the pruned model. The prediction is of second order, too low for large changes:
         `iterative_steps: auto` measures the model again for each quarter that is removed.
+
+        Scores of other scorers are comparable inside a block, but mostly not between blocks. With `order: wanda` the
+        units of each block are removed in the order of `wanda`, and the prices say how many.
     """
 
     in_nats = True
 
     def __init__(self, params: CurvatureParams):
         super().__init__(params)
-        self.collectors = (RemovalCurvature(None if params.damping == "auto" else params.damping),)
+        self._prices = RemovalCurvature(None if params.damping == "auto" else params.damping)
+        self._order = None if params.order is None else registry.build(Scorer, params.order)
+        self.collectors = (self._prices, *(self._order.collectors if self._order else ()))
+
+    def __call__(self, job: ScoreJob) -> Scores:
+        prices = Scores.of(job.layout, job.statistics[self._prices])
+        return reordered(prices, self._order(job)) if self._order else prices
+
+
+def reordered(prices: Scores, order: Scores) -> Scores:
+    """The prices of each block handed out again: the unit with the lowest score of `order` has the lowest price."""
+    by_price, by_order = (np.lexsort((s.index, s.score, s.axis, s.layer)) for s in (prices, order))
+    importance = np.empty_like(prices.importance)
+    importance[by_order] = prices.importance[by_price]
+    return replace(order, importance=importance, score=importance / prices.cost)
 
 
 class Magnitude(OneStatistic[Params]):

@@ -13,11 +13,11 @@ from hgsp_core import plan, run
 from hgsp_core.allocate.run import FAR
 from hgsp_core.artifacts import Plan, Scores
 from hgsp_core.cli import app
-from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import parse_recipe
 from hgsp_core.runtime.store import Store
 from tests.helpers.allocate_models import small
 from tests.helpers.command import ROOT
+from tests.helpers.told import Told
 
 MODEL = ROOT / "models" / "pydoc-llama"
 RECIPE = f"""
@@ -29,15 +29,6 @@ reconstruct: {{use: none}}
 export: []
 output: nowhere
 """
-
-
-class Told(LogMonitor):
-    def __init__(self):
-        super().__init__()
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
 
 
 def test_what_a_plan_removes_is_the_importance_of_its_units_and_of_its_query_heads():
