@@ -42,6 +42,10 @@ class Allocator(Implementation[P]):
     needs_priors: bool = False
     compares_layers: bool = False
 
+    def scores(self, job: AllocateJob) -> Scores:
+        """The scores that a plan is to remove least of; an allocator that changes those of the job, as a gate does, says so here."""
+        return job.scores
+
     @abstractmethod
     def __call__(self, job: AllocateJob) -> Plan:
         """A plan within the budget (`Plan.of`)."""

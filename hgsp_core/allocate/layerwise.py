@@ -78,7 +78,7 @@ class Layerwise(Allocator[LayerwiseParams]):
         groups, block_rates = rates_of_blocks(layout, rates, floor)
         if share is not None:
             block_rates = np.repeat(rates, axes)
-        queue = queue_by_rate(layout, job.scores, block_rates, floor, p.limits.channel_multiple)
+        queue = queue_by_rate(layout, job.scores, block_rates, floor, p.limits.multiple)
         cost = np.array([layer.cost for layer in layout.layers])
         layer_max = Capacity.layers(queue, np.floor(p.limits.layer_max_rate * cost).astype(np.int64))
 

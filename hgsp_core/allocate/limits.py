@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -42,9 +42,16 @@ class SizeLimits(Params):
 
     min_heads: int = Field(0, ge=0, description="minimum number of KV heads (attention groups) to keep in each layer")
     min_channels: int = Field(0, ge=0, description="minimum number of MLP channels to keep in each layer")
-    channel_multiple: int = Field(
-        1, ge=1, description="the kept channels of every pruned MLP are a multiple of this (32, 64, 128, 256)"
+    channel_multiple: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="the kept channels of every pruned MLP are a multiple of this; auto = the largest of 128, 64, 32, 16, 8 that costs "
+        "the plan less than 1 % (of the predicted KL or the removed scores), 1 for MLPs of fewer than 1024 channels",
     )
+
+    @property
+    def multiple(self) -> int:
+        """The number that an allocator goes by; `auto` is replaced by one before where it matters (`multiple.py`)."""
+        return 1 if self.channel_multiple == "auto" else self.channel_multiple
 
 
 class RateLimits(LayerLimits, SizeLimits):
@@ -154,4 +161,5 @@ def in_force(params: Params) -> list[str]:
         for group, limits in changed.items()
         if isinstance(limits, dict)
         for key, value in limits.items()
+        if (key, value) != ("channel_multiple", 1)
     ]

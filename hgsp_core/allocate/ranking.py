@@ -12,7 +12,7 @@ from hgsp_core.allocate.alike import least_lost
 from hgsp_core.allocate.budget import Capacity, Queue, RatioParams, fill, plan_within
 from hgsp_core.allocate.contract import AllocateJob, Allocator
 from hgsp_core.allocate.limits import Limits, SizeLimits, floors, in_force, prunable_layers
-from hgsp_core.artifacts import Plan, Scores
+from hgsp_core.artifacts import Plan
 from hgsp_core.artifacts.errors import PlanError
 from hgsp_core.model.layout import Layout
 
@@ -56,7 +56,7 @@ class Ranking(Allocator[G]):
     def __call__(self, job: AllocateJob) -> Plan:
         p, layout, scores = self.params, job.layout, self.scores(job)
         prunable = np.repeat(prunable_layers(p.limits, layout, job.priors), len(scores.axes))  # [blocks]
-        multiple = p.limits.channel_multiple
+        multiple = p.limits.multiple
         queue = Queue.of(layout, scores, floors(p.limits, layout, prunable), multiple, p.query_heads)
         if p.uniform:
 
@@ -71,10 +71,6 @@ class Ranking(Allocator[G]):
             return self.take(queue, Bounds.of(p.limits, queue, budget, layer_min))
 
         return plan_within(layout, queue, p, taken, in_force(p))
-
-    def scores(self, job: AllocateJob) -> Scores:
-        """The scores that rank the units."""
-        return job.scores
 
     def take(self, queue: Queue, bounds: Bounds) -> tuple[np.ndarray, list[str]]:
         """Units gone [blocks], and notes."""

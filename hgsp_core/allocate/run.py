@@ -8,6 +8,7 @@ from math import ceil, exp
 from typing import TYPE_CHECKING, Any
 
 from hgsp_core.allocate.contract import AllocateJob, Allocator
+from hgsp_core.allocate.multiple import sized
 from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
 from hgsp_core.artifacts.errors import PlanError
 from hgsp_core.artifacts.scales import Scales
@@ -15,10 +16,11 @@ from hgsp_core.data.calibrate import calibrate
 from hgsp_core.data.contract import Dataset
 from hgsp_core.model.layout import Layout
 from hgsp_core.plugin import registry
+from hgsp_core.plugin.method import Params
 from hgsp_core.repair.contract import Reconstructor
 from hgsp_core.runtime.measure import Reused, gradient_scale, measure
 from hgsp_core.runtime.monitor import Monitor
-from hgsp_core.runtime.recipe import Recipe, resolved_use
+from hgsp_core.runtime.recipe import Recipe
 from hgsp_core.runtime.source import Source
 from hgsp_core.runtime.store import Store
 from hgsp_core.score.contract import NormalizeJob, Normalizer, Prior, PriorJob, ScoreJob, Scorer
@@ -95,7 +97,8 @@ def decide(
     predicted = 0.0 if scorer.in_nats else None
     if methods.allocators[0].compares_layers and not scorer.in_nats and not recipe.normalize:
         monitor.say(_incomparable(recipe.score.use))
-    for allocator in methods.allocators:
+    allocators, said = methods.allocators, tuple[str, ...]()
+    for step in range(len(allocators)):
         previous = decided.plan if decided else None
         statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, previous)
         with monitor.stage("Plan") as progress:
@@ -104,7 +107,11 @@ def decide(
             priors = prior(PriorJob(source.layout, statistics)) if prior else None
             if previous:
                 scores = scores.last(previous)
-            plan = allocator(AllocateJob(source.layout, scores, priors, progress, previous))
+            job = AllocateJob(source.layout, scores, priors, progress, previous)
+            if not previous:
+                params, said = sized(recipe.allocate.use, _params(recipe), job, measured if scorer.in_nats else None)
+                allocators = _allocators(recipe, scorer, params)
+            plan = allocators[step](job)
             if previous and not plan.within(previous):
                 raise PlanError.given_back(recipe.allocate.use)
             if predicted is not None:
@@ -115,6 +122,7 @@ def decide(
             scales = Scales.of_gradients(statistics[scale]) if scale else Scales.of_scores(measured)
             decided = Decision(source, calibration, scores, priors, plan, (), 0.0, measured, scales, None)
     assert decided is not None  # there is at least one step
+    decided = replace(decided, plan=replace(decided.plan, notes=(*decided.plan.notes, *said)))
     if predicted is not None and predicted > FAR:
         plan = replace(decided.plan, notes=(*decided.plan.notes, _far(predicted, recipe)))
         decided = replace(decided, plan=plan)
@@ -144,7 +152,7 @@ def _far(predicted: float, recipe: Recipe) -> str:
 def methods_of(recipe: Recipe, layout: Layout) -> Methods:
     """The methods that decide what is kept, ready to be called."""
     scorer = recipe.score.build(Scorer)
-    allocators = _allocators(recipe, scorer)
+    allocators = _allocators(recipe, scorer, _params(recipe))
     normalizers = [use.build(Normalizer) for use in recipe.normalize]
     prior = recipe.prior.build(Prior) if allocators[0].needs_priors else None
     collectors = {c.key: c for method in (scorer, prior) if method for c in method.collectors}
@@ -168,19 +176,27 @@ def replan(decision: Decision) -> Callable[[Recipe], tuple[Scores, Plan]]:
     def planned(recipe: Recipe) -> tuple[Scores, Plan]:
         layout = decision.source.layout
         scores = normalized(decision.measured, [use.build(Normalizer) for use in recipe.normalize], layout)
-        return scores, recipe.allocate.build(Allocator)(AllocateJob(layout, scores, decision.priors))
+        job = AllocateJob(layout, scores, decision.priors)
+        nats = decision.measured if recipe.score.build(Scorer).in_nats else None
+        params, _ = sized(recipe.allocate.use, _params(recipe), job, nats)
+        return scores, registry.build(Allocator, recipe.allocate.use, params)(job)
 
     return planned
 
 
-def _allocators(recipe: Recipe, scorer: Scorer[Any]) -> list[Allocator[Any]]:
+def _params(recipe: Recipe) -> Params:
+    """The allocator's parameters."""
+    return registry.installed().find("allocator", recipe.allocate.use).declared.params(**recipe.allocate.with_)
+
+
+def _allocators(recipe: Recipe, scorer: Scorer[Any], params: Params) -> list[Allocator[Any]]:
     """One for each iterative step; the ratio grows evenly up to the one asked for."""
-    use, settings, steps = recipe.allocate.use, recipe.allocate.with_, recipe.iterative_steps
-    ratio = resolved_use("allocator", recipe.allocate).with_.get("ratio")
+    use, steps, ratio = recipe.allocate.use, recipe.iterative_steps, dict(params).get("ratio")
     if steps == "auto":
         steps = ceil(ratio / STEP) if scorer.in_nats and ratio else 1
     if steps == 1:
-        return [recipe.allocate.build(Allocator)]
+        return [registry.build(Allocator, use, params)]
     if ratio is None:
         raise PlanError.no_ratio(use)
-    return [registry.build(Allocator, use, {**settings, "ratio": ratio * step / steps}) for step in range(1, steps + 1)]
+    ratios = [ratio * step / steps for step in range(1, steps + 1)]
+    return [registry.build(Allocator, use, params.model_copy(update={"ratio": part})) for part in ratios]

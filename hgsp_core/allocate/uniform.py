@@ -65,9 +65,9 @@ class Uniform(Allocator[UniformParams]):
         blocks = layout.blocks()
         prunable = np.array([ranges[mixes_tokens(b)][b.layer] for b in blocks])
         floor = np.maximum(floors(p.limits, layout, prunable), 1)
-        queue = queue_by_rate(layout, job.scores, np.ones(len(blocks)), floor, p.limits.channel_multiple)
+        queue = queue_by_rate(layout, job.scores, np.ones(len(blocks)), floor, p.limits.multiple)
         if p.uniform:
-            multiple = p.limits.channel_multiple
+            multiple = p.limits.multiple
             return plan_within(
                 layout,
                 queue,

@@ -10,6 +10,7 @@ does meets both alike; the ratio of their medians is then steadier than either n
     kv_cache_bytes              tensors of the cache after prompt and new tokens
     macs_per_token              FLOPs / 2 of reading one prompt by torch's FlopCounterMode, per token, rotary angles left
                                 out: what `report/cost.py` computes from shapes
+    padded_macs_per_token       the same with the sizes of every linear rounded up to whole tiles of a GPU's kernel
 
 Times are medians over rounds; `efficiency_spread` has their quartiles and, of two models, those of each round's ratio.
 """
@@ -30,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Cache, PreTrainedModel
@@ -40,6 +41,8 @@ from hgsp_core.engine.parallel import processes
 from hgsp_core.evaluate.contract import EvaluateJob, PairEvaluator
 from hgsp_core.evaluate.efficiency_params import EfficiencyParams
 
+#: rows and columns that a matrix kernel of a GPU computes together, at the least: 1,003 channels cost what 1,024 cost
+TILE = 64
 #: what a round times
 TIMED = ("prefill_seconds", "decode_seconds_per_token")
 
@@ -110,8 +113,10 @@ class Efficiency(PairEvaluator[EfficiencyParams]):
             "processes": processes(),
             "attention": model.config._attn_implementation,
         }
+        macs = macs_per_token(model, tokens)
         return {
-            "macs_per_token": {f"prompt of {tokens}": macs_per_token(model, tokens)},
+            "macs_per_token": {f"prompt of {tokens}": macs},
+            "padded_macs_per_token": {f"prompt of {tokens}": macs + padding_per_token(model)},
             "efficiency_protocol": protocol,
         }
 
@@ -208,6 +213,16 @@ def macs_per_token(model: PreTrainedModel, tokens: int) -> int:
     flops = {module: sum(operations.values()) for module, operations in counter.get_flop_counts().items()}
     angles = sum(count for module, count in flops.items() if module.endswith("rotary_emb"))
     return (flops["Global"] - angles) // 2 // tokens
+
+
+def padding_per_token(model: nn.Module) -> int:
+    """Multiply-accumulates per token that a kernel adds where it rounds the sizes of the linears up to whole tiles."""
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return sum(_tiled(w.out_features) * _tiled(w.in_features) - w.out_features * w.in_features for w in linears)
+
+
+def _tiled(size: int) -> int:
+    return -(-size // TILE) * TILE
 
 
 @contextmanager

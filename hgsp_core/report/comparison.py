@@ -192,7 +192,14 @@ _SPEED: dict[str, tuple[str, Show]] = {
     "decode_tokens_per_second": ("decode", per_second),
     "peak_memory_bytes": ("memory", size),
 }
-_DETAIL = ("prefill_seconds", "decode_seconds_per_token", "kv_cache_bytes", "macs_per_token", "lm_eval")
+_DETAIL = (
+    "prefill_seconds",
+    "decode_seconds_per_token",
+    "kv_cache_bytes",
+    "macs_per_token",
+    "padded_macs_per_token",
+    "lm_eval",
+)
 
 
 def _measured(measures: list[str]) -> Iterator[Column]:

@@ -114,4 +114,5 @@ _METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
     "peak_memory_bytes": ("peak memory", size),
     "kv_cache_bytes": ("KV cache", size),
     "macs_per_token": ("MACs per token counted", count),
+    "padded_macs_per_token": ("MACs per token in full tiles", count),
 }

@@ -106,6 +106,25 @@ def test_macs_by_torchs_counter_are_those_computed_from_shapes(pair):
     assert pair[1]["macs_per_token"][f"prompt of {PROMPT}"] < pair[0]["macs_per_token"][f"prompt of {PROMPT}"]
 
 
+def test_padded_macs_are_those_of_a_model_whose_sizes_are_whole_tiles():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def measured(channels, vocabulary):
+        config = LlamaConfig(
+            hidden_size=128,
+            intermediate_size=channels,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            vocab_size=vocabulary,
+        )
+        found = Efficiency(EfficiencyParams(**{**QUICK, "batch_sizes": (1,)}))(job(LlamaForCausalLM(config).eval()))
+        return found["macs_per_token"], found["padded_macs_per_token"]
+
+    plain, padded = measured(1003, 100)
+    whole, same = measured(1024, 128)
+    assert padded == same == whole != plain
+
+
 def test_peak_memory_counts_every_tensor_that_a_round_holds_at_a_time(models):
     class Hungry(torch.nn.Module):
         """Takes 8 MB, gives them back, then 6 MB: 8 at a time."""

@@ -48,7 +48,7 @@ class SlimGPTRates(Allocator[SlimGPTRatesParams]):
         rates = scaled_rates(log_increasing(len(cost), p.first), cost, p.budget(layout), 0.0, 1.0)  # [layers]
         floor = np.maximum(floors(p.limits, layout, np.repeat(rates > 0, axes)), 1)  # [blocks]
         groups, block_rates = rates_of_blocks(layout, rates, floor)
-        queue = queue_by_rate(layout, job.scores, block_rates, floor, p.limits.channel_multiple)
+        queue = queue_by_rate(layout, job.scores, block_rates, floor, p.limits.multiple)
 
         def solve(budget: int) -> tuple[np.ndarray, Sequence[str]]:
             return fill_channels(queue, groups, [Capacity.total(queue, budget)]), []
