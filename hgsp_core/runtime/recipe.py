@@ -5,6 +5,7 @@ A recipe is data: it is read as plain YAML (`files/yaml_data.py`) and names meth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from hgsp_core.errors import PathError, RecipeError, did_you_mean, holds_credentials, shown
 from hgsp_core.files import text as files
@@ -169,6 +171,8 @@ class Recipe(_Part):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+#: how pydantic calls one of several types that a value may have, as the last part of a fault's place
+_ALTERNATIVE = re.compile(r"literal\[.*\]|constrained-\w+|int|float|str|bool")
 #: faults of one file that are told
 MOST_FAULTS = 20
 #: recipe key -> kind of method that stands there
@@ -357,7 +361,7 @@ def _entry_of(node: object, key: str, place: str) -> int | str:
 def explain(error: ValidationError, source: str, model: type[BaseModel], prefix: str = "") -> str:
     """One line for each of the first faults: file, key, what is wrong, the nearest known key or the value given."""
     lines = []
-    faults = error.errors()
+    faults = list(_alternatives_joined(error.errors()))
     for fault in faults[:MOST_FAULTS]:
         place = prefix + ".".join(_short(str(p)) for p in fault["loc"])
         if fault["type"] == "extra_forbidden":
@@ -370,6 +374,24 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], prefix:
     if len(faults) > MOST_FAULTS:
         lines.append(f"{source}: and {len(faults) - MOST_FAULTS:,} more.")
     return "\n".join(lines)
+
+
+def _alternatives_joined(faults: Sequence[ErrorDetails]) -> Iterator[ErrorDetails]:
+    """One fault for a value that may be of several types (`auto`, or a number): pydantic gives one for each of them."""
+    alternatives = [bool(_ALTERNATIVE.fullmatch(str(fault["loc"][-1]))) if fault["loc"] else False for fault in faults]
+    places = [
+        fault["loc"][:-1] if alternative else None for fault, alternative in zip(faults, alternatives, strict=True)
+    ]
+    for i, fault in enumerate(faults):
+        if (place := places[i]) is None:
+            yield fault
+        elif place not in places[:i]:
+            said = [
+                other["msg"].removeprefix("Input should be ")
+                for other, at in zip(faults, places, strict=True)
+                if at == place
+            ]
+            yield {**fault, "loc": place, "msg": f"Input should be {', or '.join(said)}"}
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
