@@ -7,6 +7,7 @@ from hgsp_core.allocate.ranking import GlobalParams
 from hgsp_core.allocate.uniform import UniformParams
 from hgsp_core.data.datasets import C4Params, FileParams, HubParams, PTBParams, Wikitext2Params
 from hgsp_core.evaluate.efficiency_params import EfficiencyParams
+from hgsp_core.evaluate.fidelity_params import FidelityParams
 from hgsp_core.evaluate.harness import LmEvalParams
 from hgsp_core.evaluate.perplexity import PerplexityParams
 from hgsp_core.export.gguf.exporter import GgufParams
@@ -120,6 +121,12 @@ def hgsp_recoverers() -> list[Method]:
 def hgsp_evaluators() -> list[Method]:
     return [
         _own("perplexity", "evaluate.perplexity:Perplexity", PerplexityParams, "exp of the mean loss on a text"),
+        _own(
+            "fidelity",
+            "evaluate.fidelity:Fidelity",
+            FidelityParams,
+            "KL divergence from the dense model on texts and questions; equal greedy answers",
+        ),
         _own(
             "efficiency",
             "evaluate.efficiency:Efficiency",

@@ -28,6 +28,7 @@ from hgsp_core.evaluate.run import (
     evaluate_source,
     open_evaluators,
     open_job,
+    open_original,
 )
 from hgsp_core.export.contract import Exporter
 from hgsp_core.export.run import check_exportable, check_exports, export, publish
@@ -100,7 +101,8 @@ def run(
         source, dense = decision.source, decision.source.layout
         placed(source.dtype, recipe.device)  # the device is there, also where everything was found in the store
 
-        metrics, known = evaluate_source(evaluators, source, recipe, monitor, store if first else store.read_only())
+        kept = store if first else store.read_only()
+        metrics, known = evaluate_source(evaluators, source, recipe, monitor, kept)
         before |= metrics
         from hgsp_core.checkpoint.on_disk import OnDisk
 
@@ -123,7 +125,7 @@ def run(
             checkpoint, recovery = recover(recoverer, recipe, source, calibration, checkpoint, work, monitor, first)
         # a related family may have zero biases besides
         layout = checkpoint_layout(checkpoint, dense.architecture.model_type)
-        original = partial(open_job, source.directory, dense, source.dtype, recipe, monitor)
+        original = partial(open_original, source, recipe, monitor, kept)
         smaller = partial(open_job, checkpoint, layout, source.dtype, recipe, monitor)
         after |= evaluate_one(evaluators, smaller, "Evaluate pruned", monitor)
         both = evaluate_pair(evaluators, original, smaller, monitor)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hgsp_core.engine.weights import Weights
 
-#: the most that one forward pass of `model_loss` spends on logits, if one window allows
+#: the most that one forward pass of a transformers model spends on logits, if one window allows
 LOGITS_BYTES = 2**29
 
 
@@ -76,8 +76,7 @@ def model_loss(
         NumericError: the loss is not finite.
     """
     context = np.ones(len(tokens), dtype=np.int64) if context is None else context
-    window = tokens.shape[1] * model.config.get_text_config().vocab_size * 4  # its logits in fp32
-    size = max(1, min(batch_size, LOGITS_BYTES // window))
+    size = _windows_at_once(model, tokens, batch_size)
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     for start in range(0, len(tokens), size):
         ids = torch.from_numpy(tokens[start : start + size]).to(model.device)
@@ -91,10 +90,34 @@ def model_loss(
     return total.item()
 
 
+@torch.no_grad()
+def window_logits(source: Weights, tokens: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+    """[seq_len, vocabulary] of each window [windows, seq_len] of this process's share; those of one exist at a time.
+
+    Raises:
+        NumericError: a weight or an activation is not finite.
+    """
+    size = _windows_at_a_time(source, tokens, batch_size)
+    architecture = source.layout.architecture
+    own = share(tokens)
+    for start in range(0, len(own), size):
+        _, streams = _through(source, _of_every_process(own[start : start + size]), batch_size)
+        with source.outside(architecture.norm, architecture.head) as (norm, head):
+            for stream in streams:
+                for window in stream:
+                    yield head(norm(window))
+
+
+@torch.no_grad()
+def model_logits(model: PreTrainedModel, tokens: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+    """As `window_logits`, of a transformers model through its own forward pass."""
+    for ids in torch.from_numpy(share(tokens)).split(_windows_at_once(model, tokens, batch_size)):
+        yield from model(input_ids=ids.to(model.device), use_cache=False).logits
+
+
 def logits(source: Weights, tokens: np.ndarray) -> Tensor:
     """[windows, seq_len, vocabulary] of a few windows, in every process that asks."""
-    everybodys = np.concatenate([tokens] * processes())  # each takes its share of these: all of the tokens
-    _, (stream,) = _through(source, everybodys, len(tokens))
+    _, (stream,) = _through(source, _of_every_process(tokens), len(tokens))
     architecture = source.layout.architecture
     with torch.no_grad(), source.outside(architecture.norm, architecture.head) as (norm, head):
         return head(norm(stream))
@@ -104,6 +127,17 @@ def _through(source: Weights, tokens: np.ndarray, batch_size: int) -> tuple[Batc
     batches, streams = embed(source, tokens, batch_size)
     nothing = Findings([], len(source.layout.layers))
     return batches, forward(source, batches, streams, [], nothing, None, lambda: None)
+
+
+def _of_every_process(tokens: np.ndarray) -> np.ndarray:
+    """Tokens of which every process takes its own `tokens` as its share."""
+    return np.concatenate([tokens] * processes())
+
+
+def _windows_at_once(model: PreTrainedModel, tokens: np.ndarray, batch_size: int) -> int:
+    """Windows of one forward pass of a transformers model, for what their logits take in fp32."""
+    window = tokens.shape[1] * model.config.get_text_config().vocab_size * 4
+    return max(1, min(batch_size, LOGITS_BYTES // window))
 
 
 def _windows_at_a_time(source: Weights, tokens: np.ndarray, batch_size: int) -> int:

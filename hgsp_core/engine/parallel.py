@@ -64,6 +64,20 @@ def share(tokens: np.ndarray, gradient_batches: Iterable[int] = ()) -> np.ndarra
     return tokens[first * size : last * size]
 
 
+def of_all(own: Tensor) -> Tensor:
+    """What the processes have [n of the process, ...], one after another in the order of their samples."""
+    if processes() == 1:
+        return own
+    counts = torch.zeros(processes(), dtype=torch.int64, device=own.device)
+    counts[rank()] = len(own)
+    add_up([counts])
+    start, total = int(counts[: rank()].sum()), int(counts.sum())
+    found = own.new_zeros(total, *own.shape[1:])
+    found[start : start + len(own)] = own
+    add_up([found])
+    return found
+
+
 def add_up(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor, in place, by its sum over all processes."""
     if processes() > 1:

@@ -12,11 +12,11 @@ from typing import Any
 
 from hgsp_core.checkpoint.read import stored_dtype, weight_bytes
 from hgsp_core.evaluate.contract import EvaluateJob
-from hgsp_core.evaluate.run import check_evaluable, evaluate_one, evaluate_pair, open_evaluators
+from hgsp_core.evaluate.run import check_evaluable, evaluate_one, evaluate_pair, open_evaluators, require_alone
 from hgsp_core.files.json_files import write_json
 from hgsp_core.files.text import require_writable
 from hgsp_core.plugin.errors import PluginError
-from hgsp_core.report.tables import PROTOCOL
+from hgsp_core.report.tables import PROTOCOL, STDERR
 from hgsp_core.runtime.directory import new_output
 from hgsp_core.runtime.measure import fits, placed
 from hgsp_core.runtime.monitor import LogMonitor, Monitor, Progress
@@ -30,7 +30,7 @@ def ratios(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any
     found: dict[str, Any] = {}
     for metric, value in before.items():
         later = after.get(metric)
-        if isinstance(value, Mapping) and isinstance(later, Mapping) and not metric.endswith(PROTOCOL):
+        if isinstance(value, Mapping) and isinstance(later, Mapping) and not metric.endswith((PROTOCOL, STDERR)):
             numbers = {name: later[name] / v for name, v in value.items() if name in later and _is_number(v) and v}
             found |= {metric: numbers} if numbers else {}
         elif _is_number(value) and _is_number(later) and value:
@@ -76,6 +76,8 @@ def evaluate_checkpoint(
     directory, original = model_directory(model), None if dense is None else model_directory(dense)
     with monitor.stage("Evaluate (prepare)"):
         evaluators = open_evaluators(uses)
+        if original is None:
+            require_alone(evaluators)
         check_evaluable(evaluators, ModelPart(path=str(directory)))
     dtype = stored_dtype(directory) if dtype == "auto" else dtype
     _, device = placed(dtype, device)
@@ -112,18 +114,20 @@ def _open(directory: Path, dtype: str, device: str, seed: int, monitor: Monitor,
     import torch
 
     from hgsp_core.checkpoint.load import load_model, load_tokenizer, require_agreement
-    from hgsp_core.engine.likelihood import model_loss, total_loss
+    from hgsp_core.engine.likelihood import model_logits, model_loss, total_loss, window_logits
     from hgsp_core.engine.weights import Streamed
 
     tokenizer, number_type = load_tokenizer(directory), getattr(torch, dtype)
     if not fits(_size(directory)["parameters"], dtype, device, monitor):
         weights = Streamed(directory, checkpoint_layout(directory), number_type, device)
-        return EvaluateJob(None, tokenizer, partial(total_loss, weights), seed, progress, weights.layout.vocabulary)
+        loss, logits = partial(total_loss, weights), partial(window_logits, weights)
+        return EvaluateJob(None, tokenizer, loss, seed, progress, weights.layout.vocabulary, logits)
     model, _ = load_model(directory, number_type, device)
     with suppress(PluginError):  # a family that no plugin knows is as transformers loads it
         require_agreement(directory, model, checkpoint_layout(directory).shapes())
     rows = model.get_input_embeddings().get_parameter("weight").shape[0]
-    return EvaluateJob(model, tokenizer, partial(model_loss, model), seed, progress, rows)
+    loss, outputs = partial(model_loss, model), partial(model_logits, model)
+    return EvaluateJob(model, tokenizer, loss, seed, progress, rows, outputs)
 
 
 def _size(directory: Path) -> dict[str, int]:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.plugin.method import Implementation, P
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
     from transformers import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-#: metric -> number or {name: number}; one that ends in `_protocol` says how another was measured. Tables leave out what is nested deeper
+#: metric -> number or {name: number}; one that ends in `_protocol` says how another was measured, one in
+#: `_stderr` is its standard error. Tables leave out what is nested deeper
 Metrics = Mapping[str, Any]
+
+
+def _no_logits(windows: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+    raise TypeError("This job was made without logits.")
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,8 @@ class EvaluateJob:
                 window but its first `context` ones, which are only read (None: all but the first)
     progress    (done, total) may be called
     rows        of the embedding: a token whose id is not below this has none (None: not known)
+    logits      (windows, batch_size) -> for each window of this process's share of them its logits [seq_len, vocabulary]
+    once        (inputs, measure) -> measure(), of the original from the store if these inputs were measured before
     """
 
     model: PreTrainedModel | None
@@ -34,12 +44,16 @@ class EvaluateJob:
     seed: int
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
     rows: int | None = None
+    logits: Callable[[np.ndarray, int], Iterator[Tensor]] = field(default=_no_logits)
+    once: Callable[[Mapping[str, Any], Callable[[], Metrics]], Metrics] = field(
+        default=lambda inputs, measure: measure()
+    )
 
     @property
     def loaded(self) -> PreTrainedModel:
-        """The model, for evaluators with `whole_model`. Raises TypeError if its weights are streamed."""
+        """The model, for evaluators with `whole_model`. Raises EvaluationError if its weights are streamed."""
         if self.model is None:
-            raise TypeError("The weights are streamed. An evaluator that reads the model sets whole_model = True.")
+            raise EvaluationError.streamed()
         return self.model
 
 
@@ -71,8 +85,21 @@ class Evaluator(Implementation[P]):
 
 
 class PairEvaluator(Evaluator[P]):
-    """A measurement of both models together, so that other load on the machine affects both alike."""
+    """A measurement of both models together: other load on the machine affects both alike, or one is compared with the other.
+
+    needs_dense   whether one model alone cannot be measured: without a dense model the evaluator is refused
+    """
+
+    needs_dense: bool = False
 
     @abstractmethod
     def compare(self, dense: EvaluateJob, pruned: EvaluateJob) -> tuple[Metrics, Metrics]:
         """The metrics of both models."""
+
+    def apart(self, dense: Callable[[], EvaluateJob], pruned: Callable[[], EvaluateJob]) -> tuple[Metrics, Metrics]:
+        """As `compare`, of models that do not fit in memory together: each call opens one, streamed while the other is there.
+
+        By default one is measured after the other.
+        """
+        after = self(pruned())
+        return self(dense()), after

@@ -36,7 +36,7 @@ def _refuse(loader: _Loader, node: yaml.Node) -> None:
 _Loader.add_constructor(None, _refuse)
 
 
-def require_plain(folder: Path) -> None:
+def require_plain(evaluator: str, folder: Path) -> None:
     """Raises EvaluationError where a task file of the folder, or a file that one includes, names code."""
     import lm_eval.api.metrics
     from lm_eval.api.registry import METRIC_REGISTRY
@@ -51,16 +51,16 @@ def require_plain(folder: Path) -> None:
         try:
             task = yaml.load(path.read_bytes(), _Loader)
         except _Code as code:
-            raise EvaluationError.task_code(path, str(code)) from None
+            raise EvaluationError.task_code(evaluator, path, str(code)) from None
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             continue  # lm-eval passes such a file over
         if isinstance(task, Mapping) and "class" in task:
-            raise EvaluationError.task_code(path, f"class: {task['class']}")
+            raise EvaluationError.task_code(evaluator, path, f"class: {task['class']}")
         for part in _mappings(task, set()):
             for metric in _metrics(part):
                 if metric.get("hf_evaluate") is True or metric.get("metric") not in METRIC_REGISTRY:
                     told = f"the metric {metric.get('metric')}, which is fetched as a program"
-                    raise EvaluationError.task_code(path, told)
+                    raise EvaluationError.task_code(evaluator, path, told)
             included = part.get("include", ())
             waiting += [path.parent / str(name) for name in (included if isinstance(included, list) else [included])]
 

@@ -19,28 +19,29 @@ class ShownHFLM(HFLM):
     token ends a text. A token that the embedding has no row for is an error that names it.
     """
 
-    def __init__(self, job: EvaluateJob, batch_size: int):
+    def __init__(self, job: EvaluateJob, batch_size: int, softmax_dtype: str | None, evaluator: str):
         tokenizer = deepcopy(job.tokenizer)  # HFLM adds a padding token where there is none
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.stand_in = 0 if first is None else None
-        self._rows = job.rows
+        self._rows, self._evaluator = job.rows, evaluator
         known = None not in (job.rows, tokenizer.pad_token_id, tokenizer.eos_token_id)
         if known and tokenizer.pad_token_id >= job.rows:
             tokenizer.pad_token = tokenizer.eos_token
         options = {"tokenizer": tokenizer, "batch_size": batch_size, "prefix_token_id": self.stand_in}
+        options["softmax_dtype"] = softmax_dtype
         super().__init__(pretrained=job.loaded, backend="causal", **options)
         self._progress, self._done, self._total = job.progress, 0, 0
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         ids = super().tok_encode(string, *args, **kwargs)
-        require_rows(np.asarray(ids), self._rows, self.tokenizer, "lm_eval")
+        require_rows(np.asarray(ids), self._rows, self.tokenizer, self._evaluator)
         return ids
 
     def tok_batch_encode(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         ids, mask = super().tok_batch_encode(*args, **kwargs)
         # the padding token may have no row in the embedding; what is masked is not read
         ids = ids.masked_fill(mask == 0, 0)
-        require_rows(ids.numpy(), self._rows, self.tokenizer, "lm_eval")
+        require_rows(ids.numpy(), self._rows, self.tokenizer, self._evaluator)
         return ids, mask
 
     def tok_decode(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from hgsp_core.checkpoint.read import largest_token, read_config, tokenizer_digest
 from hgsp_core.errors import RecipeError
-from hgsp_core.evaluate.contract import EvaluateJob, Evaluator, PairEvaluator
+from hgsp_core.evaluate.contract import EvaluateJob, Evaluator, Metrics, PairEvaluator
 from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.model.layout import Layout
 from hgsp_core.report.cost import COSTS
@@ -87,6 +87,13 @@ def check_evaluable(evaluators: Evaluators, model: ModelPart) -> None:
             evaluator.check_tokens(tokenizer, rows)
 
 
+def require_alone(evaluators: Evaluators) -> None:
+    """Raises EvaluationError where an evaluator measures nothing without a dense model."""
+    for name, evaluator in evaluators.paired:
+        if evaluator.needs_dense:
+            raise EvaluationError.needs_dense(name)
+
+
 def evaluate_one(evaluators: Evaluators, opener: Opener, stage: str, monitor: Monitor) -> dict[str, Any]:
     """The metrics of the evaluators of one model; also checks that the model suits the paired ones."""
     if not evaluators.all:
@@ -94,6 +101,7 @@ def evaluate_one(evaluators: Evaluators, opener: Opener, stage: str, monitor: Mo
     with monitor.stage(stage) as progress:
         job = opener(progress)
         _require(evaluators.all, job)
+        _check_pairs(evaluators, job)
         return metrics(evaluators.alone, job)
 
 
@@ -107,27 +115,26 @@ def evaluate_source(
     Returns:
         the metrics, and the names of those evaluators whose metrics were found.
     """
-    tokenizer, (_, device) = tokenizer_digest(source.directory), placed(source.dtype, recipe.device)
-    made_of = {"model": source.fingerprint, "tokenizer": tokenizer, "dtype": source.dtype, "device": device}
+    made_of = _made_of(source, recipe)
     opener = partial(open_job, source.directory, source.layout, source.dtype, recipe, monitor)
     keys: list[dict[str, Any] | None] = []
     found: dict[int, dict[str, Any]] = {}
     for i, (_, e) in enumerate(evaluators.alone):
         evaluator, inputs = f"{type(e).__module__}:{type(e).__qualname__}", e.inputs()
         keys.append(None if inputs is None else {**made_of, "evaluator": evaluator, "inputs": inputs})
-        if (key := keys[-1]) and (arrays := store.get("evaluation", key)):
-            found[i] = json.loads(arrays["metrics"].tobytes())
+        if (key := keys[-1]) and (known_metrics := _find(store, key)) is not None:
+            found[i] = known_metrics
     known = [name for i, (name, _) in enumerate(evaluators.alone) if i in found]
     if len(found) < len(keys) or evaluators.paired:
         with monitor.stage("Evaluate original") as progress:
             job = opener(progress)
             _require(evaluators.all, job)
+            _check_pairs(evaluators, job)
             for i, (item, key) in enumerate(zip(evaluators.alone, keys, strict=True)):
                 if i not in found:
                     found[i] = metrics([item], job)
                     if key:
-                        text = json.dumps(found[i]).encode()
-                        store.put("evaluation", key, {"metrics": np.frombuffer(text, dtype=np.uint8)})
+                        _keep(store, key, found[i])
     result: dict[str, Any] = {}
     for i in range(len(keys)):
         merge(result, found[i])
@@ -137,7 +144,7 @@ def evaluate_source(
 def evaluate_pair(
     evaluators: Evaluators, dense: Opener, pruned: Opener, monitor: Monitor
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The metrics of evaluators that take two models: measured in turns, or where both do not fit one after the other."""
+    """The metrics of evaluators that take two models: of both together, or apart where both do not fit in memory."""
     if not evaluators.paired:
         return {}, {}
     before: dict[str, Any] = {}
@@ -146,14 +153,16 @@ def evaluate_pair(
         second = pruned(progress)
         _require(evaluators.paired, second)
         first = dense(progress)
-        if first.model is None:
+        if first.model is not None or second.model is None:
+            both = [evaluator.compare(first, second) for _, evaluator in evaluators.paired]
+        else:
             monitor.say("The two models do not fit in memory together: they are measured one after the other.")
-            after = metrics(evaluators.paired, second)
             del second, first
-            return metrics(evaluators.paired, dense(progress)), after
-        for _, evaluator in evaluators.paired:
-            for result, found in zip((before, after), evaluator.compare(first, second), strict=True):
-                merge(result, found)
+            openers = partial(dense, progress), partial(pruned, progress)
+            both = [evaluator.apart(*openers) for _, evaluator in evaluators.paired]
+        for found in both:
+            merge(before, found[0])
+            merge(after, found[1])
     return before, after
 
 
@@ -172,6 +181,13 @@ def _require(evaluators: Sequence[tuple[str, Evaluator[Any]]], job: EvaluateJob)
             raise EvaluationError.streamed(name)
 
 
+def _check_pairs(evaluators: Evaluators, job: EvaluateJob) -> None:
+    """Refuse texts that do not suit the model before it is pruned: pairs are measured at the end."""
+    if job.rows is not None:
+        for _, evaluator in evaluators.paired:
+            evaluator.check_tokens(job.tokenizer, job.rows)
+
+
 def merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:
     """Add an evaluator's metrics; two may give the same metric for different names, but none replaces another's."""
     for metric, value in found.items():
@@ -184,13 +200,51 @@ def merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:
             result[metric] = dict(value) if isinstance(value, Mapping) else value
 
 
+def open_original(source: Source, recipe: Recipe, monitor: Monitor, store: Store, progress: Progress) -> EvaluateJob:
+    """The original, from which many runs start: its job's `once` finds in the store what was measured before."""
+    job = open_job(source.directory, source.layout, source.dtype, recipe, monitor, progress)
+    return replace(job, once=partial(_once, store, _made_of(source, recipe)))
+
+
+def _once(
+    store: Store, made_of: Mapping[str, Any], inputs: Mapping[str, Any], measure: Callable[[], Metrics]
+) -> Metrics:
+    key = {**made_of, "inputs": inputs}
+    if (found := _find(store, key)) is None:
+        found = measure()
+        _keep(store, key, found)
+    return found
+
+
+def _made_of(source: Source, recipe: Recipe) -> dict[str, Any]:
+    tokenizer, (_, device) = tokenizer_digest(source.directory), placed(source.dtype, recipe.device)
+    return {"model": source.fingerprint, "tokenizer": tokenizer, "dtype": source.dtype, "device": device}
+
+
+def _find(store: Store, key: Mapping[str, Any]) -> Any:
+    """Metrics that were kept, or None."""
+    arrays = store.get("evaluation", key)
+    return json.loads(arrays["metrics"].tobytes()) if arrays else None
+
+
+def _keep(store: Store, key: Mapping[str, Any], found: Metrics) -> None:
+    store.put("evaluation", key, {"metrics": np.frombuffer(json.dumps(found).encode(), dtype=np.uint8)})
+
+
 def open_job(
     directory: Path, layout: Layout, dtype: str, recipe: Recipe, monitor: Monitor, progress: Progress
 ) -> EvaluateJob:
     """A checkpoint to measure, with resident or streamed weights."""
     from hgsp_core.checkpoint.load import load_tokenizer
-    from hgsp_core.engine.likelihood import total_loss
+    from hgsp_core.engine.likelihood import total_loss, window_logits
 
     weights = open_weights(directory, layout, dtype, recipe, monitor)
-    model, loss = weights.model if weights.stays else None, partial(total_loss, weights)
-    return EvaluateJob(model, load_tokenizer(directory), loss, recipe.calibrate.seed, progress, layout.vocabulary)
+    return EvaluateJob(
+        weights.model if weights.stays else None,
+        load_tokenizer(directory),
+        partial(total_loss, weights),
+        recipe.calibrate.seed,
+        progress,
+        layout.vocabulary,
+        partial(window_logits, weights),
+    )

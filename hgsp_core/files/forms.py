@@ -169,6 +169,7 @@ class Report(Form):
     before: _Metrics | None = None
     after: _Metrics | None = None
     timings: dict[str, Finite] | None = None
+    predicted_kl: Finite | None = None
     reused: list[str] = []
     reused_seconds: Finite = 0
     peak_memory_bytes: Finite | None = None

@@ -153,9 +153,11 @@ def hgsp_evaluators() -> list[Method]:
 
     A class that reads `job.loaded` sets `whole_model = True`: where weights are streamed there is none, and the run says so
     before it cuts, with `weights: streamed` before it measures. One with
-    `compare(dense_job, pruned_job) -> (metrics, metrics)` gets both models at once instead.
+    `compare(dense_job, pruned_job) -> (metrics, metrics)` (a PairEvaluator) gets both models at once instead, and
+    `apart(open_dense, open_pruned)` where both do not fit in memory: by default each is measured alone.
     `measures` may list what it gives, so that two of the same are refused. A metric that ends in `_protocol` says how
-    another one was measured; tables show numbers and {name: number}, and leave out what is nested deeper.
+    another one was measured, one in `_stderr` is its standard error. Tables show numbers and {name: number}, and leave out
+    what is nested deeper.
     With `inputs() -> mapping` of all that its result depends on beside the model, the original is measured once for many runs.
 
     Example:

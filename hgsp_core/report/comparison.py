@@ -12,7 +12,7 @@ from hgsp_core.report import markdown as md
 from hgsp_core.report.contract import Side
 from hgsp_core.report.errors import CompareError
 from hgsp_core.report.runs import Comparison, Run, describe_calibration
-from hgsp_core.report.tables import PROTOCOL, count, metric_value, per_second, size
+from hgsp_core.report.tables import FIDELITY, PROTOCOL, STDERR, count, metric_value, per_second, share, size, with_error
 
 Show = Callable[[Any], str]
 
@@ -24,6 +24,7 @@ class Column:
     show    writes a number; a column of text has none
     detail  only in CSV and JSON
     mark    key of another column: where that has a value, this one's cell gets a star
+    error   key of another column, with the standard error
     """
 
     key: str
@@ -31,12 +32,14 @@ class Column:
     show: Show | None = None
     detail: bool = False
     mark: str = ""
+    error: str = ""
 
     def cell(self, values: Mapping[str, Any]) -> str:
         value = values.get(self.key)
         if value is None:
             return ""
-        return (self.show(value) if self.show else str(value)) + (" *" if values.get(self.mark) else "")
+        shown = with_error(value, values.get(self.error), self.show) if self.show else str(value)
+        return shown + (" *" if values.get(self.mark) else "")
 
 
 @dataclass(frozen=True)
@@ -156,15 +159,11 @@ def _factor(value: float) -> str:
     return f"{value:.3f}" if value < 100 else metric_value(value)
 
 
-def _share(value: float) -> str:
-    return f"{value:.1%}"
-
-
 _NAMES = (
     Column("run", "run"),
     Column("model", "model"),
-    Column("ratio_asked", "asked", _share),
-    Column("ratio_achieved", "achieved", _share),
+    Column("ratio_asked", "asked", share),
+    Column("ratio_achieved", "achieved", share),
     Column("ratio_of", "of"),
 )
 _SETTINGS = (
@@ -199,6 +198,9 @@ _DETAIL = (
     "macs_per_token",
     "padded_macs_per_token",
     "lm_eval",
+    "answer_accuracy",
+    "target_nats",
+    "same_greedy_tokens",
 )
 
 
@@ -217,9 +219,16 @@ def _measured(measures: list[str]) -> Iterator[Column]:
             yield Column(f"{measure} / dense", "× dense", _factor, detail=metric in seen)
         elif metric == "accuracy":
             title = f"accuracy {name}".replace("mean of", "of")
-            yield Column(measure, title, _share, detail=bool(mean) and measure not in mean)
+            yield Column(measure, title, share, detail=bool(mean) and measure not in mean)
+        elif metric.endswith(STDERR):
+            yield Column(measure, measure, metric_value, detail=True)
         else:
-            yield Column(measure, measure, metric_value, detail=metric in _DETAIL)
+            if metric == "kl_to_dense" and metric not in seen:
+                yield Column("predicted_kl", "predicted KL", metric_value)
+            title, show = FIDELITY.get(metric, (metric, metric_value))
+            title = f"{title}, {name}" if name else title
+            error = f"{metric}{STDERR}, {name}" if name else metric + STDERR
+            yield Column(measure, title, show, detail=metric in _DETAIL, error=error)
         seen.add(metric)
 
 
@@ -237,6 +246,7 @@ def _values(run: Run, comparison: Comparison) -> dict[str, Any]:
         "ratio_achieved": run.achieved,
         "ratio_of": run.ratio_of,
         **{column.key: run.report["after"].get(column.key) for column in _COSTS},
+        "predicted_kl": run.report.get("predicted_kl"),
         **after,
         **{f"{m} / dense": after[m] / before[m] for m in after if _has_factor(m) and before.get(m)},
         "prune_seconds": run.seconds,

@@ -9,16 +9,21 @@ from typing import Any
 HEADER = ("", "before", "after", "change")
 #: a metric of this ending says how another one was measured, and is no number
 PROTOCOL = "_protocol"
+#: a metric of this ending is the standard error of another one
+STDERR = "_stderr"
+#: what tables call the divergence that the evaluator `fidelity` measures and that a plan predicts
+KL = "KL to dense"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measure before and after; `after` is None where it was not measured."""
+    """One measure before and after; `after` is None where it was not measured, `error` is its standard error if it has one."""
 
     measure: str
     before: float
     after: float | None
     show: Callable[[float], str]
+    error: float | None = None
 
     @property
     def change(self) -> float | None:
@@ -26,13 +31,17 @@ class Row:
         return None if self.after is None or not self.before else self.after / self.before - 1
 
     def cells(self) -> tuple[str, str, str, str]:
-        after = "" if self.after is None else self.show(self.after)
+        after = "" if self.after is None else with_error(self.after, self.error, self.show)
         return self.measure, self.show(self.before), after, percent(self.change)
 
 
 def headline(report: Mapping[str, Any]) -> list[Row]:
     """Rows of the table: what of a model's costs and measurements the report holds, before and after."""
-    return list(_rows(report["before"], report.get("after", {})))
+    rows = list(_rows(report["before"], report.get("after", {})))
+    first = next((i for i, row in enumerate(rows) if row.measure.startswith(f"{KL}, ")), None)
+    if first is not None and (predicted := report.get("predicted_kl")) is not None:
+        rows.insert(first, Row(f"{KL}, predicted", 0.0, predicted, metric_value))
+    return rows
 
 
 def evaluation(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -50,15 +59,21 @@ def _rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Row]:
     for key, (measure, show) in _COSTS.items():
         if key in before:
             yield Row(measure, before[key], after.get(key), show)
-    for metric in [key for key in before if key not in _COSTS and not key.endswith(PROTOCOL)]:
-        values, later = before[metric], after.get(metric)
+    for metric in [key for key in before if key not in _COSTS and not key.endswith((PROTOCOL, STDERR))]:
+        values, later, errors = before[metric], after.get(metric), after.get(metric + STDERR)
         measure, show = _METRICS.get(metric, (metric, metric_value))
         if isinstance(values, Mapping):
             for name, value in values.items():
                 if isinstance(value, (int, float)):  # what lies deeper is detail
-                    yield Row(f"{measure}, {name}", value, (later or {}).get(name), show)
+                    error = errors.get(name) if isinstance(errors, Mapping) else None
+                    yield Row(f"{measure}, {name}", value, (later or {}).get(name), show, error)
         elif isinstance(values, (int, float)):
             yield Row(measure, values, later, show)
+
+
+def with_error(value: float, error: float | None, show: Callable[[float], str]) -> str:
+    """The number, and its standard error if it has one."""
+    return show(value) if error is None else f"{show(value)} ± {show(error)}"
 
 
 def count(value: float) -> str:
@@ -89,6 +104,11 @@ def metric_value(value: float) -> str:
     return f"{value:.2e}" if abs(value) >= 1e6 else f"{value:,.2f}" if abs(value) >= 10 else f"{value:.4g}"
 
 
+def share(value: float) -> str:
+    """0.123 -> 12.3%."""
+    return f"{value:.1%}"
+
+
 def percent(change: float | None) -> str:
     """0.123 -> +12.3%; beyond a doubling as a factor."""
     if change is None:
@@ -105,6 +125,19 @@ _COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "kv_cache_bytes_per_token": ("KV cache per token", size),
 }
 
+#: likewise of what is between the two models
+FIDELITY: dict[str, tuple[str, Callable[[float], str]]] = {
+    "kl_to_dense": (KL, metric_value),
+    "same_top_token": ("same top token", share),
+    "kl_of_choices": ("KL of choices", metric_value),
+    "answer_accuracy": ("answer accuracy", share),
+    "answer_accuracy_change": ("change of answer accuracy", share),
+    "target_nats": ("nats of target", metric_value),
+    "target_nats_change": ("change of nats of target", metric_value),
+    "same_greedy_answer": ("same greedy answer", share),
+    "same_greedy_tokens": ("same greedy tokens", metric_value),
+}
+
 #: likewise of metrics that are measured and are not in numbers of their own kind
 _METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
     "prefill_seconds": ("prefill", milliseconds),
@@ -115,4 +148,5 @@ _METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
     "kv_cache_bytes": ("KV cache", size),
     "macs_per_token": ("MACs per token counted", count),
     "padded_macs_per_token": ("MACs per token in full tiles", count),
+    **FIDELITY,
 }
