@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import cross_entropy
 
 #: size of one chunk's logits in fp32, in bytes
 CHUNK_BYTES = 2**26
@@ -52,42 +51,6 @@ def loss_gradient(
     gradient = torch.zeros_like(stream)  # the last position of a sample predicts nothing
     gradient[:, :-1] = torch.cat(gradients).view_as(stream[:, :-1])
     return total, gradient
-
-
-def divergence(
-    norm: nn.Module,
-    head: nn.Module,
-    dense: Tensor,
-    stream: Tensor,
-    weight: Tensor | None = None,
-    log_p: Tensor | None = None,
-) -> Tensor:
-    """[batch], fp64: the mean of KL(p ‖ q) over the positions that predict a token; p and q are what two streams predict.
-
-    Args:
-        dense, stream: [batch, seq_len, hidden], after the last layer; p is of `dense`, q of `stream`.
-        weight: the head's for `stream`; None = its own.
-        log_p: what `predicted` makes of `dense`, where there is room for it.
-    """
-    found, other = [], {} if weight is None else {"weight": weight}
-    source = dense[:, :-1].flatten(0, 1) if log_p is None else log_p
-    with torch.no_grad():
-        for a, b in _chunks(head, source, stream[:, :-1].flatten(0, 1)):
-            p = _log_softmax(head(norm(a))) if log_p is None else a
-            q = _log_softmax(functional_call(head, other, (norm(b),)))
-            found.append(kl_div(q, p, log_target=True, reduction="none").sum(-1).double())
-    return torch.cat(found).view(len(stream), -1).mean(1)
-
-
-def predicted(norm: nn.Module, head: nn.Module, stream: Tensor) -> Tensor:
-    """log p [batch · (seq_len - 1), vocabulary] fp32, of a stream [batch, seq_len, hidden] after the last layer."""
-    x = stream[:, :-1].flatten(0, 1)
-    with torch.no_grad():
-        return torch.cat([_log_softmax(head(norm(part))) for part, _ in _chunks(head, x, x)])
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    return log_softmax(logits.float(), -1)
 
 
 def _chunk_loss(norm: nn.Module, head: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
