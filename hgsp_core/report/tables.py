@@ -72,8 +72,8 @@ def _rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def with_error(value: float, error: float | None, show: Callable[[float], str]) -> str:
-    """The number, and its standard error if it has one."""
-    return show(value) if error is None else f"{show(value)} ± {show(error)}"
+    """The number, and its standard error if it has one, to two significant digits."""
+    return show(value) if error is None else f"{show(value)} ± {show(float(f'{error:.2g}'))}"
 
 
 def count(value: float) -> str:

@@ -380,7 +380,7 @@ def test_a_run_shows_the_kl_divergence_beside_the_predicted_one_everywhere(tmp_p
     assert rows[names[place]].after == predicted
     assert 0.5 < found / predicted < 2
     shown = rows["KL to dense, pydoc"].cells()[2]
-    assert shown == f"{found:.4g} ± {report['after']['kl_to_dense_stderr']['pydoc']:.4g}"
+    assert shown == f"{found:.4g} ± {report['after']['kl_to_dense_stderr']['pydoc']:.2g}"
     page, card = ((tmp_path / "out" / name).read_text() for name in ("report.html", "model/README.md"))
     assert shown in page
     assert "KL to dense, predicted" in page
