@@ -32,7 +32,6 @@ def pruned(folder, name, dataset, *settings):
         {
             "model": {"path": str(MODEL)},
             "calibrate": {"dataset": dataset, "samples": 16, "seq_len": 32},
-            "allocate": {"with": {"forwards": 0.2}},
             "evaluate": [{"use": "perplexity", "with": {"datasets": texts, "max_windows": 8}}],
             "output": str(folder / name),
         }
@@ -98,6 +97,6 @@ def test_a_comparison_marks_what_a_run_was_not_calibrated_on(folder, both, one):
         if cell.endswith(" *") and column.title.startswith("ppl ")
     }
     assert starred == {("both", "ppl birds"), ("one", "ppl birds"), ("one", "numbers.txt")}
-    assert table.footnotes()[0] == STAR
+    assert table.footnotes()[-1] == STAR
     [warning] = [w for w in compared.warnings if "different token sets" in w]
     assert f"pydoc (12 windows), {folder / 'numbers.txt'} (4 windows), 16 x 32 tokens" in warning

@@ -97,7 +97,7 @@ class RunTable:
         marks = {column.key: column.mark for column in self.columns}
         found = [note for key, note in notes.items() if any(line.values.get(marks[key]) for line in self.lines)]
         elsewhere = any(line.values.get(_unseen(key)) for line in self.lines for key in marks)
-        return [f"{UNSEEN}.", *found] if elsewhere else found
+        return [*found, f"{UNSEEN}."] if elsewhere else found
 
 
 def run_table(comparison: Comparison) -> RunTable:

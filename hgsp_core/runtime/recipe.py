@@ -118,7 +118,7 @@ class CalibratePart(_Part):
         description="dataset name, local .txt/.json/.jsonl/.parquet file, or hub id; or a list of these, or of mappings {use, with, share}",
     )
     with_: dict[str, Any] = Field({}, alias="with", description="parameters of the dataset (hgsp plugins show NAME)")
-    samples: int = Field(128, ge=1, validate_default=True, description="windows drawn from the text")
+    samples: int = Field(128, ge=1, validate_default=True, description="windows drawn, from all texts together")
     seq_len: int = Field(128, ge=2, description="tokens per window")
     stride: int = Field(0, ge=0, description="tokens between the starts of consecutive windows; 0 = no overlap")
     batch_size: int = Field(4, ge=1, description="windows per batch; affects cost, never the result")
@@ -368,7 +368,7 @@ def check_methods(recipe: Recipe, source: str) -> None:
         same = text.use, data_params(text.use, text.with_)
         if same in seen:
             fault = f"'{text.use}' is in the list already, with the same parameters."
-            raise RecipeError.at(source, place, fault, "Remove one, and give the other a larger share.")
+            raise RecipeError.at(source, place, fault, "Remove one of the two.")
         seen.append(same)
     for place, kind, use in uses(recipe):
         try:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from hgsp_core.allocate.run import methods_of
 from hgsp_core.data.calibrate import calibrate, calibration_inputs
-from hgsp_core.data.run import calibration_text, mixed, calibration_texts
+from hgsp_core.data.run import calibration_text, calibration_texts, mixed
 from hgsp_core.evaluate.run import check_evaluable, evaluate_source, open_evaluators
 from hgsp_core.export.contract import Exporter
 from hgsp_core.export.run import check_exports

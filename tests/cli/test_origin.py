@@ -82,7 +82,10 @@ PRUNE = {
     "--layer_importance_samples 7": {"prior.use": "removal", "prior.with.samples": 7},
     "--layer_importance_config FILE": {"prior.use": "file"},
     "--dataset pydoc": {"calibrate.dataset": "pydoc", "evaluate.0.with.datasets.0": "pydoc"},
-    "--dataset pydoc,a.txt": {"calibrate.dataset": ["pydoc", "a.txt"], "evaluate.0.with.datasets": ["pydoc", "a.txt"]},
+    "--dataset pydoc,a.txt": {
+        "calibrate.dataset": [{"use": "pydoc"}, {"use": "a.txt"}],
+        "evaluate.0.with.datasets": ["pydoc", "a.txt"],
+    },
     "--nsamples 9": {"calibrate.samples": 9},
     "--calibration_samples 9": {"calibrate.samples": 9},
     "--num_samples 9": {"calibrate.samples": 9},
