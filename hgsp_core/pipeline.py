@@ -20,7 +20,7 @@ from typing import Any
 from hgsp_core.allocate.run import Decision, decide, replan
 from hgsp_core.artifacts import Plan
 from hgsp_core.checkpoint.read import weight_bytes
-from hgsp_core.data.run import open_dataset
+from hgsp_core.data.run import calibration_texts
 from hgsp_core.evaluate.run import (
     check_evaluable,
     evaluate_one,
@@ -205,11 +205,11 @@ def forecast(
 
     needs_calibration: whether something after the plan needs the calibration set.
     """
-    dataset = open_dataset(recipe.calibrate.dataset, recipe.calibrate.with_, "calibrate.dataset")
+    texts = calibration_texts(recipe.calibrate)
     with monitor.stage("Read model"):
         source = open_model(recipe.model)
         check_exportable(recipe.export, source.directory, source.layout)
-    decision = decide(recipe, source, dataset, monitor, store if first else store.read_only(), needs_calibration)
+    decision = decide(recipe, source, texts, monitor, store if first else store.read_only(), needs_calibration)
     layout, plan = source.layout, decision.plan
     check_exportable(recipe.export, source.directory, plan.layout_after(layout))
     context, size = recipe.calibrate.seq_len, source.bytes_per_parameter

@@ -13,7 +13,7 @@ from hgsp_core.artifacts import Calibration, Plan, Priors, Scores
 from hgsp_core.artifacts.errors import PlanError
 from hgsp_core.artifacts.scales import Scales
 from hgsp_core.data.calibrate import calibrate
-from hgsp_core.data.contract import Dataset
+from hgsp_core.data.run import CalibrationText
 from hgsp_core.model.layout import Layout
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.method import Params
@@ -76,7 +76,7 @@ class Methods:
 def decide(
     recipe: Recipe,
     source: Source,
-    dataset: Dataset[Any],
+    texts: Sequence[CalibrationText],
     monitor: Monitor,
     store: Store,
     needs_calibration: bool = False,
@@ -92,7 +92,7 @@ def decide(
     calibration = None
     if methods.needs_tokens or needs_calibration:
         with monitor.stage("Calibrate"):
-            calibration = calibrate(recipe.calibrate, dataset, source, store, reused)
+            calibration = calibrate(recipe.calibrate, texts, source, store, reused)
     decided: Decision | None = None
     predicted = 0.0 if scorer.in_nats else None
     if methods.allocators[0].compares_layers and not scorer.in_nats and not recipe.normalize:

@@ -10,7 +10,13 @@ from typing import Protocol, TypedDict
 import numpy as np
 
 
-class Calibrated(TypedDict):
+class _Windows(TypedDict, total=False):
+    """Text -> number of its windows, where there are several texts."""
+
+    windows: dict[str, int]
+
+
+class Calibrated(_Windows):
     """What the report says of a calibration."""
 
     dataset: str
@@ -22,11 +28,16 @@ class Calibrated(TypedDict):
 
 @dataclass(frozen=True)
 class Calibration:
-    """The one token set that every method of a run sees. tokens [samples, seq_len] int64."""
+    """The one token set that every method of a run sees.
 
-    dataset: str
+    texts   names of the texts that it was drawn from;  source  index of its text, for each window [samples] int64
+    tokens  [samples, seq_len] int64; any run of windows has every text at about its share
+    """
+
+    texts: tuple[str, ...]
     seed: int
     tokens: np.ndarray
+    source: np.ndarray
 
     @property
     def sha256(self) -> str:
@@ -36,13 +47,17 @@ class Calibration:
     def describe(self) -> Calibrated:
         """What the report says of it."""
         samples, seq_len = self.tokens.shape
-        return {
-            "dataset": self.dataset,
+        told: Calibrated = {
+            "dataset": ", ".join(self.texts),
             "samples": samples,
             "seq_len": seq_len,
             "seed": self.seed,
             "tokens_sha256": self.sha256,
         }
+        if len(self.texts) > 1:
+            windows = np.bincount(self.source, minlength=len(self.texts)).tolist()
+            told["windows"] = dict(zip(self.texts, windows, strict=True))
+        return told
 
 
 #: what one collector measured in one layer: a name (an axis, or "layer") -> array

@@ -10,7 +10,7 @@ import typer
 from hgsp_core.cli.draft import Draft, as_yaml
 from hgsp_core.cli.flags import Flag, Given, Panel, takes
 from hgsp_core.cli.options import Json, PrintRecipe, Quiet, path_option, set_option
-from hgsp_core.cli.origin import names
+from hgsp_core.cli.origin import names, texts
 from hgsp_core.cli.show import output as stdout
 from hgsp_core.cli.show import plain_table, print_json
 from hgsp_core.errors import FlagError
@@ -111,9 +111,9 @@ def draft_of(given: Given, model: str | None, recipe: Path | None, output: Path 
 def measurements(draft: Draft) -> list[dict[str, Any]]:
     """`evaluate`."""
     wanted: list[dict[str, Any]] = []
-    texts, tasks = draft.take("--dataset") or "wikitext2", draft.take("--tasks", "--eval_tasks")
-    if texts != "none":
-        wanted.append({"use": "perplexity", "with": {"datasets": texts.split(","), **_sizes(draft, "max_windows")}})
+    given, tasks = draft.take("--dataset") or "wikitext2", draft.take("--tasks", "--eval_tasks")
+    if given != "none":
+        wanted.append({"use": "perplexity", "with": {"datasets": texts(given), **_sizes(draft, "max_windows")}})
         for flag in ("--seq_len", "--stride"):
             if (value := draft.take(flag)) is not None:
                 wanted[0]["with"][flag.removeprefix("--")] = value

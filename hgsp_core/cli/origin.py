@@ -29,7 +29,12 @@ MODEL = Panel(
 CALIBRATION = Panel(
     "Calibration set, shared by everything that measures",
     (
-        Flag("--dataset", str, "Name, local file or hub id; its evaluation split gives the perplexity.", "wikitext2"),
+        Flag(
+            "--dataset",
+            str,
+            "Name, local file or hub id; its evaluation split gives the perplexity. Several, comma-separated, have equal shares.",
+            "wikitext2",
+        ),
         Flag("--nsamples", int, "Windows drawn from the text.", "128"),
         Flag("--calibration_samples", int, "Alias of --nsamples."),
         Flag("--num_samples", int, "Alias of --nsamples."),
@@ -88,7 +93,9 @@ def model(draft: Draft) -> None:
 
 def calibrate(draft: Draft, samples: int = 128, seq_len: int = 128, stride: int | None = None) -> None:
     """`calibrate`; the arguments are the method's own defaults."""
-    draft.put("calibrate.dataset", "--dataset", default="wikitext2")
+    given = draft.take("--dataset")
+    first, *others = texts("wikitext2" if given is None else given)
+    draft.set("calibrate.dataset", [first, *others] if others else first, "--dataset")
     aliases = ("--calibration_samples", "--num_samples", "--head_importance_samples")
     draft.put("calibrate.samples", "--nsamples", *aliases, default=samples)
     most = draft.take("--max_samples")
@@ -132,10 +139,16 @@ def evaluate(draft: Draft) -> None:
         if tasks is not None:
             raise FlagError.excludes("--skip_evaluation", "--eval_tasks", "it skips all measurements")
         return
-    wanted = [{"use": "perplexity", "with": {"datasets": [draft.data["calibrate"]["dataset"]]}}]
+    dataset = draft.data["calibrate"]["dataset"]
+    wanted = [{"use": "perplexity", "with": {"datasets": dataset if isinstance(dataset, list) else [dataset]}}]
     if tasks is not None:
         wanted.append({"use": "lm_eval", "with": {"tasks": names(tasks)}})
     draft.set("evaluate", wanted)
+
+
+def texts(given: str) -> list[str]:
+    """Names of texts with commas between them; a path may have blanks."""
+    return [name.strip() for name in given.split(",")]
 
 
 def names(given: str) -> list[str]:

@@ -55,9 +55,13 @@ def show(report: Report, directory: Path, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
+    from hgsp_core.report.texts import calibrated_on
+
     console = stdout()
     console.print(headline_table(report))
     console.print(removed_line(report["before"], report["after"]))
+    for line in calibrated_on(report):
+        console.print(line)
     print_lines(console, "Note", report["notes"])
     print_reused(console, report["reused"])
     print_lines(console, "Finding", findings(directory))

@@ -25,10 +25,13 @@ class DataError(HgspError):
         return cls(f"The dataset '{name}' contains no text. Choose another one, or check the file.")
 
     @classmethod
-    def too_short(cls, name: str, there: int, samples: int, seq_len: int) -> DataError:
-        fewer = f"calibrate.samples (to {there} at most) or " if there else ""
+    def too_short(cls, name: str, there: int, samples: int, seq_len: int, of: int) -> DataError:
+        """`samples` are wanted from this text; `of`: from all texts together."""
+        asked, fewer = f"{samples} are requested", f"calibrate.samples (to {there} at most) or " if there else ""
+        if samples < of:
+            asked, fewer = f"its share of the {of} is {samples}", "its share, calibrate.samples or "
         return cls(
-            f"The dataset '{name}' has only {there} windows of {seq_len} tokens, but {samples} are requested. "
+            f"The dataset '{name}' has only {there} windows of {seq_len} tokens, but {asked}. "
             f"Use a longer text, or lower {fewer}calibrate.seq_len."
         )
 

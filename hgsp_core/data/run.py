@@ -6,7 +6,9 @@ rest is done here, once, so that every method and every evaluation sees the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +62,26 @@ def open_dataset(name: str, params: Mapping[str, Any], place: str) -> Dataset[An
     return registry.implementation(Dataset, entry)(ready)
 
 
+@dataclass(frozen=True)
+class CalibrationText:
+    """A text of the calibration set, and how many of its windows are drawn."""
+
+    name: str
+    windows: int
+    dataset: Dataset[Any]
+
+
+def calibration_texts(part: CalibratePart) -> list[CalibrationText]:
+    """The texts of a calibration set; a dataset with other parameters is NAME#2. Raises DataError as `open_dataset` does."""
+    found: list[CalibrationText] = []
+    times: Counter[str] = Counter()
+    for (place, text), windows in zip(part.texts.items(), part.windows, strict=True):
+        times[text.use] += 1
+        name = text.use if times[text.use] == 1 else f"{text.use}#{times[text.use]}"
+        found.append(CalibrationText(name, windows, open_dataset(text.use, text.with_, place)))
+    return found
+
+
 def dataset_job(split: str, characters: int | None) -> DatasetJob:
     """The job for about `characters` of text (None = all)."""
     return DatasetJob(split, None if characters is None else max(characters, LONGEST_DOCUMENT))
@@ -98,9 +120,9 @@ def windows(text: str, tokenizer: PreTrainedTokenizerBase, seq_len: int, stride:
     return sliding_window_view(ids, seq_len)[:: stride or seq_len].copy()
 
 
-def calibration_text(dataset: Dataset[Any], part: CalibratePart) -> str:
+def calibration_text(text: CalibrationText, part: CalibratePart) -> str:
     """The text that calibration windows are drawn from: the first part of the dataset's calibration split."""
-    return read_text(dataset, "calibration", part.samples * part.seq_len * CHARACTERS_PER_TOKEN, part.dataset)
+    return read_text(text.dataset, "calibration", text.windows * part.seq_len * CHARACTERS_PER_TOKEN, text.name)
 
 
 def require_rows(ids: np.ndarray, rows: int | None, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -112,8 +134,15 @@ def require_rows(ids: np.ndarray, rows: int | None, tokenizer: PreTrainedTokeniz
         raise DataError.no_row(name, token, index, rows)
 
 
-def draw(text: str, tokenizer: PreTrainedTokenizerBase, part: CalibratePart, rows: int | None = None) -> Calibration:
-    """`part.samples` different windows of the text, chosen by `part.seed`, in the order of the text.
+def draw(
+    content: str,
+    tokenizer: PreTrainedTokenizerBase,
+    part: CalibratePart,
+    name: str,
+    samples: int,
+    rows: int | None = None,
+) -> np.ndarray:
+    """`samples` different windows of the text `name`, chosen by `part.seed`, in the order of the text. [samples, seq_len].
 
     Args:
         rows: of the model's embedding.
@@ -121,9 +150,34 @@ def draw(text: str, tokenizer: PreTrainedTokenizerBase, part: CalibratePart, row
     Raises:
         DataError: the text has fewer windows than that, or a token that the embedding has no row for.
     """
-    cut = windows(text, tokenizer, part.seq_len, part.stride or None)
-    require_rows(cut, rows, tokenizer, part.dataset)
-    if len(cut) < part.samples:
-        raise DataError.too_short(part.dataset, len(cut), part.samples, part.seq_len)
-    chosen = np.sort(np.random.default_rng(part.seed).choice(len(cut), size=part.samples, replace=False))
-    return Calibration(part.dataset, part.seed, cut[chosen])
+    cut = windows(content, tokenizer, part.seq_len, part.stride or None)
+    require_rows(cut, rows, tokenizer, name)
+    if len(cut) < samples:
+        raise DataError.too_short(name, len(cut), samples, part.seq_len, of=part.samples)
+    chosen = np.sort(np.random.default_rng(part.seed).choice(len(cut), size=samples, replace=False))
+    return cut[chosen]
+
+
+def mixed(texts: Sequence[CalibrationText], drawn: Sequence[np.ndarray], seed: int) -> Calibration:
+    """The windows of all texts as one set, in which each text's keep their order and are spread evenly."""
+    source = spread([len(windows) for windows in drawn])
+    tokens = np.empty((len(source), drawn[0].shape[1]), dtype=np.int64)
+    for index, windows in enumerate(drawn):
+        tokens[source == index] = windows
+    return Calibration(tuple(text.name for text in texts), seed, tokens, source)
+
+
+def spread(counts: Sequence[int]) -> np.ndarray:
+    """Order of items of several kinds: in every first part, each kind has its share to less than one item. [sum of counts].
+
+    It schedules the next item with the earliest deadline: item j of n must come in [j/n, (j + 1)/n) of the whole. Of
+    equal deadlines the rarer kind comes first, so that kinds with one item in eight are in the last eighth.
+    """
+    total, placed = sum(counts), [0] * len(counts)
+    order = np.empty(total, dtype=np.int64)
+    for place in range(total):
+        due = [i for i, n in enumerate(counts) if placed[i] * total < (place + 1) * n]
+        kind = min(due, key=lambda i: (-(-(placed[i] + 1) * total // counts[i]), counts[i]))
+        placed[kind] += 1
+        order[place] = kind
+    return order

@@ -16,7 +16,8 @@ from hgsp_core.evaluate.run import check_evaluable, evaluate_one, evaluate_pair,
 from hgsp_core.files.json_files import write_json
 from hgsp_core.files.text import require_writable
 from hgsp_core.plugin.errors import PluginError
-from hgsp_core.report.tables import PROTOCOL, STDERR
+from hgsp_core.report.contract import PROTOCOL
+from hgsp_core.report.tables import STDERR
 from hgsp_core.runtime.directory import new_output
 from hgsp_core.runtime.measure import fits, placed
 from hgsp_core.runtime.monitor import LogMonitor, Monitor, Progress

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from hgsp_core.evaluate.harness_tasks import TaskParams
-from hgsp_core.evaluate.texts import TextUse, TextUses
+from hgsp_core.evaluate.texts import TextUse
 
 
 class FidelityParams(TaskParams):
-    datasets: TextUses = Field(
+    datasets: tuple[TextUse, ...] = Field(
         (TextUse(use="wikitext2"),), description="names, local files, hub ids, or mappings {use, with, name}"
     )
     seq_len: int = Field(128, ge=2, description="tokens per window")

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from hgsp_core.data.errors import DataError
 from hgsp_core.evaluate.contract import EvaluateJob, Evaluator
-from hgsp_core.evaluate.texts import Text, TextUse, TextUses, open_texts
+from hgsp_core.evaluate.texts import Text, TextUse, open_texts
 from hgsp_core.plugin.method import Params
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class PerplexityParams(Params):
-    datasets: TextUses = Field(
+    datasets: tuple[TextUse, ...] = Field(
         (TextUse(use="wikitext2"),),
         min_length=1,
         description="names, local files, hub ids, or mappings {use, with, name}",

@@ -9,37 +9,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from hgsp_core.data.contract import Dataset
 from hgsp_core.data.errors import DataError
 from hgsp_core.data.run import CHARACTERS_PER_TOKEN, dataset_job, open_dataset, read_text, require_rows, windows
-from hgsp_core.runtime.recipe import Use, data_params
+from hgsp_core.runtime.recipe import DatasetUse, data_params
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
-class TextUse(Use):
-    """A dataset by name, with its parameters; a bare name stands for one without any."""
+class TextUse(DatasetUse):
+    """A text to measure on, under a name of its own."""
 
     name: str | None = Field(None, min_length=1, description="name in the report, if not the dataset's own")
 
     @property
     def label(self) -> str:
         return self.name or self.use
-
-
-def _names_stand_for_datasets(value: Any) -> Any:
-    if not isinstance(value, (list, tuple)):
-        return value
-    return [{"use": item} if isinstance(item, str) else item for item in value]
-
-
-TextUses = Annotated[tuple[TextUse, ...], BeforeValidator(_names_stand_for_datasets)]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from hgsp_core.model.layout import LayerLayout, Layout
 from hgsp_core.report import markdown as md
 from hgsp_core.report.render import render
 from hgsp_core.report.tables import HEADER, headline
+from hgsp_core.report.texts import UNSEEN, unseen
 
 CARD = "README.md"
 #: front matter that is also true of the pruned model
@@ -57,6 +58,7 @@ def model_card(
         front=_yaml(_front_matter(directory, config, recipe, original)),
         name=base_name(recipe, base),
         results=_results(report),
+        unseen=f"{UNSEEN}." if unseen(report) else "",
         report=report,
         without_folder=_without_folder,
         recipe=_yaml(_without_folders(told)),
@@ -111,9 +113,10 @@ def _front_matter(
 
 def _results(report: Mapping[str, Any]) -> str:
     rows = []
-    for measure, *numbers in (row.cells() for row in headline(report)):
-        metric, comma, name = measure.partition(", ")
-        rows.append((md.text(f"{metric}{comma}{_without_folder(name)}"), *map(md.text, numbers)))
+    for row in headline(report):
+        metric, comma, name = row.measure.partition(", ")
+        mark = " *" if row.unseen else ""
+        rows.append((md.text(f"{metric}{comma}{_without_folder(name)}{mark}"), *map(md.text, row.cells()[1:])))
     return _table(HEADER, rows)
 
 

@@ -127,8 +127,19 @@ class _Model(Form):
     dtype: str = "auto"
 
 
+class _Text(Form):
+    use: str
+    with_: dict[str, Any] = Field({}, alias="with")
+
+
+class _Calibrate(Form):
+    dataset: str | list[_Text] | None = None
+    with_: dict[str, Any] = Field({}, alias="with")
+
+
 class _Recipe(Form):
     model: _Model | None = None
+    calibrate: _Calibrate | None = None
     allocate: _Allocate | None = None
     score: _Use | None = None
     prior: _Use | None = None
@@ -138,6 +149,7 @@ class _Recipe(Form):
 
 class _Calibration(Form):
     dataset: str
+    windows: dict[str, int] = {}
     samples: int
     seq_len: int
     seed: int

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hgsp_core.report import markdown as md
-from hgsp_core.report.contract import Side
+from hgsp_core.report.contract import PROTOCOL, Side
 from hgsp_core.report.errors import CompareError
 from hgsp_core.report.runs import Comparison, Run, describe_calibration
-from hgsp_core.report.tables import FIDELITY, PROTOCOL, STDERR, count, metric_value, per_second, share, size, with_error
+from hgsp_core.report.tables import FIDELITY, STDERR, count, metric_value, per_second, share, size, with_error
+from hgsp_core.report.texts import UNSEEN, unseen
 
 Show = Callable[[Any], str]
 
@@ -94,7 +95,9 @@ class RunTable:
             "for all runs that share it.",
         }
         marks = {column.key: column.mark for column in self.columns}
-        return [note for key, note in notes.items() if any(line.values.get(marks[key]) for line in self.lines)]
+        found = [note for key, note in notes.items() if any(line.values.get(marks[key]) for line in self.lines)]
+        elsewhere = any(line.values.get(_unseen(key)) for line in self.lines for key in marks)
+        return [*found, f"{UNSEEN}."] if elsewhere else found
 
 
 def run_table(comparison: Comparison) -> RunTable:
@@ -211,7 +214,7 @@ def _measured(measures: list[str]) -> Iterator[Column]:
     for measure in measures:
         metric, _, name = measure.partition(", ")
         if metric == "perplexity":
-            yield Column(measure, f"ppl {name}", metric_value)
+            yield Column(measure, f"ppl {name}", metric_value, mark=_unseen(measure))
             yield Column(f"{measure} / dense", "× dense", _factor)
         elif metric in _SPEED:
             title, show = _SPEED[metric]
@@ -228,12 +231,13 @@ def _measured(measures: list[str]) -> Iterator[Column]:
             title, show = FIDELITY.get(metric, (metric, metric_value))
             title = f"{title}, {name}" if name else title
             error = f"{metric}{STDERR}, {name}" if name else metric + STDERR
-            yield Column(measure, title, show, detail=metric in _DETAIL, error=error)
+            yield Column(measure, title, show, detail=metric in _DETAIL, mark=_unseen(measure), error=error)
         seen.add(metric)
 
 
 def _values(run: Run, comparison: Comparison) -> dict[str, Any]:
     before, after = _measures(run, "before", comparison), _measures(run, "after", comparison)
+    elsewhere = unseen(run.report)
     return {
         "run": run.name,
         "model": run.model,
@@ -248,6 +252,7 @@ def _values(run: Run, comparison: Comparison) -> dict[str, Any]:
         **{column.key: run.report["after"].get(column.key) for column in _COSTS},
         "predicted_kl": run.report.get("predicted_kl"),
         **after,
+        **{_unseen(measure): True for measure in after if measure.partition(", ")[2] in elsewhere},
         **{f"{m} / dense": after[m] / before[m] for m in after if _has_factor(m) and before.get(m)},
         "prune_seconds": run.seconds,
         "reused": ", ".join(run.reused) or None,
@@ -263,6 +268,11 @@ def _dense(runs: Iterable[Run], comparison: Comparison) -> dict[str, Any]:
         found |= {f"{m} / dense": 1.0 for m in found if _has_factor(m)}
         values = {"run": "dense", "model": run.model, **found, **values}
     return values
+
+
+def _unseen(measure: str) -> str:
+    """Key of the mark of a measure on a text that the run was not calibrated on."""
+    return f"{measure}, not calibrated on"
 
 
 def _has_factor(measure: str) -> bool:

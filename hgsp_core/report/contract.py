@@ -9,6 +9,8 @@ from hgsp_core.artifacts.calibration import Calibrated
 
 #: which of the two models something is about
 Side = Literal["before", "after"]
+#: a metric of this ending says how another one was measured, and is no number
+PROTOCOL = "_protocol"
 
 
 class Pruned(TypedDict):

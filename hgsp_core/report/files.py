@@ -16,6 +16,7 @@ from hgsp_core.report.png import write_png
 from hgsp_core.report.run_charts import layer_charts, prior_chart, scale_chart
 from hgsp_core.report.run_page import run_page
 from hgsp_core.report.tables import HEADER, headline
+from hgsp_core.report.texts import calibrated_on
 from hgsp_core.runtime.recipe import resolved
 
 
@@ -105,6 +106,7 @@ def summary(facts: RunFacts) -> str:
         f"Removed {plan.removed(facts.layout):,} of the {plan.before - plan.target:,} parameters in the budget:",
         f"{total:.2%} of all parameters, {of_layers:.2%} of the layers' parameters.",
         f"Layers: {len(facts.layers)} before, {len(plan.kept_layers())} after.",
+        *calibrated_on(facts.report),
         *(f"Note: {note}" for note in plan.notes),
         *(f"Finding ({f['severity']}): {f['title']}. See {diagnosis.FILE}." for f in facts.diagnosis["findings"]),
     ]

@@ -11,6 +11,7 @@ from hgsp_core.report.facts import RunFacts
 from hgsp_core.report.render import render
 from hgsp_core.report.run_charts import layer_charts, prior_chart, recovery_chart, scale_chart
 from hgsp_core.report.tables import HEADER, headline, metric_value
+from hgsp_core.report.texts import calibrated_on
 
 #: measures that are shown large: of each the first that was taken
 _LARGE = ("parameters", "MACs per token", "KV cache per token", "perplexity", "accuracy", "decode tokens")
@@ -35,6 +36,7 @@ def run_page(run: RunFacts) -> str:
         removed=run.plan.removed(run.layout),
         header=HEADER,
         rows=rows,
+        calibrated_on=calibrated_on(report),
         cells=[row.cells() for row in rows],
         large=[row for row in large if row],
         checks=[(check["check"], check_value(check)) for check in run.diagnosis["checks"]],

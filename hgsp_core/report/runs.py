@@ -19,6 +19,7 @@ from hgsp_core.files import forms
 from hgsp_core.files.text import read_object
 from hgsp_core.report.contract import Report, Side
 from hgsp_core.report.errors import CompareError
+from hgsp_core.report.texts import told
 
 #: a run that removed less than this share of its budget did not meet it
 MET = 0.97
@@ -307,7 +308,7 @@ def comparison(runs: Iterable[Run]) -> Comparison:
 def describe_calibration(run: Run) -> str:
     c = run.report["calibration"]
     assert c is not None  # only such runs have letters
-    return f"{c['dataset']}, {c['samples']} x {c['seq_len']} tokens, seed {c['seed']}, {c['tokens_sha256'][:8]}"
+    return f"{told(c)}, {c['samples']} x {c['seq_len']} tokens, seed {c['seed']}, {c['tokens_sha256'][:8]}"
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

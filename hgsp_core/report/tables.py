@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hgsp_core.report import texts
+from hgsp_core.report.contract import PROTOCOL
+
 HEADER = ("", "before", "after", "change")
-#: a metric of this ending says how another one was measured, and is no number
-PROTOCOL = "_protocol"
 #: a metric of this ending is the standard error of another one
 STDERR = "_stderr"
 #: what tables call the divergence that the evaluator `fidelity` measures and that a plan predicts
@@ -17,13 +18,17 @@ KL = "KL to dense"
 
 @dataclass(frozen=True)
 class Row:
-    """One measure before and after; `after` is None where it was not measured, `error` is its standard error if it has one."""
+    """One measure before and after; `after` is None where it was not measured, `error` is its standard error if it has one.
+
+    unseen: measured on a text that the model was not calibrated on, which a star marks
+    """
 
     measure: str
     before: float
     after: float | None
     show: Callable[[float], str]
     error: float | None = None
+    unseen: bool = False
 
     @property
     def change(self) -> float | None:
@@ -32,12 +37,12 @@ class Row:
 
     def cells(self) -> tuple[str, str, str, str]:
         after = "" if self.after is None else with_error(self.after, self.error, self.show)
-        return self.measure, self.show(self.before), after, percent(self.change)
+        return f"{self.measure} *" if self.unseen else self.measure, self.show(self.before), after, percent(self.change)
 
 
 def headline(report: Mapping[str, Any]) -> list[Row]:
     """Rows of the table: what of a model's costs and measurements the report holds, before and after."""
-    rows = list(_rows(report["before"], report.get("after", {})))
+    rows = list(_rows(report["before"], report.get("after", {}), texts.unseen(report)))
     first = next((i for i, row in enumerate(rows) if row.measure.startswith(f"{KL}, ")), None)
     if first is not None and (predicted := report.get("predicted_kl")) is not None:
         rows.insert(first, Row(f"{KL}, predicted", 0.0, predicted, metric_value))
@@ -55,7 +60,7 @@ def evaluation(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[s
     return ("", "ratio", "original", "model"), cells
 
 
-def _rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Row]:
+def _rows(before: Mapping[str, Any], after: Mapping[str, Any], unseen: Container[str]) -> Iterator[Row]:
     for key, (measure, show) in _COSTS.items():
         if key in before:
             yield Row(measure, before[key], after.get(key), show)
@@ -66,7 +71,7 @@ def _rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Row]:
             for name, value in values.items():
                 if isinstance(value, (int, float)):  # what lies deeper is detail
                     error = errors.get(name) if isinstance(errors, Mapping) else None
-                    yield Row(f"{measure}, {name}", value, (later or {}).get(name), show, error)
+                    yield Row(f"{measure}, {name}", value, (later or {}).get(name), show, error, name in unseen)
         elif isinstance(values, (int, float)):
             yield Row(measure, values, later, show)
 

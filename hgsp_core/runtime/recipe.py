@@ -8,12 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, ErrorDetails
 
 from hgsp_core.errors import PathError, RecipeError, did_you_mean, holds_credentials, shown
 from hgsp_core.files import text as files
@@ -57,20 +69,6 @@ class ModelPart(_Part):
     )
 
 
-class CalibratePart(_Part):
-    """The calibration set, shared by all methods of the run."""
-
-    dataset: str = Field(
-        "wikitext2", min_length=1, description="dataset name, local .txt/.json/.jsonl/.parquet file, or hub id"
-    )
-    with_: dict[str, Any] = Field({}, alias="with", description="parameters of the dataset (hgsp plugins show NAME)")
-    samples: int = Field(128, ge=1, description="windows drawn from the text")
-    seq_len: int = Field(128, ge=2, description="tokens per window")
-    stride: int = Field(0, ge=0, description="tokens between the starts of consecutive windows; 0 = no overlap")
-    batch_size: int = Field(4, ge=1, description="windows per batch; affects cost, never the result")
-    seed: int = Field(0, ge=0, lt=2**32, description="seed that draws the windows")
-
-
 class Use(_Part):
     """A method by name, with its own parameters."""
 
@@ -80,6 +78,99 @@ class Use(_Part):
     def build(self, contract: type[C]) -> C:
         """The method, ready to be called. Raises PluginError."""
         return registry.build(contract, self.use, self.with_)
+
+
+class DatasetUse(Use):
+    """A dataset by name, with its parameters; a bare name stands for one without any."""
+
+    use: str = Field(min_length=1, description="dataset name, local .txt/.json/.jsonl/.parquet file, or hub id")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_is_enough(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "minLength": 1}, handler(schema)]}
+
+
+class TextShare(DatasetUse):
+    """One of several texts of a calibration set."""
+
+    share: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="its windows, relative to those of the other texts"
+    )
+
+
+#: how pydantic tells the two forms of `calibrate.dataset` apart; `explain` leaves them out of the place of a fault
+_NAME, _LIST = "<name>", "<list>"
+
+
+class CalibratePart(_Part):
+    """The calibration set, shared by all methods of the run."""
+
+    dataset: Annotated[
+        Annotated[str, Field(min_length=1), Tag(_NAME)] | Annotated[tuple[TextShare, ...], Tag(_LIST)],
+        Discriminator(lambda value: _LIST if isinstance(value, (list, tuple)) else _NAME),
+    ] = Field(
+        "wikitext2",
+        description="dataset name, local .txt/.json/.jsonl/.parquet file, or hub id; or a list of these, or of mappings {use, with, share}",
+    )
+    with_: dict[str, Any] = Field({}, alias="with", description="parameters of the dataset (hgsp plugins show NAME)")
+    samples: int = Field(128, ge=1, validate_default=True, description="windows drawn, from all texts together")
+    seq_len: int = Field(128, ge=2, description="tokens per window")
+    stride: int = Field(0, ge=0, description="tokens between the starts of consecutive windows; 0 = no overlap")
+    batch_size: int = Field(4, ge=1, description="windows per batch; affects cost, never the result")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed that draws the windows")
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _several_texts_are_a_list(cls, dataset: Any) -> Any:
+        if isinstance(dataset, dict):
+            raise ValueError("a text with parameters belongs in a list: [{use: ..., with: ...}]")
+        if isinstance(dataset, (list, tuple)) and not dataset:
+            raise ValueError("the list names no text")
+        return dataset
+
+    @field_validator("with_")
+    @classmethod
+    def _each_text_has_its_own_parameters(cls, with_: dict[str, Any], others: ValidationInfo) -> dict[str, Any]:
+        if with_ and isinstance(others.data.get("dataset"), tuple):
+            raise ValueError("calibrate.dataset is a list, so write 'with' into its entries: [{use: ..., with: ...}]")
+        return with_
+
+    @field_validator("samples")
+    @classmethod
+    def _each_text_gets_a_window(cls, samples: int, others: ValidationInfo) -> int:
+        if isinstance(texts := others.data.get("dataset"), tuple):
+            given = _divided(samples, texts)
+            if 0 in given:
+                use = texts[given.index(0)].use
+                raise ValueError(f"too few for a window of '{use}' at its share; raise it, or remove that text")
+        return samples
+
+    @property
+    def texts(self) -> dict[str, TextShare]:
+        """Recipe key -> text that stands there. A name alone is the same as a list of one."""
+        if isinstance(self.dataset, str):
+            return {"calibrate.dataset": TextShare.model_validate({"use": self.dataset, "with": self.with_})}
+        return {f"calibrate.dataset.{i}": text for i, text in enumerate(self.dataset)}
+
+    @property
+    def windows(self) -> list[int]:
+        """How many of the samples are of each text."""
+        return _divided(self.samples, tuple(self.texts.values()))
+
+
+def _divided(samples: int, texts: Sequence[TextShare]) -> list[int]:
+    """The samples by share, rounded by the largest remainder; the first of equal remainders comes first."""
+    shares = [Fraction(text.share) for text in texts]
+    exact = [samples * share / sum(shares) for share in shares]
+    found = [int(quota) for quota in exact]
+    for i in sorted(range(len(exact)), key=lambda i: found[i] - exact[i])[: samples - sum(found)]:
+        found[i] += 1
+    return found
 
 
 _BALANCED = {
@@ -268,10 +359,17 @@ def uses(recipe: Recipe) -> Iterator[tuple[str, str, Use]]:
 
 def check_methods(recipe: Recipe, source: str) -> None:
     """Every method exists and takes its parameters, and so does the dataset; nothing is imported for it."""
-    part = recipe.calibrate
-    with suppress(PluginError):  # a file or hub id, which is looked for where it is opened
-        dataset = registry.installed().find("dataset", part.dataset).declared.params
-        _check_params(dataset, part.with_, source, "calibrate.with.")
+    seen: list[tuple[str, dict[str, Any]]] = []
+    for place, text in recipe.calibrate.texts.items():
+        with suppress(PluginError):  # a file or hub id, which is looked for where it is opened
+            dataset = registry.installed().find("dataset", text.use).declared.params
+            alone = isinstance(recipe.calibrate.dataset, str)
+            _check_params(dataset, text.with_, source, "calibrate.with." if alone else f"{place}.with.")
+        same = text.use, data_params(text.use, text.with_)
+        if same in seen:
+            fault = f"'{text.use}' is in the list already, with the same parameters."
+            raise RecipeError.at(source, place, fault, "Remove one of the two.")
+        seen.append(same)
     for place, kind, use in uses(recipe):
         try:
             entry = registry.installed().find(kind, use.use)
@@ -296,8 +394,9 @@ def resolved(recipe: Recipe) -> Recipe:
             several = isinstance(value, tuple)
             changed[key] = tuple(resolved_use(kind, u) for u in value) if several else resolved_use(kind, value)
     part = recipe.calibrate
-    with_ = data_params(part.dataset, part.with_)
-    return recipe.model_copy(update={**changed, "calibrate": part.model_copy(update={"with_": with_})})
+    texts = [t.model_copy(update={"with_": data_params(t.use, t.with_)}) for t in part.texts.values()]
+    written = {"with_": texts[0].with_} if isinstance(part.dataset, str) else {"dataset": tuple(texts)}
+    return recipe.model_copy(update={**changed, "calibrate": part.model_copy(update=written)})
 
 
 def resolved_use(kind: str, use: Use) -> Use:
@@ -363,9 +462,10 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], prefix:
     lines = []
     faults = list(_alternatives_joined(error.errors()))
     for fault in faults[:MOST_FAULTS]:
-        place = prefix + ".".join(_short(str(p)) for p in fault["loc"])
+        keys = [key for key in fault["loc"] if key not in (_NAME, _LIST)]
+        place = prefix + ".".join(_short(str(key)) for key in keys)
         if fault["type"] == "extra_forbidden":
-            hint = did_you_mean(str(fault["loc"][-1]), _keys_at(model, fault["loc"][:-1]))
+            hint = did_you_mean(str(keys[-1]), _keys_at(model, keys[:-1]))
             lines.append(f"{source}: {place}: unknown key.{hint}")
         elif fault["type"] == "missing":
             lines.append(f"{source}: {place}: this key is required.")
@@ -421,7 +521,7 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
         default = None if f.is_required() else f.get_default(call_default_factory=True)
         yield key, f.description or "", "required" if f.is_required() else _plain(default)
         for part in _models_in(f.annotation):
-            yield from describe(part, f"{key}.") if part is not Use else ()
+            yield from describe(part, f"{key}.") if not issubclass(part, Use) else ()
 
 
 def _plain(value: Any) -> Any:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hgsp_core.allocate.run import methods_of
-from hgsp_core.artifacts import Calibration
 from hgsp_core.data.calibrate import calibrate, calibration_inputs
-from hgsp_core.data.run import calibration_text, open_dataset
+from hgsp_core.data.run import calibration_text, calibration_texts, mixed
 from hgsp_core.evaluate.run import check_evaluable, evaluate_source, open_evaluators
 from hgsp_core.export.contract import Exporter
 from hgsp_core.export.run import check_exports
@@ -59,7 +58,7 @@ def check(cells: Sequence[Cell]) -> None:
     recipes = [cell.recipe for cell in cells]
     sources = {repr(part): open_model(part) for part in _distinct(recipe.model for recipe in recipes)}
     for part in _distinct(recipe.calibrate for recipe in recipes):
-        open_dataset(part.dataset, part.with_, "calibrate.dataset")
+        calibration_texts(part)
     for uses in _distinct(recipe.evaluate for recipe in recipes):
         evaluators = open_evaluators(uses)
         for model in _distinct(recipe.model for recipe in recipes if recipe.evaluate == uses):
@@ -91,9 +90,9 @@ def prepare(recipes: Sequence[Recipe], monitor: Monitor, store: Store) -> None:
     methods = [methods_of(recipe, source.layout) for recipe in recipes]
     calibration = None
     if any(m.needs_tokens for m in methods):
-        dataset = open_dataset(first.calibrate.dataset, first.calibrate.with_, "calibrate.dataset")
+        texts = calibration_texts(first.calibrate)
         with monitor.stage("Calibrate"):
-            calibration = calibrate(first.calibrate, dataset, source, store, {})
+            calibration = calibrate(first.calibrate, texts, source, store, {})
     collectors = {c.key: c for m in methods for c in m.collectors}
     measure(first, source, calibration, list(collectors.values()), monitor, store, {})
     for recipe in {repr((recipe.evaluate, recipe.device)): recipe for recipe in recipes}.values():
@@ -122,16 +121,19 @@ def needs(groups: Sequence[Group], store: Store) -> dict[str, Need]:
         methods = [methods_of(recipe, source.layout) for recipe in group.recipes]
         tokens = None
         if any(m.needs_tokens for m in methods):
-            text = calibration_text(open_dataset(part.dataset, part.with_, "calibrate.dataset"), part)
-            inputs = calibration_inputs(part, text, source)
-            kept = store.get("calibration", inputs)
-            found["calibrations"][str(store.path("calibration", inputs))] = kept is not None
-            tokens = Calibration(part.dataset, part.seed, kept["tokens"]).sha256 if kept else f"of {group.name}"
-        there = []
+            texts, drawn = calibration_texts(part), []
+            for text in texts:
+                inputs = calibration_inputs(part, text, calibration_text(text, part), source)
+                kept = store.get("calibration", inputs)
+                found["calibrations"][str(store.path("calibration", inputs))] = kept is not None
+                drawn += [kept["tokens"]] if kept else []
+            there = len(drawn) == len(texts)
+            tokens = mixed(texts, drawn, part.seed).sha256 if there else f"of {group.name}"
+        measured = []
         for collector in {c.key: c for m in methods for c in m.collectors}.values():
             path = store.path("statistics", statistics_inputs(source, tokens, collector, None))
             found["statistics"][str(path)] = path.is_file()
-            there.append(path.is_file())
-        if there:
-            found["sweeps"][group.name] = all(there)
+            measured.append(path.is_file())
+        if measured:
+            found["sweeps"][group.name] = all(measured)
     return {kind: Need(len(paths), sum(paths.values())) for kind, paths in found.items()}

@@ -82,6 +82,10 @@ PRUNE = {
     "--layer_importance_samples 7": {"prior.use": "removal", "prior.with.samples": 7},
     "--layer_importance_config FILE": {"prior.use": "file"},
     "--dataset pydoc": {"calibrate.dataset": "pydoc", "evaluate.0.with.datasets.0": "pydoc"},
+    "--dataset pydoc,a.txt": {
+        "calibrate.dataset": [{"use": "pydoc"}, {"use": "a.txt"}],
+        "evaluate.0.with.datasets": ["pydoc", "a.txt"],
+    },
     "--nsamples 9": {"calibrate.samples": 9},
     "--calibration_samples 9": {"calibrate.samples": 9},
     "--num_samples 9": {"calibrate.samples": 9},
@@ -374,7 +378,7 @@ def test_calibration_windows_begin_a_stride_apart():
     text, tokenizer = Path(__file__).read_text(), load_tokenizer(MODEL)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     count = (len(ids) - 32) // 8 + 1
-    tokens = draw(text, tokenizer, CalibratePart(dataset="x", samples=count, seq_len=32, stride=8)).tokens
+    tokens = draw(text, tokenizer, CalibratePart(seq_len=32, stride=8), "x", count)
     assert [ids[8 * i : 8 * i + 32] for i in range(count)] == tokens.tolist()
 
 

@@ -92,7 +92,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_measured(tmp
 
 def test_a_killed_training_on_other_calibration_windows_is_not_gone_on_with(tmp_path):
     store, use = Store(tmp_path), Use(use="gains")
-    windows = [Calibration("x", 0, np.full((4, 8), token)) for token in (1, 2)]
+    windows = [Calibration(("x",), 0, np.full((4, 8), token), np.zeros(4, dtype=int)) for token in (1, 2)]
     first, second = (recovery_work(store, use, 0, MODEL, calibration) for calibration in windows)
     assert first != second
     assert first == recovery_work(store, use, 0, MODEL, windows[0])

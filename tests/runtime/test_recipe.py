@@ -104,6 +104,61 @@ def test_what_is_wrong_is_named_with_its_place_and_the_fix(text, overrides, word
         assert word in str(caught.value), str(caught.value)
 
 
+SEVERAL = [
+    ("[c4, wikitext2]", {}, [64, 64]),
+    ("[{use: c4, share: 0.5}, {use: wikitext2, share: 0.5}]", {}, [64, 64]),
+    ("[c4, {use: wikitext2, share: 2}]", {"samples": 10}, [3, 7]),
+    ("[c4, ptb, wikitext2]", {"samples": 128}, [43, 43, 42]),
+    ("[{use: c4, share: 1.0e+308}, {use: ptb, share: 1.0e+308}]", {"samples": 3}, [2, 1]),
+    ("[pydoc]", {"samples": 5}, [5]),
+    ("pydoc", {"samples": 5}, [5]),
+]
+
+
+@pytest.mark.parametrize(("dataset", "others", "windows"), SEVERAL, ids=[case[0] for case in SEVERAL])
+def test_texts_of_a_calibration_set_share_its_windows(dataset, others, windows):
+    settings = [f"calibrate.dataset={dataset}", *(f"calibrate.{key}={value}" for key, value in others.items())]
+    recipe = parse_recipe(BASE, "r", settings)
+    assert recipe.calibrate.windows == windows
+    again = parse_recipe(resolved(recipe).to_yaml(), "again")
+    assert again.calibrate.windows == windows
+    assert resolved(again) == resolved(recipe)
+
+
+WRONG_TEXTS = [
+    ("dataset=[]", "calibrate.dataset: ", "names no text"),
+    ("dataset=5", "calibrate.dataset: ", "valid string"),
+    ("dataset={use: c4}", "calibrate.dataset: ", "belongs in a list"),
+    ("dataset=[c4, {use: ptb, share: 0}]", "calibrate.dataset.1.share: ", "greater than 0"),
+    ("dataset=[c4, {use: ptb, share: .inf}]", "calibrate.dataset.1.share: ", "finite"),
+    ("dataset=[c4, {use: ptb, share: half}]", "calibrate.dataset.1.share: ", "number"),
+    ("dataset=[c4, {use: ptb, shares: 1}]", "calibrate.dataset.1.shares: ", "Did you mean 'share'?"),
+    ("dataset=[c4, {share: 1}]", "calibrate.dataset.1.use: ", "required"),
+    ("dataset=[c4, '']", "calibrate.dataset.1.use: ", "at least 1 character"),
+    ("dataset=[c4, true]", "calibrate.dataset.1: ", "given: True"),
+    ("dataset=[c4, {use: ptb, with: {colum: x}}]", "calibrate.dataset.1.with.colum: ", "Did you mean 'column'?"),
+    ("dataset=[c4, {use: c4, with: {config: en}}]", "calibrate.dataset.1: ", "'c4' is in the list already"),
+    ("={dataset: [c4, ptb], with: {column: x}}", "calibrate.with: ", "write 'with' into its entries"),
+    ("={dataset: [c4, ptb], samples: 1}", "calibrate.samples: ", "too few for a window of 'ptb'"),
+    ("dataset=[c4, {use: ptb, share: 0.001}]", "calibrate.samples: ", "too few for a window of 'ptb'"),
+]
+
+
+@pytest.mark.parametrize(("setting", "place", "words"), WRONG_TEXTS, ids=[case[0] for case in WRONG_TEXTS])
+def test_a_wrong_text_is_refused_at_its_own_place(setting, place, words):
+    setting = f"calibrate{setting}" if setting.startswith("=") else f"calibrate.{setting}"
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(BASE, "r.yaml", [setting])
+    assert str(caught.value).startswith(f"r.yaml: {place}")
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_text_may_be_there_twice_with_other_parameters():
+    recipe = parse_recipe(BASE, "r", ["calibrate.dataset=[c4, {use: c4, with: {config: de}}]"])
+    assert [text.with_ for text in recipe.calibrate.texts.values()] == [{}, {"config": "de"}]
+
+
 def test_a_missing_recipe_names_its_neighbours(tmp_path):
     (tmp_path / "demo.yaml").write_text(BASE)
     with pytest.raises(HgspError, match=r"Did you mean 'demo.yaml'"):
