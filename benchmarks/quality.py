@@ -1,7 +1,7 @@
 """Every method on the same models, tokens and ratios: what is left of the model, and what that costs.
 
     python benchmarks/quality.py [--models DIR ...] [--data DIR] [--ratios 20 30 50] [--methods NAME ...] [--seeds 0]
-                                 [--samples 128] [--windows N] [--json FILE] [--markdown FILE]
+                                 [--samples 128] [--windows N] [--questions N] [--json FILE] [--markdown FILE]
 
 The models are the demo model and every grouped-query checkpoint below --models; --data holds their texts (see `Texts`).
 Ratios are percentages of the decoder layers' parameters. All methods see one token set per model and seed, which is
@@ -10,6 +10,9 @@ checked by its hash; none runs with calibration settings of its own, though its 
 Each run is a whole `hgsp run` without exports, in a process of its own that is forked after the imports. Its peak is the
 largest resident set of that process, imports and evaluation included (that of the dense model in the first run of a model
 alone: the others find it). Its seconds are those of all stages but evaluation.
+A model of no known kind is calibrated on WikiText-2 and also measured on C4 and narrative text, where --data has them. With
+--questions both models answer so many questions of each set below DATA/mc (`fidelity`).
+
 Statistics that methods share are measured once; their seconds and peak count for each of these methods, at each ratio.
 
 Rows already in the JSON file are not run again, so an interrupted benchmark goes on where it was. Tables: `tables.py`, which
@@ -25,8 +28,8 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: F401 - before the forks, so that no process spends its time on importing it
 import transformers  # noqa: F401
 import yaml
+from questions import write_tasks
 from tables import DENSE, Row, markdown
 
 from hgsp_core import HgspError, run
@@ -51,6 +55,14 @@ SEQ_LEN = 128
 KINDS = {"pydoc": "pydoc", "stories": "stories", "babyllama": "stories"}
 #: options of `least-squares` that take one part of it away
 LESS = {"reselect": False, "readers": False, "ridge": 0.01}
+#: metrics of `fidelity` that rows have
+FIDELITY = (
+    "kl_of_choices",
+    "kl_of_choices_stderr",
+    "target_nats_change",
+    "target_nats_change_stderr",
+    "answer_accuracy",
+)
 #: stages of a run that fill the store
 MEASURING = ("Calibrate", "Load", "Sweep")
 
@@ -122,7 +134,8 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
 class Texts:
     """Datasets of one model, windows of its calibration set, and a folder for what its runs write.
 
-    `other` is of another kind than the model's own text.
+    `other` is of another kind than the model's own text; `more`: name -> further texts. `tasks`: names of question sets in
+    `folder`, of which `questions` are asked each.
     """
 
     folder: Path
@@ -130,13 +143,21 @@ class Texts:
     calibration: str
     evaluation: str
     other: str | None
+    more: Mapping[str, str] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    questions: int = 0
 
     @property
-    def evaluated(self) -> list[str]:
-        return [name for name in (self.evaluation, self.other) if name]
+    def evaluators(self) -> list[dict[str, Any]]:
+        texts = [name for name in (self.evaluation, self.other, *self.more.values()) if name]
+        found: list[dict[str, Any]] = [{"use": "perplexity", "with": {"datasets": texts}}]
+        if self.tasks:
+            asked = {"tasks": list(self.tasks), "include_path": str(self.folder / "tasks"), "limit": self.questions}
+            found.append({"use": "fidelity", "with": {"datasets": [], **asked}})
+        return found
 
 
-def texts(model: Path, data: Path | None, folder: Path, samples: int) -> Texts:
+def texts(model: Path, data: Path | None, folder: Path, samples: int, questions: int = 0) -> Texts:
     """The texts for a model, by its directory's name.
 
     Args:
@@ -159,7 +180,30 @@ def texts(model: Path, data: Path | None, folder: Path, samples: int) -> Texts:
                 file.write_text(text, encoding="utf-8")
         pairs[name] = tuple(map(str, files))
     other = pairs["stories" if kind == "wikitext2" else "wikitext2"][1]
-    return Texts(folder, samples, *pairs.get(kind, ("pydoc", "pydoc")), other)
+    own = pairs.get(kind, ("pydoc", "pydoc"))
+    if any(model.name.startswith(start) for start in KINDS):
+        return Texts(folder, samples, *own, other)
+    more = {name: str(file) for name, text in further(data) if (file := _written(folder / f"{name}.txt", text))}
+    tasks: list[str] = []
+    if questions:
+        (folder / "tasks").mkdir(exist_ok=True)
+        tasks = write_tasks(data / "mc", folder / "tasks")
+    return Texts(folder, samples, *own, other, more, tuple(tasks), questions)
+
+
+def further(data: Path) -> Iterator[tuple[str, str]]:
+    """(name, text) of what no method is calibrated on: web pages, and the beginnings of LAMBADA's passages."""
+    for name, folder, key in (("C4", "c4", "text"), ("narrative", "mc/lambada_openai.jsonl", "context")):
+        path = data / folder
+        files = sorted(path.glob("*.jsonl"))[:1] if path.is_dir() else [path] if path.exists() else []
+        for file in files:
+            rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+            yield name, "\n\n".join(row[key] for row in rows)
+
+
+def _written(file: Path, text: str) -> Path:
+    file.write_text(text, encoding="utf-8")
+    return file
 
 
 def wikitext(data: Path, samples: int) -> tuple[str, str]:
@@ -193,12 +237,14 @@ def grouped_models(directories: list[Path]) -> list[Path]:
 def recipe_of(stages: dict[str, Any], model: Path, text: Texts, ratio: int, seed: int, windows: int | None) -> Recipe:
     """The recipe of one run; `ratio` in percent."""
     allocate = stages["allocate"]
+    evaluators = text.evaluators
+    evaluators[0]["with"]["max_windows"] = windows
     data = {
         "model": {"path": str(model)},
         "calibrate": {"dataset": text.calibration, "samples": text.samples, "seq_len": SEQ_LEN, "seed": seed},
         **stages,
         "allocate": {**allocate, "with": {**allocate.get("with", {}), "ratio": ratio / 100, "of": "layers"}},
-        "evaluate": [{"use": "perplexity", "with": {"datasets": text.evaluated, "max_windows": windows}}],
+        "evaluate": evaluators,
         "export": [],
         "device": "cpu",
         "output": str(text.folder / "run"),
@@ -280,6 +326,8 @@ class Bench:
             "ppl": now["perplexity"][self.text.evaluation],
             "ppl_dense": before["perplexity"][self.text.evaluation],
             "ppl_other_text": now["perplexity"].get(self.text.other),
+            "ppl_more": {name: now["perplexity"][file] for name, file in self.text.more.items()},
+            "fidelity": {name: now[name] for name in FIDELITY if name in now},
             "windows": self.windows,
             "samples": self.text.samples,
         }
@@ -307,6 +355,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the calibration windows")
     parser.add_argument("--samples", type=int, default=128, help=f"calibration windows of {SEQ_LEN} tokens")
     parser.add_argument("--windows", type=int, help="evaluate on the first so many windows of each text; default all")
+    parser.add_argument("--questions", type=int, default=0, help="questions of each set that both models answer")
     parser.add_argument("--json", type=Path, help="write the rows here as they come; rows there are not run again")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
     options = parser.parse_args()
@@ -318,7 +367,7 @@ def main() -> None:
     done = {_key(row) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         for model in [DEMO, *grouped_models(options.models)]:
-            text = texts(model, options.data, Path(folder), options.samples)
+            text = texts(model, options.data, Path(folder), options.samples, options.questions)
             layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
             for seed in options.seeds:
                 bench = Bench(model, text, seed, options.windows)

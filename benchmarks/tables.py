@@ -57,7 +57,41 @@ def markdown(rows: Sequence[Row]) -> str:
         if seeds := {row["seed"] for row in mine if row["method"] == DENSE and row.get(key)}:
             elsewhere = [row for row in mine if row["seed"] in seeds and (row.get(key) or "why_not" in row)]
             found.append(table(elsewhere, key, "another kind of text"))
+    found += [predictions([row for row in rows if row["model"] == model]) for model in asked(rows)]
     return "\n\n".join(found) + "\n"
+
+
+def asked(rows: Sequence[Row]) -> list[str]:
+    """Models that answered questions."""
+    return list(dict.fromkeys(row["model"] for row in rows if row.get("fidelity")))
+
+
+def predictions(rows: Sequence[Row]) -> str:
+    """Of one model, a line a run: perplexity on every text, and how far its answers are from the dense model's."""
+    answered = [row for row in rows if row.get("fidelity")]
+    texts = list(answered[0]["ppl_more"])
+    sets = list(answered[0]["fidelity"]["kl_of_choices"])
+    words = list(answered[0]["fidelity"].get("target_nats_change", {}))
+    head = ["method", "removed", "own text", "other text", *texts, *(f"choices, {name}" for name in sets)]
+    head += [*(f"last word, {name}" for name in words), "accuracy"]
+    lines = [f"## {answered[0]['model']}: texts and questions", "", _line(head), "|---" * len(head) + "|"]
+    for row in sorted(answered, key=lambda row: row["ratio"]):
+        told = row["fidelity"]
+
+        def paired(metric: str, name: str, told: Row = told) -> str:
+            error = told.get(f"{metric}_stderr", {}).get(name)
+            return f"{told[metric][name]:.3f}" + (f" ± {error:.3f}" if error else "")
+
+        cells = [row["method"], f"{row['achieved']:.1%}", f"{row['ppl']:.1f}", f"{row['ppl_other_text']:.1f}"]
+        cells += [f"{row['ppl_more'][name]:.1f}" for name in texts]
+        cells += [paired("kl_of_choices", name) for name in sets]
+        cells += [paired("target_nats_change", name) for name in words]
+        lines.append(_line([*cells, f"{statistics.mean(told['answer_accuracy'].values()):.3f}"]))
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 class Increases:
