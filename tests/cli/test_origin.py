@@ -297,7 +297,14 @@ def test_a_baseline_is_its_recipe(name, recipe_of):
 def test_the_shared_flags_mean_the_same_in_a_baseline(name, recipe_of):
     shared = {flag.name for panel in (origin.MODEL, *baseline.COMMON, baseline.SIZE) for flag in panel.flags}
     left_out = {"--base_model other/model", "--finetune", "--finetune --finetune_method full", "--output_name here"}
-    left_out |= {"--calibration_samples 9", "--num_samples 9", "--nsamples 9", "--max_samples 8", "--tasks piqa"}
+    left_out |= {
+        "--calibration_samples 9",
+        "--num_samples 9",
+        "--nsamples 9",
+        "--max_samples 8",
+        "--tasks piqa",
+        "--dataset pydoc",
+    }
     cases = [
         flags for flags in PRUNE if {w for w in flags.split() if w.startswith("--")} <= shared and flags not in left_out
     ]
