@@ -71,10 +71,10 @@ def layout_of(config: LlamaConfig, shapes) -> Layout:
 # ---------------------------------------------------------------- time
 
 
-def plain_backward(model, ids: np.ndarray) -> None:
+def plain_backward(model, ids: np.ndarray, batch_size: int = BATCH) -> None:
     """What a peer does: the whole model's gradients, summed over micro-batches."""
     model.zero_grad()
-    for batch in torch.from_numpy(ids).split(BATCH):
+    for batch in torch.from_numpy(ids).to(model.device).split(batch_size):
         model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
 
 
@@ -129,6 +129,10 @@ def measure_time(repeats: int) -> dict[str, float]:
     return found
 
 
+#: with the product that adds to what is there, of which torch knows only the other form
+COUNTED = {**flop_registry, torch.ops.aten.addmm_: flop_registry[torch.ops.aten.addmm]}
+
+
 class Flops(TorchDispatchMode):
     """Floating-point operations of matrix products and attention; FlopCounterMode itself cannot do autograd.grad."""
 
@@ -136,7 +140,7 @@ class Flops(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         output = function(*arguments, **(keywords or {}))
-        if count := flop_registry.get(function.overloadpacket):
+        if count := COUNTED.get(function.overloadpacket):
             self.total += count(*arguments, **(keywords or {}), out_val=output)
         return output
 
@@ -150,10 +154,9 @@ def flops(work) -> int:
 # ---------------------------------------------------------------- memory
 
 
-def write_checkpoint(directory: Path, layers: int, shards: Path, dtype: torch.dtype) -> None:
+def write_checkpoint(directory: Path, config: LlamaConfig, shards: Path, device: str = "cpu") -> None:
     """A random checkpoint, a file a layer; the files are shared between checkpoints through links."""
     directory.mkdir()
-    config = LlamaConfig(**{**MEMORY_SHAPE, "num_hidden_layers": layers, "dtype": str(dtype).removeprefix("torch.")})
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(directory)
     with torch.device("meta"):
@@ -164,10 +167,14 @@ def write_checkpoint(directory: Path, layers: int, shards: Path, dtype: torch.dt
         files.setdefault(f"{part}.safetensors", []).append(name)
     for file, names in files.items():
         if not (shards / file).exists():
-            save_file({n: torch.randn(parameters[n].shape, dtype=dtype) * 0.02 for n in names}, shards / file)
+            save_file({n: random_weight(parameters[n].shape, config.dtype, device) for n in names}, shards / file)
         (directory / file).symlink_to(shards / file)
     weight_map = {name: file for file, names in files.items() for name in names}
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def random_weight(shape: torch.Size, dtype: torch.dtype, device: str) -> torch.Tensor:
+    return torch.randn(shape, dtype=dtype, device=device) * 0.02 if len(shape) > 1 else torch.ones(shape, dtype=dtype)
 
 
 def measured_apart(what: str, samples: int, directory: Path) -> dict[str, float]:
@@ -202,7 +209,10 @@ def measure_memory(dtype: torch.dtype) -> dict[str, float]:
         shards = Path(folder) / "shards"
         shards.mkdir()
         for layers, directory in directories.items():
-            write_checkpoint(directory, layers, shards, dtype)
+            config = LlamaConfig(
+                **MEMORY_SHAPE | {"num_hidden_layers": layers}, dtype=str(dtype).removeprefix("torch.")
+            )
+            write_checkpoint(directory, config, shards)
         plain = measured_apart("plain", 2 * BATCH, directories[16])  # more micro-batches add nothing to its peak
         # for the growth with depth, few tokens: it is what else grows that matters
         samples = {8: BATCH, 16: 16, 32: BATCH}

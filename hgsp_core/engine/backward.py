@@ -144,6 +144,8 @@ def rescale(slopes: list[Tensor]) -> float:
 
 
 def _check_gradients(layer: Layer) -> None:
+    if is_finite(*layer.gradients.values()):
+        return
     for name, gradient in layer.gradients.items():
         if not is_finite(gradient):
             dtype = str(layer.weights[name].dtype).removeprefix("torch.")

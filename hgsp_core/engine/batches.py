@@ -85,8 +85,8 @@ def embed(
     with source.outside(architecture.embed):
         for ids in ids_of_process.split(size):
             stream, calls = record_calls(source.model, layers, ids)
-            if not is_finite(stream):
-                raise NumericError.weight(f"{architecture.embed}.weight")
             batches.append(Batch(ids, calls_of.setdefault(ids.shape, calls)))
             streams.append(stream)
+    if not is_finite(*streams):
+        raise NumericError.weight(f"{architecture.embed}.weight")
     return Batches(batches, tokens.size, tokens.size - len(tokens)), streams

@@ -161,7 +161,7 @@ class TaylorCurvature(Collector):
     def observe_gradient(self, layer: Layer, sums: Sums) -> None:
         for name, gradient in layer.gradients.items():
             sums.add(name, gradient.square())
-        sums.add("batches", torch.ones(()))
+        sums.add("batches", gradient.new_ones(()))
 
     def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         return layer.per_unit(lambda name: layer.weights[name].float().square() * sums[name] / (2 * sums["batches"]))

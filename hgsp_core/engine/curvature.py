@@ -78,12 +78,13 @@ def root(b: Tensor) -> Tensor:
 
 def unit_prices(block: BlockLayout, w: Tensor, inverse: Tensor) -> np.ndarray:
     """[units]: the prices, of the writer in the metric of B, w [rank, in], and H⁻¹ [in, in]; both are used up."""
-    steps, cost, kl = [], [0], [0.0]
+    steps, cost, errors = list[Tensor](), [0], list[Tensor]()
     for gone, error in elimination(w, inverse, block.writer.width, 0, lambda left: max(1, int(BATCH * left))):
-        steps.append(gone.cpu().numpy())
+        steps.append(gone)
         cost.append(cost[-1] + len(gone) * block.unit_cost)
-        kl.append(kl[-1] + float(error))
-    order = np.concatenate(steps)
+        errors.append(error)
+    order = torch.cat(steps).cpu().numpy()
+    kl = np.concatenate([[0.0], torch.stack(errors).cumsum(0).cpu().numpy()])
     x, y = map(np.array, zip(*hull(list(zip(cost, kl, strict=True))), strict=True))
     slopes = np.diff(y) / np.diff(x)
     spent = (np.arange(len(order)) + 0.5) * block.unit_cost

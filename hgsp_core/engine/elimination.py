@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from hgsp_core.artifacts.surgery import positions
 from hgsp_core.engine.obs import removal_errors
 
 
@@ -65,4 +64,4 @@ def remove(w: Tensor, inverse: Tensor, gone: Tensor) -> Tensor:
 
 def columns_of(units: Tensor, width: int) -> Tensor:
     """Columns of the units, on their device."""
-    return positions(tuple(units.tolist()), width).to(units.device)
+    return (units[:, None] * width + torch.arange(width, device=units.device)).flatten()

@@ -39,9 +39,13 @@ class Findings:
         return Statistics({key: tuple(layers) for key, layers in self._values.items()})
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Without NaN and infinity: only then is the sum finite, and a sum that overflows is looked at entry by entry."""
-    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+def is_finite(*tensors: Tensor) -> bool:
+    """Without NaN and infinity: only then are the sums finite, and if one overflows, entries are looked at.
+
+    The host waits for the device once for all of them.
+    """
+    totals = torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors])
+    return bool(totals.isfinite().all()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def check_weights(layer: Layer) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hgsp_core.engine.batches import Batches
 from hgsp_core.engine.calls import Output
 from hgsp_core.engine.collectors import Collector
-from hgsp_core.engine.findings import Findings, check_weights
+from hgsp_core.engine.findings import Findings, check_weights, is_finite
 from hgsp_core.engine.layer import Beginning, Layer, Passage, differentiable, frozen
 from hgsp_core.engine.sums import Sums
 from hgsp_core.engine.trail import Trail
@@ -57,7 +57,6 @@ def forward(
     for index, module in source.layers(range(len(source.layout.layers))):
         layer = Layer.of(source.layout.layers[index], module, batches.tokens, batches.predicted)
         sums = {collector: Sums() for collector in collectors}
-        totals = []
         with ExitStack() as stack:
             if keeps_graphs:
                 stack.enter_context(differentiable(layer.layout, module) if by_weights else frozen(module))
@@ -73,8 +72,7 @@ def forward(
                 for collector in collectors:
                     collector.observe(layer, passage, sums[collector])
                 streams[b] = passage.after
-                totals.append(streams[b].sum(dtype=torch.float32))
-        check_streams(layer, streams, totals)
+        check_streams(layer, streams)
         for collector in collectors:
             findings.add(collector, layer, sums[collector])
         step()
@@ -150,9 +148,9 @@ def unwatched(module: nn.Module) -> Callable[[Run, Tensor], Passage]:
     return lambda call, x: Passage(x, call(module, x), {}, {})
 
 
-def check_streams(layer: Layer, streams: Sequence[Tensor], totals: Sequence[Tensor]) -> None:
-    """Raise NumericError if a stream that left the layer is not finite; `totals` are their sums: one look suffices."""
-    if not totals or torch.stack(list(totals)).isfinite().all() or all(stream.isfinite().all() for stream in streams):
+def check_streams(layer: Layer, streams: Sequence[Tensor]) -> None:
+    """Raise NumericError if a stream that left the layer is not finite."""
+    if not streams or is_finite(*streams):
         return
     check_weights(layer)
     raise NumericError.activation(layer.layout.index, "its output", str(streams[0].dtype).removeprefix("torch."))

@@ -113,7 +113,7 @@ def repair_blocks(
             pruned = [lower.run(weights, b, x).after for b, x in enumerate(pruned)]
             dense = [passage.after for passage in passages]
             if changed:
-                keep({name: tensor.cpu() for name, tensor in changed.items()})
+                keep({name: tensor.to("cpu", copy=True) for name, tensor in changed.items()})
             progress(index + 1, len(layers))
         if reads and not as_dense and source.layout.head:
             if head := _read_head(source, reconstructor, pruned, dense, split):
@@ -280,7 +280,7 @@ def _moments(split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensor
         sums, cross, power = Sums(), Sums(), Sums()
         for b in range(first, last):
             x, targets = observe(b)
-            sums.add("tokens", torch.tensor(len(x), device=x.device))
+            sums.add("tokens", x.new_full((), len(x)))
             sums.add("total", x.sum(0, keepdim=True))  # a matrix: in fp32
             sums.add_gram("gram", x)
             for name, y in targets.items():
