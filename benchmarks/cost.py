@@ -84,7 +84,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs by number type; bytes of weights read from the checkpoint where they are streamed."""
+    """FLOPs by dtype; bytes of weights read from the checkpoint where they are streamed."""
 
     bf16: float = 0
     fp32: float = 0

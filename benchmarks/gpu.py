@@ -4,7 +4,7 @@
     python benchmarks/gpu.py --json gpu.json --device cpu --shape tiny        # try it out
 
 Each stage is one row: seconds, peak memory of the device, and the share of the floor that it reaches. The floor is what
-`cost.py` counts, at the rates of one large matrix product of each number type on the same device. The rows are written as they
+`cost.py` counts, at the rates of one large matrix product of each dtype on the same device. The rows are written as they
 come. A stage that does not fit in memory or time says so in its row. Needs twice the weights in free memory for the plain
 run, and their size (16 GB) on the disk of the temporary folder.
 """

@@ -34,6 +34,15 @@ class Moments:
     cross: Mapping[str, Tensor]
     power: Mapping[str, float]
 
+    def output_power(self, weight: Tensor, bias: Tensor | None) -> float:
+        """Σ |W x + b|² of any W [out, in] and b [out]."""
+        w = weight.double()
+        power = float(((w @ self.gram.double()) * w).sum())
+        if bias is not None:
+            b = bias.double()
+            power += float(2 * b @ (w @ self.total.double())) + self.tokens * float(b.square().sum())
+        return power
+
 
 @dataclass(frozen=True)
 class BlockJob:
@@ -77,13 +86,15 @@ class ReadJob:
 class Repair:
     """What a reconstructor decided for one block: which units stay (as many as planned), and the writer at its old size.
 
-    Columns of units that go are ignored. `note`: what a user should know, or empty.
+    Columns of units that go are ignored. `note`: what a user should know, or empty. `gain`: factor on weight and bias in the
+    checkpoint; the blocks after it are repaired as if it were 1.
     """
 
     kept: tuple[int, ...]
     weight: Tensor
     bias: Tensor | None
     note: str = ""
+    gain: float = 1.0
 
 
 class Reconstructor(Implementation[P]):

@@ -25,6 +25,10 @@ class LeastSquaresParams(Params):
         description="true = also reselects the units of each block, in the planned number: removes one unit at a time, the one whose "
         "removal costs least after refitting",
     )
+    damp: bool = Field(
+        True,
+        description="true = also scales down the output of each refitted block, by its root mean square relative to the target's",
+    )
     readers: bool = Field(
         True, description="true = also refits q, k, v, gate, up and an untied LM head to match the dense model"
     )

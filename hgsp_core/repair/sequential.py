@@ -92,6 +92,7 @@ def repair_blocks(
             passages = [lower.dense(own, b, x) for b, x in enumerate(dense)] if needs_dense else []
             weights: dict[str, Tensor] = dict(own)
             changed: dict[str, Tensor] = {}
+            gains: dict[str, float] = {}
             for axis, block in layer.blocks.items():
                 planned = plan.block(block)
                 if planned.kept and reads and not as_dense:
@@ -104,6 +105,7 @@ def repair_blocks(
                     if block.writer.has_bias:
                         assert result.bias is not None  # the job had one
                         changed[block.writer.bias] = result.bias.to(own[block.writer.bias].dtype)
+                    gains |= dict.fromkeys((block.writer.weight, block.writer.bias), result.gain)
                     notes += [f"layer {index}, {axis}: {result.note}"] if result.note else []
                 weights |= changed
                 mine = [(name, weights[name]) for name in block.tensors()]
@@ -113,7 +115,7 @@ def repair_blocks(
             pruned = [lower.run(weights, b, x).after for b, x in enumerate(pruned)]
             dense = [passage.after for passage in passages]
             if changed:
-                keep({name: tensor.to("cpu", copy=True) for name, tensor in changed.items()})
+                keep({name: (tensor * gains.get(name, 1.0)).cpu() for name, tensor in changed.items()})
             progress(index + 1, len(layers))
         if reads and not as_dense and source.layout.head:
             if head := _read_head(source, reconstructor, pruned, dense, split):
@@ -295,10 +297,7 @@ def _moments(split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensor
 
 def _with_own(moments: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
     """Σ (W x + b) xᵀ and Σ |W x + b|² follow from the Gram matrix."""
-    cross = weight @ moments.gram
-    power = float((cross.double() * weight).sum())
+    cross, power = weight @ moments.gram, moments.output_power(weight, bias)
     if bias is not None:
-        b = bias.double()
-        power += float(2 * b @ (weight @ moments.total).double()) + moments.tokens * float(b.square().sum())
         cross = cross + torch.outer(bias, moments.total)
     return replace(moments, cross={**moments.cross, OWN: cross}, power={**moments.power, OWN: power})

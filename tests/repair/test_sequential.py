@@ -237,7 +237,7 @@ def test_the_map_of_the_readers_is_the_ridge_solution_on_stacked_data(case):
 
     repaired = {}
     final = repair_blocks(
-        Resident(model, layout), plan, Watching(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update
+        Resident(model, layout), plan, Watching(LeastSquaresParams(ridge=0.02, damp=False)), tokens, 8, repaired.update
     )
     name = "model.layers.2.self_attn.q_proj"
     seen = {}
@@ -271,7 +271,12 @@ def test_the_head_reads_what_it_read_in_the_dense_model_where_it_is_a_tensor_of_
     model, layout, plan, tokens = case
     repaired = {}
     final = repair_blocks(
-        Resident(model, layout), plan, LeastSquares(LeastSquaresParams(ridge=0.02)), tokens, 8, repaired.update
+        Resident(model, layout),
+        plan,
+        LeastSquares(LeastSquaresParams(ridge=0.02, damp=False)),
+        tokens,
+        8,
+        repaired.update,
     )
     head = repaired.pop("lm_head.weight")
     ids, found = torch.from_numpy(tokens[:-2]), []
@@ -285,6 +290,32 @@ def test_the_head_reads_what_it_read_in_the_dense_model_where_it_is_a_tensor_of_
     eye = torch.eye(x.shape[1], dtype=torch.double)
     back = eye + torch.linalg.lstsq(torch.cat([x, ridge.sqrt() * eye]), torch.cat([dense - x, 0 * eye])).solution.T
     torch.testing.assert_close(head.double(), model.lm_head.weight.double() @ back, atol=2e-4, rtol=2e-3)
+
+
+def test_damping_scales_each_output_by_its_size_and_nothing_else_of_the_repair_changes(case):
+    model, layout, plan, tokens = case
+    found, plans = {}, {}
+    for damp in (False, True):
+        found[damp] = {}
+        squares = LeastSquares(LeastSquaresParams(damp=damp))
+        plans[damp] = repair_blocks(Resident(model, layout), plan, squares, tokens, 8, found[damp].update)
+    plain, damped = found[False], found[True]
+    assert plans[False] == plans[True]
+    assert plain.keys() == damped.keys()
+    ids = torch.from_numpy(tokens[:-2])  # the last eighth is held out
+    dense = run_blocks(model, layout, model.state_dict(), ids)
+    pruned = run_blocks(model, layout, masked(model, layout, plans[False], plain), ids)
+    writers, smaller = {b.writer.weight: b for b in layout.blocks()}, 0
+    for name, tensor in plain.items():
+        block = writers.get(name)
+        if block is None or not plans[False].block(block).loses:
+            assert name.endswith("bias") or torch.equal(damped[name], tensor)
+            continue
+        wanted = dense[block.writer.module][1]
+        gain = min(1.0, float((pruned[block.writer.module][1].square().sum() / wanted.square().sum()).sqrt()))
+        torch.testing.assert_close(damped[name], tensor * gain, rtol=1e-3, atol=1e-5)
+        smaller += gain < 0.999
+    assert smaller
 
 
 def test_a_head_that_is_the_embedding_stays_as_it_is():
