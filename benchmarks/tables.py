@@ -43,7 +43,7 @@ PARTS = {
     "one step for each quarter": ("curvature, one step + least-squares", "balanced"),
     "query heads": ("balanced", "curvature, query heads + least-squares"),
     "what `fast` omits": ("fast", "balanced"),
-    "four steps": ("balanced", "best"),
+    "gains": ("balanced", "best"),
 }
 
 

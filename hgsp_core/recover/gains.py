@@ -21,7 +21,7 @@ class Gains(Adapted[GainsParams]):
     Source: IA³ (Liu et al. 2022, arXiv 2205.05638) on the writers' inputs, by peft, with the loss of distillation.
     Cost: a few dozen steps on the calibration windows, with gradients of activations only. Memory for the pruned model
         and, with `distill`, for the dense one.
-    When: after `least-squares`. Each block is fitted by itself, and its error is noise for all later blocks. Gains
+    When: `quality: best`, after `least-squares`. Each block is fitted by itself, and its error is noise for all later blocks. Gains
         balance the blocks against each other.
     Notes: The checkpoint keeps its tensors and sizes.
     """

@@ -186,7 +186,7 @@ QUALITY: Mapping[str, Mapping[str, Any]] = {
         "reconstruct": {"use": "least-squares", "with": {"target": "own", "readers": False}},
     },
     "balanced": _BALANCED,
-    "best": _BALANCED | {"iterative_steps": 4},
+    "best": _BALANCED | {"recover": {"use": "gains"}},
 }
 
 
@@ -196,8 +196,8 @@ class Recipe(_Part):
     version: Literal[1] = Field(1, description="version of the recipe format")
     quality: Literal["fast", "balanced", "best"] = Field(
         "balanced",
-        description="preset for omitted keys (score, allocate, iterative_steps, reconstruct): balanced = all kept weights refitted; "
-        "fast = measured once, only output projections refitted; best = measured four times",
+        description="preset for omitted keys: balanced = all kept weights refitted, without training; fast = measured once, only output "
+        "projections refitted; best = also trains one gain per input of the output projections (recover: {use: gains})",
     )
     model: ModelPart = Field(description="the model to prune")
     calibrate: CalibratePart = Field(CalibratePart(), description="calibration set, shared by everything that measures")

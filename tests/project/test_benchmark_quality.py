@@ -101,7 +101,7 @@ def test_a_part_is_weighed_on_the_seeds_that_both_methods_have():
         row("balanced", 18, 0.5, other=120), row("best", 16.4, 0.5, other=110), row("dense", 10, 0, 1), row("balanced", 90, seed=1),
     ]  # fmt: skip
     last = tables.parts(rows).splitlines()[-1]
-    assert last == "| four steps | balanced → best | 0.63 | 2 of 2 | 1 of 2 |"  # √(0.2/0.4 · 0.64/0.8)
+    assert last == "| gains | balanced → best | 0.63 | 2 of 2 | 1 of 2 |"  # √(0.2/0.4 · 0.64/0.8)
     assert len(tables.parts(rows).splitlines()) == 3
     assert tables.parts(rows[:2]) == ""
 
