@@ -196,8 +196,8 @@ class Recipe(_Part):
     version: Literal[1] = Field(1, description="version of the recipe format")
     quality: Literal["fast", "balanced", "best"] = Field(
         "balanced",
-        description="preset for omitted keys: balanced = all kept weights refitted, without training; fast = measured once, only output "
-        "projections refitted; best = also trains one gain per input of the output projections (recover: {use: gains})",
+        description="preset for omitted keys: balanced; fast = measured once, only output projections refitted; "
+        "best = also trains gains (recover: {use: gains})",
     )
     model: ModelPart = Field(description="the model to prune")
     calibrate: CalibratePart = Field(CalibratePart(), description="calibration set, shared by everything that measures")
