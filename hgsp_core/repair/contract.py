@@ -34,15 +34,6 @@ class Moments:
     cross: Mapping[str, Tensor]
     power: Mapping[str, float]
 
-    def output_power(self, weight: Tensor, bias: Tensor | None) -> float:
-        """Σ |W x + b|² of any W [out, in] and b [out]."""
-        w = weight.double()
-        power = float(((w @ self.gram.double()) * w).sum())
-        if bias is not None:
-            b = bias.double()
-            power += float(2 * b @ (w @ self.total.double())) + self.tokens * float(b.square().sum())
-        return power
-
 
 @dataclass(frozen=True)
 class BlockJob:
@@ -86,15 +77,13 @@ class ReadJob:
 class Repair:
     """What a reconstructor decided for one block: which units stay (as many as planned), and the writer at its old size.
 
-    Columns of units that go are ignored. `note`: what a user should know, or empty. `gain`: factor on weight and bias in the
-    checkpoint; the blocks after it are repaired as if it were 1.
+    Columns of units that go are ignored. `note`: what a user should know, or empty.
     """
 
     kept: tuple[int, ...]
     weight: Tensor
     bias: Tensor | None
     note: str = ""
-    gain: float = 1.0
 
 
 class Reconstructor(Implementation[P]):
@@ -103,11 +92,14 @@ class Reconstructor(Implementation[P]):
     targets  the outputs that moments are measured against: "own", "dense", "residual" (see `sequential.py`); empty =
              nothing is measured and the class is not called
     reads    whether `read` is asked, too
+    damps    whether the output of each block, also of those that lose nothing, is scaled in the checkpoint by its standard
+             deviation relative to that in the dense model, if it is smaller; blocks are repaired as if it were not
     """
 
     kind: ClassVar[str] = "reconstructor"
     targets: Sequence[str] = ()
     reads: bool = False
+    damps: bool = False
 
     @abstractmethod
     def __call__(self, job: BlockJob) -> Repair:

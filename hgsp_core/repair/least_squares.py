@@ -9,9 +9,6 @@ of it. With y = W x this is the Optimal Brain Surgeon update for that mask (Hass
 The kept units K are selected again by backward elimination from the fit of all columns (`elimination.py`), because the
 scores were measured on the dense model, without repair.
 
-A fit explains a part R² of the target's variance, and its own output has that part. Times the root of it in the checkpoint, the
-noise that later blocks see is less than the fit by itself would like.
-
 Readers (q, k, v; gate, up; the head, where it is not the embedding as well) meet an input x that the cuts below have changed
 from x° of the dense model. One linear map for all of a block's, fitted in the same way, leads back to it and is absorbed:
 W ← W M,  M = I + (C − G)(G + λI)⁻¹,  C = Σ x° xᵀ.
@@ -21,7 +18,6 @@ GPTAQ (Li et al. 2025, arXiv 2504.02692) corrects quantised weights for the same
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -32,8 +28,6 @@ from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor,
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
 from hgsp_core.repair.ridge import ridge_fit
 
-#: targets that the output's size is compared with, the first one that is measured
-REFERENCES = ("dense", "own", "residual")
 #: of the units that still have to go, the part that goes at once before errors are found anew
 BATCH = 1 / 8
 #: the values of ρ that `auto` chooses from
@@ -60,9 +54,9 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
         fit of all columns. Where single query heads are removed, the plan decides. The fit with the lowest error on
         held-out windows (an eighth of the set) is applied, or none.
 
-        **Damping** (`damp`). What a fit gets wrong is noise for all later blocks. So the output of each refitted block is
-        multiplied by its root mean square relative to that of the block in the dense model, which least squares makes
-        smaller than 1. The later blocks are fitted as if it were not.
+        **Damping** (`damp`). What a fit gets wrong is noise for all later blocks. So the output of each block is multiplied
+        by its standard deviation relative to that in the dense model, if it is smaller. The later blocks are fitted as if
+        it were not. It helps most where a token must be copied from the context.
 
         **Readers** (`readers`). q, k, v, gate and up, and the head if it is not tied to the embedding, absorb one linear
         map. It leads their input back to the input in the dense model. It is applied if it helps on held-out windows.
@@ -75,7 +69,7 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
         super().__init__(params)
         self.targets = ("own", "dense", "residual") if params.target == "auto" else (params.target,)
         self.ridges = RIDGES if params.ridge == "auto" else (params.ridge,)
-        self.reads = params.readers
+        self.reads, self.damps = params.readers, params.damp
 
     def __call__(self, job: BlockJob) -> Repair:
         judge = self.targets[-1]
@@ -91,12 +85,7 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
             error = self._error(job, fitted)
             if error < least:
                 best, least = Repair(kept, fitted, job.bias), error
-        return replace(best, gain=self._gain(job, best.weight)) if self.params.damp else best
-
-    def _gain(self, job: BlockJob, weight: Tensor) -> float:
-        """Root mean square of the output, relative to that of the block in the dense model, at most 1."""
-        wanted = job.fit.power[next(target for target in REFERENCES if target in self.targets)]
-        return min(1.0, (job.fit.output_power(weight, job.bias) / wanted) ** 0.5) if wanted else 1.0
+        return best
 
     def _error(self, job: BlockJob, weight: Tensor) -> float:
         return squared_error(weight, job.bias, job.held_out, self.targets[-1])

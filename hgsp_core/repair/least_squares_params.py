@@ -26,8 +26,8 @@ class LeastSquaresParams(Params):
         "removal costs least after refitting",
     )
     damp: bool = Field(
-        True,
-        description="true = also scales down the output of each refitted block, by its root mean square relative to the target's",
+        False,
+        description="true = also scales the output of each block by its standard deviation relative to that in the dense model, if smaller",
     )
     readers: bool = Field(
         True, description="true = also refits q, k, v, gate, up and an untied LM head to match the dense model"

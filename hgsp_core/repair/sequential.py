@@ -79,8 +79,8 @@ def repair_blocks(
         dense += streams
         split.append(len(batches))
     pruned = list(dense)
-    reads = reconstructor.reads
-    needs_dense = reads or not {DENSE, RESIDUAL}.isdisjoint(reconstructor.targets)
+    reads, damps = reconstructor.reads, reconstructor.damps
+    needs_dense = reads or damps or not {DENSE, RESIDUAL}.isdisjoint(reconstructor.targets)
     as_dense = True  # whether the two streams are still the same
     notes: list[str] = []
     layers = source.layout.layers
@@ -92,7 +92,6 @@ def repair_blocks(
             passages = [lower.dense(own, b, x) for b, x in enumerate(dense)] if needs_dense else []
             weights: dict[str, Tensor] = dict(own)
             changed: dict[str, Tensor] = {}
-            gains: dict[str, float] = {}
             for axis, block in layer.blocks.items():
                 planned = plan.block(block)
                 if planned.kept and reads and not as_dense:
@@ -105,22 +104,57 @@ def repair_blocks(
                     if block.writer.has_bias:
                         assert result.bias is not None  # the job had one
                         changed[block.writer.bias] = result.bias.to(own[block.writer.bias].dtype)
-                    gains |= dict.fromkeys((block.writer.weight, block.writer.bias), result.gain)
                     notes += [f"layer {index}, {axis}: {result.note}"] if result.note else []
                 weights |= changed
                 mine = [(name, weights[name]) for name in block.tensors()]
                 weights |= dict(mask_tensors(mine, source.layout, plan))
                 lower.finished(block)
                 as_dense = as_dense and not planned.loses
-            pruned = [lower.run(weights, b, x).after for b, x in enumerate(pruned)]
+            spreads = _Spreads()
+            for b, x in enumerate(pruned):
+                passage = lower.run(weights, b, x)
+                pruned[b] = passage.after
+                if damps and not as_dense:
+                    spreads.add(passages[b], passage)
+            for axis, gain in spreads.gains().items():
+                writer = layer.blocks[axis].writer
+                names = (writer.weight, writer.bias) if writer.has_bias else (writer.weight,)
+                changed |= {name: weights[name] * gain for name in names}
             dense = [passage.after for passage in passages]
             if changed:
-                keep({name: (tensor * gains.get(name, 1.0)).cpu() for name, tensor in changed.items()})
+                keep({name: tensor.to("cpu", copy=True) for name, tensor in changed.items()})
             progress(index + 1, len(layers))
         if reads and not as_dense and source.layout.head:
             if head := _read_head(source, reconstructor, pruned, dense, split):
                 keep(head)
     return replace(plan, notes=(*plan.notes, *notes))
+
+
+class _Spreads:
+    """Standard deviations over tokens of what blocks add to the two streams, of all features together."""
+
+    def __init__(self) -> None:
+        self._sums = Sums()
+
+    def add(self, dense: Passage, pruned: Passage) -> None:
+        for axis, added in pruned.added.items():
+            for name, y in ((f"{axis} dense", dense.added[axis]), (f"{axis} pruned", added)):
+                y = y.flatten(0, -2).double()
+                self._sums.add(f"{name} total", y.sum(0))
+                self._sums.add(f"{name} power", y.square().sum())
+                self._sums.add(f"{name} tokens", y.new_full((), len(y)))
+
+    def gains(self) -> dict[str, float]:
+        """Axis -> pruned / dense, of blocks of which less than the dense model's is left."""
+        self._sums.add_up()
+
+        def variance(name: str) -> Tensor:
+            total, power, tokens = (self._sums[f"{name} {part}"] for part in ("total", "power", "tokens"))
+            return power - total.square().sum() / tokens
+
+        axes = [name.removesuffix(" dense power") for name in self._sums if name.endswith(" dense power")]
+        found = {axis: float((variance(f"{axis} pruned") / variance(f"{axis} dense")).sqrt()) for axis in axes}
+        return {axis: gain for axis, gain in found.items() if 0 < gain < 1}
 
 
 def _read_head(
@@ -297,7 +331,10 @@ def _moments(split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensor
 
 def _with_own(moments: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
     """Σ (W x + b) xᵀ and Σ |W x + b|² follow from the Gram matrix."""
-    cross, power = weight @ moments.gram, moments.output_power(weight, bias)
+    cross = weight @ moments.gram
+    power = float((cross.double() * weight).sum())
     if bias is not None:
+        b = bias.double()
+        power += float(2 * b @ (weight @ moments.total).double()) + moments.tokens * float(b.square().sum())
         cross = cross + torch.outer(bias, moments.total)
     return replace(moments, cross={**moments.cross, OWN: cross}, power={**moments.power, OWN: power})
