@@ -93,7 +93,7 @@ class Reconstructor(Implementation[P]):
              nothing is measured and the class is not called
     reads    whether `read` is asked, too
     damps    whether the output of each block, also of those that lose nothing, is scaled in the checkpoint by its standard
-             deviation relative to that in the dense model, if it is smaller; blocks are repaired as if it were not
+             deviation on held-out windows relative to the dense model's, if smaller; blocks are repaired as if it were not
     """
 
     kind: ClassVar[str] = "reconstructor"

@@ -114,7 +114,7 @@ def repair_blocks(
             for b, x in enumerate(pruned):
                 passage = lower.run(weights, b, x)
                 pruned[b] = passage.after
-                if damps and not as_dense:
+                if damps and not as_dense and b >= split[0]:
                     spreads.add(passages[b], passage)
             for axis, gain in spreads.gains().items():
                 writer = layer.blocks[axis].writer
@@ -131,7 +131,7 @@ def repair_blocks(
 
 
 class _Spreads:
-    """Standard deviations over tokens of what blocks add to the two streams, of all features together."""
+    """Standard deviations over held-out tokens of what blocks add to the two streams, of all features together."""
 
     def __init__(self) -> None:
         self._sums = Sums()
