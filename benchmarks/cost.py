@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 #: as `BATCH` in hgsp_core/engine/curvature.py and in hgsp_core/repair/least_squares.py
 PRICES_BATCH, RESELECT_BATCH = 1 / 16, 1 / 8
@@ -35,6 +36,20 @@ class Shape:
     windows: int = 128
     length: int = 128
     itemsize: int = 2
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The sizes as LlamaConfig has them."""
+        return {
+            "hidden_size": self.hidden,
+            "intermediate_size": self.ffn,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocabulary,
+            "tie_word_embeddings": False,
+        }
 
     @property
     def tokens(self) -> int:
@@ -227,16 +242,7 @@ def check() -> None:
     from hgsp_core.engine.weights import Resident
 
     s = Shape(256, 704, 4, 8, 2, 32, 1024, windows=16)
-    config = LlamaConfig(
-        hidden_size=s.hidden,
-        intermediate_size=s.ffn,
-        num_hidden_layers=s.layers,
-        num_attention_heads=s.heads,
-        num_key_value_heads=s.kv_heads,
-        head_dim=s.head_dim,
-        vocab_size=s.vocabulary,
-        tie_word_embeddings=False,
-    )
+    config = LlamaConfig(**s.config)
     torch.manual_seed(0)
     model, ids = LlamaForCausalLM(config), tokens(s.windows, s.vocabulary)
     source = Resident(model, layout_of(config, {name: p.shape for name, p in model.named_parameters()}))

@@ -30,7 +30,7 @@ from sweep import layout_of, plain_backward, write_checkpoint
 from transformers import LlamaConfig
 
 from hgsp_core.allocate.contract import AllocateJob
-from hgsp_core.allocate.hgsp import HGSP, HGSPParams
+from hgsp_core.allocate.ranking import Global, GlobalParams
 from hgsp_core.artifacts import Plan, Statistics
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.checkpoint.read import tensor_shapes
@@ -118,8 +118,8 @@ def rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
 
 def planned(source: Weights, statistics: Statistics) -> Plan:
     scores = Curvature(CurvatureParams())(ScoreJob(source.layout, statistics, 0))
-    params = HGSPParams(temperature=0, epsilon=0, ratio=RATIO)
-    return HGSP(params)(AllocateJob(source.layout, scores, None))
+    params = GlobalParams(ratio=RATIO)
+    return Global(params)(AllocateJob(source.layout, scores, None))
 
 
 def measure(bench: Bench, s: Shape, source: Weights, name: str) -> None:
@@ -174,15 +174,8 @@ def main() -> None:
     if not gpu:
         bench.rates["bf16"] = bench.rates["fp32"]
     config = LlamaConfig(
-        hidden_size=s.hidden,
-        intermediate_size=s.ffn,
-        num_hidden_layers=s.layers,
-        num_attention_heads=s.heads,
-        num_key_value_heads=s.kv_heads,
-        head_dim=s.head_dim,
-        vocab_size=s.vocabulary,
+        **s.config,
         max_position_embeddings=8192,
-        tie_word_embeddings=False,
         dtype=str(dtype).removeprefix("torch."),
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -31,6 +31,7 @@ LAST_WORD = {
     "output_type": "loglikelihood",
     "doc_to_text": "{{context}}",
     "doc_to_target": " {{continuation.strip()}}",
+    "target_delimiter": "",
     "metric_list": [{"metric": "acc"}],
 }
 
@@ -41,9 +42,7 @@ def write_tasks(data: Path, folder: Path) -> list[str]:
     for file in sorted(data.glob("*.jsonl")):
         name = f"{file.stem}_local"
         questions = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(file)}}}
-        task = questions | {"test_split": "test", "target_delimiter": " "} | kind_of(file)
-        if task["output_type"] == "loglikelihood":
-            task["target_delimiter"] = ""
+        task = questions | {"test_split": "test"} | kind_of(file)
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
         names.append(name)
     return names

@@ -100,9 +100,11 @@ def test_auto_measures_the_model_again_for_each_quarter_where_scores_are_nats(ra
     assert found.plan == plan(recipe, store=store, ratio=ratio, settings={"iterative_steps": steps}).decision.plan
     others = plan(recipe, store=store, ratio=ratio, settings={"iterative_steps": steps + 1}).decision
     assert others.predicted_kl != found.predicted_kl
-    magnitude = {"score": {"use": "magnitude"}}
-    once = plan(recipe, store=store, ratio=ratio, settings={**magnitude, "iterative_steps": 1}).decision.plan
-    assert plan(recipe, store=store, ratio=ratio, settings=magnitude).decision.plan == once
+    output = {"score": {"use": "output"}}
+    once, twice = (
+        plan(recipe, store=store, ratio=ratio, settings={**output, "iterative_steps": n}).decision.plan for n in (1, 2)
+    )
+    assert plan(recipe, store=store, ratio=ratio, settings=output).decision.plan == once != twice
 
 
 def test_what_several_steps_predict_adds_up(store):
