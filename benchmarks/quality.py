@@ -1,7 +1,8 @@
 """Every method on the same models, tokens and ratios: what is left of the model, and what that costs.
 
     python benchmarks/quality.py [--models DIR ...] [--data DIR] [--ratios 20 30 50] [--methods NAME ...] [--seeds 0]
-                                 [--samples 128] [--windows N] [--questions N] [--json FILE] [--markdown FILE]
+                                 [--samples 128] [--windows N] [--questions N] [--last-words N]
+                                 [--json FILE] [--markdown FILE]
 
 The models are the demo model and every grouped-query checkpoint below --models; --data holds their texts (see `Texts`).
 Ratios are percentages of the decoder layers' parameters. All methods see one token set per model and seed, which is
@@ -11,7 +12,7 @@ Each run is a whole `hgsp run` without exports, in a process of its own that is 
 largest resident set of that process, imports and evaluation included (that of the dense model in the first run of a model
 alone: the others find it). Its seconds are those of all stages but evaluation.
 A model of no known kind is calibrated on WikiText-2 and also measured on C4 and narrative text, where --data has them. With
---questions both models answer so many questions of each set below DATA/mc (`fidelity`).
+--questions both models answer the sets below DATA/mc and continue 50 windows (`fidelity`).
 
 Statistics that methods share are measured once; their seconds and peak count for each of these methods, at each ratio.
 
@@ -58,11 +59,14 @@ LESS = {"reselect": False, "readers": False, "ridge": 0.01}
 #: metrics of `fidelity` that rows have
 FIDELITY = (
     "kl_of_choices",
-    "kl_of_choices_stderr",
     "target_nats_change",
-    "target_nats_change_stderr",
     "answer_accuracy",
+    "kl_to_dense",
+    "same_greedy_answer",
+    "same_greedy_tokens",
 )
+#: windows that both models read and continue
+PROMPTS = 50
 #: stages of a run that fill the store
 MEASURING = ("Calibrate", "Load", "Sweep")
 
@@ -135,7 +139,7 @@ class Texts:
     """Datasets of one model, windows of its calibration set, and a folder for what its runs write.
 
     `other` is of another kind than the model's own text; `more`: name -> further texts. `tasks`: names of question sets in
-    `folder`, of which `questions` are asked each.
+    `folder`.
     """
 
     folder: Path
@@ -145,19 +149,21 @@ class Texts:
     other: str | None
     more: Mapping[str, str] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
-    questions: int = 0
 
     @property
     def evaluators(self) -> list[dict[str, Any]]:
         texts = [name for name in (self.evaluation, self.other, *self.more.values()) if name]
         found: list[dict[str, Any]] = [{"use": "perplexity", "with": {"datasets": texts}}]
         if self.tasks:
-            asked = {"tasks": list(self.tasks), "include_path": str(self.folder / "tasks"), "limit": self.questions}
-            found.append({"use": "fidelity", "with": {"datasets": [], **asked}})
+            asked = {"tasks": list(self.tasks), "include_path": str(self.folder / "tasks")}
+            read = {"datasets": [self.evaluation], "max_windows": PROMPTS, "prompts": PROMPTS}
+            found.append({"use": "fidelity", "with": {**read, **asked}})
         return found
 
 
-def texts(model: Path, data: Path | None, folder: Path, samples: int, questions: int = 0) -> Texts:
+def texts(
+    model: Path, data: Path | None, folder: Path, samples: int, questions: int = 0, words: int | None = None
+) -> Texts:
     """The texts for a model, by its directory's name.
 
     Args:
@@ -165,6 +171,7 @@ def texts(model: Path, data: Path | None, folder: Path, samples: int, questions:
             needs none of it.
         folder: the texts are written here as the .txt files that a recipe can name.
         samples: of the calibration set.
+        questions: of each set of choices; 0 = no questions. words: of a set of last words; None = as many.
     """
     kind = next((kind for start, kind in KINDS.items() if model.name.startswith(start)), "wikitext2")
     if kind == "pydoc" and data is None:
@@ -187,8 +194,8 @@ def texts(model: Path, data: Path | None, folder: Path, samples: int, questions:
     tasks: list[str] = []
     if questions:
         (folder / "tasks").mkdir(exist_ok=True)
-        tasks = write_tasks(data / "mc", folder / "tasks")
-    return Texts(folder, samples, *own, other, more, tuple(tasks), questions)
+        tasks = write_tasks(data / "mc", folder / "tasks", questions, words or questions)
+    return Texts(folder, samples, *own, other, more, tuple(tasks))
 
 
 def further(data: Path) -> Iterator[tuple[str, str]]:
@@ -327,7 +334,7 @@ class Bench:
             "ppl_dense": before["perplexity"][self.text.evaluation],
             "ppl_other_text": now["perplexity"].get(self.text.other),
             "ppl_more": {name: now["perplexity"][file] for name, file in self.text.more.items()},
-            "fidelity": {name: now[name] for name in FIDELITY if name in now},
+            "fidelity": {name: now[name] for key in FIDELITY for name in (key, f"{key}_stderr") if name in now},
             "windows": self.windows,
             "samples": self.text.samples,
         }
@@ -356,6 +363,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128, help=f"calibration windows of {SEQ_LEN} tokens")
     parser.add_argument("--windows", type=int, help="evaluate on the first so many windows of each text; default all")
     parser.add_argument("--questions", type=int, default=0, help="questions of each set that both models answer")
+    parser.add_argument("--last-words", type=int, metavar="N", help="of a set of last words; default as --questions")
     parser.add_argument("--json", type=Path, help="write the rows here as they come; rows there are not run again")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
     options = parser.parse_args()
@@ -367,7 +375,7 @@ def main() -> None:
     done = {_key(row) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         for model in [DEMO, *grouped_models(options.models)]:
-            text = texts(model, options.data, Path(folder), options.samples, options.questions)
+            text = texts(model, options.data, Path(folder), options.samples, options.questions, options.last_words)
             layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
             for seed in options.seeds:
                 bench = Bench(model, text, seed, options.windows)

@@ -7,6 +7,7 @@ Choices are `query`, `choices` and `gold` (arc_easy, boolq, piqa), or `context_o
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,21 @@ LAST_WORD = {
 }
 
 
-def write_tasks(data: Path, folder: Path) -> list[str]:
-    """A task file in `folder` for each question set of `data`; their names."""
+def write_tasks(data: Path, folder: Path, questions: int, words: int) -> list[str]:
+    """A task file in `folder` for each question set of `data`, with its first questions beside it; their names.
+
+    Args:
+        questions: of each set of choices.
+        words: of a set of last words.
+    """
     names = []
     for file in sorted(data.glob("*.jsonl")):
-        name = f"{file.stem}_local"
-        questions = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(file)}}}
-        task = questions | {"test_split": "test"} | kind_of(file)
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+        kind, name = kind_of(file), f"{file.stem}_local"
+        asked = folder / f"{name}.jsonl"
+        with file.open(encoding="utf-8") as lines:
+            asked.write_text("".join(islice(lines, words if kind is LAST_WORD else questions)), encoding="utf-8")
+        task = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(asked)}}}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**task, "test_split": "test", **kind}), encoding="utf-8")
         names.append(name)
     return names
 
