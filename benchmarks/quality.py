@@ -322,6 +322,7 @@ class Bench:
             "seconds": rest + sum(known.values()),
             "peak_bytes": max(self.peak[root], report["peak_memory_bytes"]),
             "tokens_sha256": report["calibration"] and report["calibration"]["tokens_sha256"],
+            "predicted_kl": report["predicted_kl"],
             "notes": report["notes"],
         }
         return [dense, row | found]
