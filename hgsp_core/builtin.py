@@ -3,6 +3,7 @@
 from hgsp_core.allocate.depth import DepthParams
 from hgsp_core.allocate.hgsp import HGSPParams
 from hgsp_core.allocate.layerwise import LayerwiseParams
+from hgsp_core.allocate.plan_file import PlanParams
 from hgsp_core.allocate.ranking import GlobalParams
 from hgsp_core.allocate.uniform import UniformParams
 from hgsp_core.data.datasets import C4Params, FileParams, HubParams, PTBParams, Wikitext2Params
@@ -87,6 +88,7 @@ def hgsp_allocators() -> list[Method]:
         _own("uniform", "allocate.uniform:Uniform", UniformParams, "the same rate in every layer of a range"),
         _own("layerwise", "allocate.layerwise:Layerwise", LayerwiseParams, "per-layer rates from the priors"),
         _own("depth", "allocate.depth:Depth", DepthParams, "removes entire layers, lowest prior first"),
+        _own("plan", "allocate.plan_file:FromFile", PlanParams, "applies a plan that was made before"),
     ]
 
 

@@ -46,6 +46,9 @@ class Allocator(Implementation[P]):
         """The scores that a plan is to remove least of; an allocator that changes those of the job, as a gate does, says so here."""
         return job.scores
 
+    def check(self, layout: Layout) -> None:
+        """Before anything is measured: raises HgspError where the parameters do not fit the model."""
+
     @abstractmethod
     def __call__(self, job: AllocateJob) -> Plan:
         """A plan within the budget (`Plan.of`)."""

@@ -153,6 +153,7 @@ def methods_of(recipe: Recipe, layout: Layout) -> Methods:
     """The methods that decide what is kept, ready to be called."""
     scorer = recipe.score.build(Scorer)
     allocators = _allocators(recipe, scorer, _params(recipe))
+    allocators[0].check(layout)
     normalizers = [use.build(Normalizer) for use in recipe.normalize]
     prior = recipe.prior.build(Prior) if allocators[0].needs_priors else None
     collectors = {c.key: c for method in (scorer, prior) if method for c in method.collectors}

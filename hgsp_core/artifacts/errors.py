@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hgsp_core.errors import HgspError
 
@@ -22,6 +23,16 @@ class PlanError(HgspError):
         return cls(
             f"plan.json: layer {layer}, {axis}: 'kept' must be ascending indices below {units}, without repeats. Plan again (hgsp plan)."
         )
+
+    @classmethod
+    def unreadable(cls, path: Path, error: str) -> PlanError:
+        return cls(
+            f"allocate.with.path: '{path}' cannot be read as a plan ({error}). It must be like the plan.json of a run."
+        )
+
+    @classmethod
+    def not_applied(cls, path: Path, error: PlanError) -> PlanError:
+        return cls(f"allocate.with.path: '{path}' does not fit the model. {error}")
 
     @classmethod
     def other_count(cls, layer: int, axis: str, planned: int, kept: Sequence[int]) -> PlanError:

@@ -8,15 +8,19 @@ import pytest
 
 from hgsp_core.plugin import registry
 from hgsp_core.testing import method_checks
-from hgsp_core.testing.model import LAYERS
+from hgsp_core.testing.model import LAYERS, sample_layout
+from hgsp_core.testing.plans import same_sizes
 
 DEMO_TEXT = str(Path(registry.__file__).parents[1] / "texts" / "pydoc" / "evaluation.txt")
-PRIORS = Path(tempfile.mkdtemp(prefix="hgsp-priors-")) / "priors.json"
+FILES = Path(tempfile.mkdtemp(prefix="hgsp-files-"))
+PRIORS, PLAN = FILES / "priors.json", FILES / "plan.json"
 PRIORS.write_text(json.dumps({"layer": [1.0] * LAYERS}))
+PLAN.write_text(json.dumps(same_sizes(sample_layout(), {"mlp"}).to_json(sample_layout(), "sample", "")))
 #: what a recipe cannot leave out
 PARAMS = {
     ("dataset", "file"): {"path": DEMO_TEXT},
     ("prior", "file"): {"path": str(PRIORS)},
+    ("allocator", "plan"): {"path": str(PLAN)},
     ("evaluator", "perplexity"): {"datasets": ["pydoc"]},
 }
 #: these download their text: here, without a network, only what they declare is checked
