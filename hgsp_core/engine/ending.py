@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers.modeling_outputs import MoeModelOutputWithPast
@@ -33,7 +33,7 @@ class Ending:
         """Logits [positions, vocabulary] of the stream x [positions, hidden]."""
         norm, _ = self.modules.values()
 
-        def normed(**_: object) -> MoeModelOutputWithPast:  # it has the fields of all families' outputs
+        def normed(**_: Any) -> Any:  # an output that has the fields of all families' outputs
             return MoeModelOutputWithPast(last_hidden_state=norm(x)[None])
 
         with forwards_replaced([self.decoder], normed):

@@ -10,10 +10,15 @@ API = 1
 
 @dataclass(frozen=True)
 class Slice:
-    """One linear that an axis cuts: `module` relative to the layer, `dim` 0 = output rows (bias follows), 1 = input columns."""
+    """What an axis cuts of one module: `module` relative to the layer, `dim` 0 = output rows (bias follows), 1 = input columns.
+
+    A fused linear has a slice for each of its parts, in the order in which they lie in it; its lines are shared out in
+    proportion to the config keys `rows`.
+    """
 
     module: str
     dim: int
+    rows: str = ""
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,12 @@ class Axis:
     units   config key that counts the units; rows per unit = weight.shape[dim] / config[units]
     scales  config keys that shrink in proportion (query heads with KV heads)
     block   module, relative to the layer, whose output is added to the residual stream
-    fixed   modules that no unit owns, removed only with the entire block (its norm, q/k norms)
-    cache   linears whose outputs a decoder keeps for every past token; empty = the block does not mix tokens
+    fixed   modules that no unit owns, removed only with the entire block (its norms, q/k norms of single heads)
+    cache   linears whose outputs a decoder keeps for every past token, MODULE[i] for part i of a fused one; empty = the block
+            does not mix tokens
+    norms   norms over the heads of all units (OLMo 2's q_norm and k_norm), which lose entries with them
+    after   the norm that the block's output goes through before it is added; empty = none
+    gain    config key of the number that the block's output is multiplied by before it is added; empty = none
     """
 
     name: str
@@ -34,6 +43,9 @@ class Axis:
     fixed: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
     cache: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+    after: str = ""
+    gain: str = ""
 
 
 @dataclass(frozen=True)
