@@ -47,6 +47,16 @@ class Axis:
     after: str = ""
     gain: str = ""
 
+    def slice_names(self) -> list[str]:
+        """Names of the slices: the module, or MODULE[i] for part i of a fused one."""
+        modules = [s.module for s in self.slices]
+        return [m if modules.count(m) == 1 else f"{m}[{modules[:i].count(m)}]" for i, m in enumerate(modules)]
+
+    @property
+    def adds(self) -> str:
+        """The module whose output, times the gain, is added to the residual stream."""
+        return self.after or self.block
+
 
 @dataclass(frozen=True)
 class Architecture:

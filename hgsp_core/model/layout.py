@@ -321,6 +321,7 @@ def _slices_of(
     take: Callable[[str], Shape],
 ) -> list[SliceLayout]:
     """The slices of one linear, which share its lines; or of one norm."""
+    labels = [label for label, s in zip(axis.slice_names(), axis.slices, strict=True) if s.module == module] or [module]
     own = [s for s in axis.slices if s.module == module] or [Slice(module, 0)]
     name, dim = f"{prefix}.{module}.weight", own[0].dim
     shape = take(name) if module in axis.norms else _matrix(name, take(name))
@@ -331,12 +332,11 @@ def _slices_of(
     if units < 1 or shape[dim] % (sum(counts) if len(own) > 1 else units):
         raise LayoutError.indivisible(name, shape, dim, units, axis.units)
     slices = []
-    for i, count in enumerate(counts):
+    for label, count in zip(labels, counts, strict=True):
         lines = shape[dim] * count // sum(counts)
         if lines % units:
             raise LayoutError.indivisible(name, shape, dim, units, axis.units)
         part = (*shape[:dim], lines, *shape[dim + 1 :])
-        label = f"{module}[{i}]" if len(own) > 1 else module
         slices.append(SliceLayout(prefix, module, dim, part, lines // units, bias is not None, name=label))
     return slices
 
