@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 #: version of the contracts that a plugin is written for
 API = 1
@@ -13,7 +15,7 @@ class Slice:
     """What an axis cuts of one module: `module` relative to the layer, `dim` 0 = output rows (bias follows), 1 = input columns.
 
     A fused linear has a slice for each of its parts, in the order in which they lie in it; its lines are shared out in
-    proportion to the config keys `rows`.
+    proportion to the config keys `rows` (empty = `units`).
     """
 
     module: str
@@ -59,8 +61,31 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Relative:
+    """Another family with the same network, whose class holds sizes that the family's own cannot, or not everywhere.
+
+    values       config values that make it the same network
+    zero_biases  linears that need a bias of zeros in it
+    biases       whether it has a place for biases;  windows  for layers with a sliding window
+    preferred    whether to use it also where the family's own class takes a number of heads whose sizes do not add up to the
+                 hidden size: other programs may ignore `head_dim` there
+    """
+
+    model_type: str
+    values: Mapping[str, Any]
+    zero_biases: tuple[str, ...] = ()
+    biases: bool = True
+    windows: bool = True
+    preferred: bool = False
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """A model family as data: where its parts are, and the axes along which its layers shrink."""
+    """A model family as data: where its parts are, and the axes along which its layers shrink.
+
+    relative  another family, for sizes that this one's class cannot hold
+    gguf      llama.cpp's architecture for layers of equal sizes; empty = none that is known to compute the same
+    """
 
     model_type: str
     layers: str
@@ -70,6 +95,8 @@ class Architecture:
     axes: tuple[Axis, ...]
     summary: str = ""
     api: int = API
+    relative: Relative | None = None
+    gguf: str = ""
 
     @property
     def name(self) -> str:
@@ -101,7 +128,14 @@ GATED_MLP = Axis(
 )
 
 
-def pre_norm_decoder(model_type: str, summary: str = "", attention: Axis = GROUPED_ATTENTION) -> Architecture:
+def pre_norm_decoder(
+    model_type: str,
+    summary: str = "",
+    attention: Axis = GROUPED_ATTENTION,
+    mlp: Axis = GATED_MLP,
+    relative: Relative | None = None,
+    gguf: str = "",
+) -> Architecture:
     """A family that names its modules as most do. Biases need no mention: where a linear has one, it follows the rows."""
     return Architecture(
         model_type=model_type,
@@ -110,5 +144,7 @@ def pre_norm_decoder(model_type: str, summary: str = "", attention: Axis = GROUP
         embed="model.embed_tokens",
         norm="model.norm",
         head="lm_head",
-        axes=(attention, GATED_MLP),
+        axes=(attention, mlp),
+        relative=relative,
+        gguf=gguf,
     )

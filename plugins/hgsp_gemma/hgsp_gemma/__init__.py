@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hgsp_core import GATED_MLP, GROUPED_ATTENTION, Architecture, Axis, hookimpl, pre_norm_decoder
+from hgsp_core import GATED_MLP, GROUPED_ATTENTION, Architecture, hookimpl, pre_norm_decoder
 
 ATTENTION = replace(
     GROUPED_ATTENTION,
@@ -16,16 +16,17 @@ MLP = replace(
 )
 
 
-def gemma(model_type: str, summary: str, attention: Axis) -> Architecture:
-    """A Gemma with this attention."""
-    return replace(pre_norm_decoder(model_type, summary), axes=(attention, MLP))
-
-
-GEMMA2 = gemma("gemma2", "Gemma 2, with soft-capped logits and sliding windows in every other layer", ATTENTION)
-GEMMA3 = gemma(
+GEMMA2 = pre_norm_decoder(
+    "gemma2",
+    "Gemma 2, with soft-capped logits and sliding windows in every other layer",
+    attention=ATTENTION,
+    mlp=MLP,
+)
+GEMMA3 = pre_norm_decoder(
     "gemma3_text",
     "Text models of Gemma 3, with norms of q and k and windows in five of six layers",
-    replace(ATTENTION, fixed=(*ATTENTION.fixed, "self_attn.q_norm", "self_attn.k_norm")),
+    attention=replace(ATTENTION, fixed=(*ATTENTION.fixed, "self_attn.q_norm", "self_attn.k_norm")),
+    mlp=MLP,
 )
 
 

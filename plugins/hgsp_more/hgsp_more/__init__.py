@@ -4,44 +4,38 @@ from dataclasses import replace
 
 from hgsp_core import GATED_MLP, GROUPED_ATTENTION, Architecture, Slice, hookimpl, pre_norm_decoder
 
-#: norms follow the blocks, none precedes them; those of q and k are over all heads
-OLMO_ATTENTION = replace(
-    GROUPED_ATTENTION,
-    fixed=("post_attention_layernorm",),
-    norms=("self_attn.q_norm", "self_attn.k_norm"),
-    after="post_attention_layernorm",
+OLMO2 = pre_norm_decoder(
+    "olmo2",
+    "OLMo 2, with norms after each block and norms over all heads",
+    attention=replace(
+        GROUPED_ATTENTION,
+        fixed=("post_attention_layernorm",),
+        norms=("self_attn.q_norm", "self_attn.k_norm"),
+        after="post_attention_layernorm",
+    ),
+    mlp=replace(GATED_MLP, fixed=("post_feedforward_layernorm",), after="post_feedforward_layernorm"),
 )
-OLMO_MLP = replace(GATED_MLP, fixed=("post_feedforward_layernorm",), after="post_feedforward_layernorm")
-
-OLMO2 = replace(pre_norm_decoder("olmo2", "OLMo 2, with norms after each block"), axes=(OLMO_ATTENTION, OLMO_MLP))
-OLMO3 = replace(OLMO2, model_type="olmo3", summary="OLMo 3, with norms after each block and sliding windows")
-
-#: what a block returns is multiplied by a number of the config
-GRANITE = replace(
-    pre_norm_decoder("granite", "Granite 3, with multipliers of embeddings, attention, residuals and logits"),
-    axes=tuple(replace(axis, gain="residual_multiplier") for axis in (GROUPED_ATTENTION, GATED_MLP)),
+OLMO3 = replace(OLMO2, model_type="olmo3", summary="OLMo 3, as OLMo 2 with sliding windows")
+GRANITE = pre_norm_decoder(
+    "granite",
+    "Granite 3, with multipliers of embeddings, attention, residuals and logits",
+    attention=replace(GROUPED_ATTENTION, gain="residual_multiplier"),
+    mlp=replace(GATED_MLP, gain="residual_multiplier"),
 )
 SMOLLM3 = pre_norm_decoder("smollm3", "SmolLM3, with layers that have no rotary positions")
-
-#: norms before and after each block; gate and up are one linear
-GLM4 = replace(
-    pre_norm_decoder("glm4", "GLM-4, with norms before and after each block and fused gate and up"),
-    axes=(
-        replace(
-            GROUPED_ATTENTION,
-            fixed=("input_layernorm", "post_self_attn_layernorm"),
-            after="post_self_attn_layernorm",
-        ),
-        replace(
-            GATED_MLP,
-            fixed=("post_attention_layernorm", "post_mlp_layernorm"),
-            after="post_mlp_layernorm",
-            slices=(
-                Slice("mlp.gate_up_proj", 0, rows="intermediate_size"),
-                Slice("mlp.gate_up_proj", 0, rows="intermediate_size"),
-                Slice("mlp.down_proj", 1),
-            ),
-        ),
+GLM4 = pre_norm_decoder(
+    "glm4",
+    "GLM-4, with norms before and after each block and fused gate and up",
+    attention=replace(
+        GROUPED_ATTENTION,
+        fixed=("input_layernorm", "post_self_attn_layernorm"),
+        after="post_self_attn_layernorm",
+    ),
+    mlp=replace(
+        GATED_MLP,
+        fixed=("post_attention_layernorm", "post_mlp_layernorm"),
+        after="post_mlp_layernorm",
+        slices=(Slice("mlp.gate_up_proj", 0), Slice("mlp.gate_up_proj", 0), Slice("mlp.down_proj", 1)),
     ),
 )
 
