@@ -446,7 +446,7 @@ CHECKS: Table = {
     biases_follow_the_rows: (modules_exist,),
     every_parameter_is_accounted_for: (sizes_divide, biases_follow_the_rows),
     axes_are_cut_on_both_sides: (modules_exist,),
-    blocks_add_to_the_residual_stream: (modules_exist,),
+    blocks_add_to_the_residual_stream: _COUNTED,
     blocks_return_what_their_writers_return: _RUN,
     sweep_equals_autograd: _WRITERS,
     keep_all_is_the_identity: _DATA,
