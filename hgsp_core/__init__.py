@@ -20,6 +20,7 @@ _PUBLIC = {
     "Architecture": "model.architecture",
     "Axis": "model.architecture",
     "Slice": "model.architecture",
+    "Relative": "model.architecture",
     "GATED_MLP": "model.architecture",
     "GROUPED_ATTENTION": "model.architecture",
     "pre_norm_decoder": "model.architecture",

@@ -27,6 +27,7 @@ from hgsp_core.model.architecture import GATED_MLP as GATED_MLP
 from hgsp_core.model.architecture import GROUPED_ATTENTION as GROUPED_ATTENTION
 from hgsp_core.model.architecture import Architecture as Architecture
 from hgsp_core.model.architecture import Axis as Axis
+from hgsp_core.model.architecture import Relative as Relative
 from hgsp_core.model.architecture import Slice as Slice
 from hgsp_core.model.architecture import pre_norm_decoder as pre_norm_decoder
 from hgsp_core.model.layout import BlockLayout as BlockLayout

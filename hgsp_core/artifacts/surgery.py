@@ -18,22 +18,27 @@ Named = tuple[str, torch.Tensor]
 
 
 class _Home(NamedTuple):
-    """Where a tensor lives: its block, and its slice unless the tensor is one of the block's fixed ones."""
+    """Where a tensor lives: its block, and its slices unless the tensor is one of the block's fixed ones."""
 
     block: BlockLayout
-    slice: SliceLayout | None
+    slices: list[SliceLayout]
+
+    def kept(self, plan: BlockPlan) -> torch.Tensor:
+        """Kept lines of the tensor, ascending."""
+        return torch.cat([s.start + lines(plan, s) for s in self.slices])
 
 
 def _homes(layout: Layout) -> dict[str, _Home]:
-    homes = {}
+    homes: dict[str, _Home] = {}
     for block in layout.blocks():
         for name, _ in block.fixed:
-            homes[name] = _Home(block, None)
+            homes[name] = _Home(block, [])
         for s in block.slices:
-            homes[s.weight] = _Home(block, s)
+            homes.setdefault(s.weight, _Home(block, [])).slices.append(s)
             if s.has_bias:
-                # a bias follows the rows; units that are columns do not change it
-                homes[s.bias] = _Home(block, s if s.dim == 0 else None)
+                bias = homes.setdefault(s.bias, _Home(block, []))
+                if s.dim == 0:  # it follows the rows; units that are columns do not change it
+                    bias.slices.append(s)
     return homes
 
 
@@ -62,12 +67,12 @@ def prune_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Itera
         if name in layout.outside:
             yield name, tensor
         elif name in homes:
-            block, s = homes[name]
-            own = plan.block(block)
+            home = homes[name]
+            block, own = home.block, plan.block(home.block)
             if not own.kept:
                 continue
-            if s is not None and own.loses:
-                tensor = tensor.index_select(s.dim, lines(own, s).to(tensor.device))
+            if home.slices and own.loses:
+                tensor = tensor.index_select(home.slices[0].dim, home.kept(own).to(tensor.device))
             layers = layout.architecture.layers
             local = name.removeprefix(f"{layers}.{block.layer}")
             yield f"{layers}.{new_index[block.layer]}{local}", tensor
@@ -77,17 +82,19 @@ def mask_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Iterat
     """The same model at its old size with the removed units set to zero: what a pruned model must equal.
 
     Exact because every axis is cut on both sides: a zero row of v, gate or up meets a zero column of o or down, so the unit
-    adds nothing to the residual stream. A removed block also loses its output bias.
+    adds nothing to the residual stream. A removed block also loses its output bias. A norm over all units takes the mean
+    square of those that are there, so among zeros it gives √(all / kept) times as much, which its weight takes back.
     """
     homes = _homes(layout)
     for name, tensor in tensors:
         if name in homes:
-            block, s = homes[name]
-            own = plan.block(block)
-            if s is not None and own.loses:
+            home = homes[name]
+            own = plan.block(home.block)
+            if home.slices and own.loses:
+                s, kept = home.slices[0], home.kept(own).to(tensor.device)
                 mask = torch.zeros(tensor.shape[s.dim], dtype=tensor.dtype, device=tensor.device)
-                mask[lines(own, s).to(tensor.device)] = 1
+                mask[kept] = (len(kept) / len(mask)) ** 0.5 if s.is_norm and name == s.weight else 1
                 tensor = tensor * mask.view([-1 if d == s.dim else 1 for d in range(tensor.dim())])
-            elif s is None and not own.kept and name.endswith(".bias"):
+            elif not home.slices and not own.kept and name.endswith(".bias"):
                 tensor = torch.zeros_like(tensor)
         yield name, tensor

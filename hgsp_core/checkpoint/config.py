@@ -17,9 +17,6 @@ from hgsp_core.checkpoint.trust import AUTO_MAP
 from hgsp_core.model.architecture import Axis
 from hgsp_core.model.layout import BlockLayout, Layout
 
-#: transformers' word for a layer that has no attention and so no KV cache
-_NO_ATTENTION = "moe"
-
 
 def pruned_config(layout: Layout, plan: Plan) -> dict[str, Any]:
     """The content of config.json after pruning `layout.config` by `plan`."""
@@ -34,19 +31,15 @@ def pruned_config(layout: Layout, plan: Plan) -> dict[str, Any]:
 
 
 def _layered_config(layout: Layout, plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
-    original = original_config(layout)
     kept_layers = plan.kept_layers()
-    default = "sliding_attention" if getattr(original, "sliding_window", None) else "full_attention"
-    types = getattr(original, "layer_types", None) or [default] * len(layout.layers)
-
-    per_layer, layer_types = {}, []
+    per_layer = {}
     for new, old in enumerate(kept_layers):
         sizes: dict[str, int | list[str]] = {}
         skip: list[str] = []
         for name, block in layout.layers[old].blocks.items():
             if not plan.block(block).kept:
                 skip.append(name)
-                if block.axis.cache:  # vLLM keeps a cache for every layer: of one KV head
+                if block.axis.cache:  # every layer has a cache, in transformers and vLLM: of one KV head
                     sizes[block.axis.units] = 1
             elif plan.block(block).loses:
                 sizes.update(_sizes(layout, plan, block))
@@ -54,7 +47,6 @@ def _layered_config(layout: Layout, plan: Plan, config: dict[str, Any]) -> dict[
             sizes["skip"] = skip
         if sizes:
             per_layer[str(new)] = sizes
-        layer_types.append(_NO_ATTENTION if "attention" in skip else types[old])
 
     return {
         **config,
@@ -63,7 +55,6 @@ def _layered_config(layout: Layout, plan: Plan, config: dict[str, Any]) -> dict[
         "architectures": ["HgspForCausalLM"],
         "auto_map": dict(AUTO_MAP),
         "blocks": {axis.name: [axis.block, *_norms(axis)] for axis in layout.architecture.axes},
-        "layer_types": layer_types,
         "per_layer_config": per_layer,
         "hgsp": {"kept_layers": kept_layers},
     }

@@ -1,12 +1,7 @@
-"""The stock class that can hold a uniform model: its own family's, or a related one's.
+"""The stock class that can hold a uniform model: its own family's, or that of a related one with the same network.
 
-Measured with transformers 5.23 on models with fewer heads of the old size, so that heads * head_dim != hidden_size:
-    llama   refused unless hidden_size is a multiple of num_attention_heads. Mistral without a sliding window is the
-            same network and takes any number of heads, but has no biases.
-    qwen2   accepted with an explicit `head_dim`. vLLM, SGLang, MLX and older transformers ignore that key for Qwen2
-            and fail, but honour it for Llama, which with `attention_bias` is the same network once o_proj has a bias
-            of zeros.
-    mistral, qwen3   accepted, and `head_dim` is honoured everywhere.
+A model with fewer heads of the old size has heads * head_dim != hidden_size. Some classes refuse that, and some programs
+ignore `head_dim` for some families. Which relative helps is the architecture's data (`Relative`).
 """
 
 from __future__ import annotations
@@ -14,29 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hgsp_core.model.architecture import Relative
 from hgsp_core.model.layout import Layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-
-
-class Relative(NamedTuple):
-    """Another family with the same network: config values that make it so, and the linears that need a zero bias."""
-
-    model_type: str
-    values: Mapping[str, Any]
-    zero_biases: tuple[str, ...] = ()
-
-
-_RELATIVES = {
-    "llama": Relative("mistral", {"sliding_window": None}),
-    "qwen2": Relative("llama", {"attention_bias": True, "mlp_bias": False}, zero_biases=("self_attn.o_proj",)),
-}
-_IGNORE_HEAD_DIM = ("qwen2",)
 
 
 def original_config(layout: Layout) -> PreTrainedConfig:
@@ -48,11 +29,11 @@ def original_config(layout: Layout) -> PreTrainedConfig:
 
 def housed_config(layout: Layout, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The config of a uniform model as given, or of the same network in a related family; None: no stock class fits."""
-    own = config if _accepted(config) else None
+    own, relative = config if _accepted(config) else None, layout.architecture.relative
     derived = config["hidden_size"] == config["num_attention_heads"] * config["head_dim"]
-    if own and (derived or config["model_type"] not in _IGNORE_HEAD_DIM):
+    if relative is None or (own and (derived or not relative.preferred)):
         return own
-    return _rehoused(layout, config) or own
+    return _rehoused(layout, config, relative) or own
 
 
 def housed_tensors(
@@ -66,7 +47,7 @@ def housed_tensors(
     for name, tensor in tensors:
         dtype = tensor.dtype
         yield name, tensor
-    relative = _RELATIVES.get(layout.architecture.model_type)
+    relative = layout.architecture.relative
     if relative and relative.model_type == config["model_type"]:
         for index in range(config["num_hidden_layers"]):
             for module in relative.zero_biases:
@@ -85,16 +66,17 @@ def _accepted(config: Mapping[str, Any]) -> bool:
     return True
 
 
-def _rehoused(layout: Layout, config: Mapping[str, Any]) -> dict[str, Any] | None:
+def _rehoused(layout: Layout, config: Mapping[str, Any], relative: Relative) -> dict[str, Any] | None:
     """In the related family: without the keys that only the old one has, its defaults spelled out."""
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 
-    relative = _RELATIVES.get(config["model_type"])
-    if relative is None or not _same_network(layout, config):
+    original = original_config(layout)
+    windows = "sliding_attention" in (getattr(original, "layer_types", None) or ())
+    biases = any(s.has_bias for block in layout.blocks() for s in block.slices)
+    if (windows and not relative.windows) or (biases and not relative.biases):
         return None
     old, new = CONFIG_MAPPING[config["model_type"]], CONFIG_MAPPING[relative.model_type]
     old_keys, new_keys, common = ({field.name for field in fields(c)} for c in (old, new, PreTrainedConfig))
-    original = original_config(layout)
     stock: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[new]  # type: ignore[assignment]  # declared as a tuple
     rehoused = {
         **{key: getattr(original, key) for key in sorted(old_keys & new_keys - common)},
@@ -104,10 +86,3 @@ def _rehoused(layout: Layout, config: Mapping[str, Any]) -> dict[str, Any] | Non
         "architectures": [stock.__name__],
     }
     return rehoused if _accepted(rehoused) else None
-
-
-def _same_network(layout: Layout, config: Mapping[str, Any]) -> bool:
-    """Whether the relative computes the same: Mistral has no biases, Llama no sliding window."""
-    if config["model_type"] == "llama":
-        return not any(s.has_bias for block in layout.blocks() for s in block.slices)
-    return "sliding_attention" not in config["layer_types"]

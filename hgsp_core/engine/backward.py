@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hgsp_core.engine.batches import Batch, Batches
 from hgsp_core.engine.collectors import Collector
+from hgsp_core.engine.ending import ending
 from hgsp_core.engine.findings import Findings, is_finite
 from hgsp_core.engine.forward import unwatched
 from hgsp_core.engine.layer import Layer, differentiable
@@ -43,16 +44,15 @@ def head_slopes(
     source: Weights, batches: Batches, streams: Sequence[Tensor], targets: Sequence[Tensor]
 ) -> tuple[float, list[Tensor]]:
     """The same of -log p of other targets; see `loss_gradient`. targets: per micro-batch [batch, seq_len]."""
-    architecture = source.layout.architecture
     scale = FP16_HEAD_SCALE if source.dtype == torch.float16 else 1.0
-    with source.outside(architecture.norm, architecture.head) as (norm, head):
+    with ending(source) as end:
         losses, slopes = zip(
-            *(loss_gradient(norm, head, x, wanted, scale) for x, wanted in zip(streams, targets, strict=True)),
+            *(loss_gradient(end, x, wanted, scale) for x, wanted in zip(streams, targets, strict=True)),
             strict=False,
         )
         loss = sum(losses, torch.zeros(()))
         if not is_finite(loss):
-            for name, module in ((architecture.norm, norm), (architecture.head, head)):
+            for name, module in end.modules.items():
                 if not is_finite(module.get_parameter("weight")):
                     raise NumericError.weight(f"{name}.weight")
             raise NumericError.loss(float(loss), str(source.dtype).removeprefix("torch."))

@@ -275,9 +275,7 @@ class Gram(Collector):
     depth = Depth.FORWARD
 
     def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:
-        wanted = self.linears or [
-            s.module for block in layer.layout.blocks.values() for s in block.axis.slices if s.dim == 1
-        ]
+        wanted = self.linears or [s.local for block in layer.layout.blocks.values() for s in block.slices if s.dim == 1]
         for linear in wanted:
             sums.add_gram(linear, passage.inputs[linear].flatten(0, -2))
 

@@ -105,14 +105,17 @@ def watched_until(layout: LayerLayout, module: nn.Module, linear: str) -> Iterat
 
 
 @contextmanager
-def _noted(layout: LayerLayout, module: nn.Module, until: str = "") -> Iterator[Callable[[], tuple[Noted, Noted]]]:
-    """A function that hands over what the layer's blocks added and its linears read since it was last called."""
+def _noted(
+    layout: LayerLayout, module: nn.Module, until: str = ""
+) -> Iterator[Callable[[], tuple[Noted, Noted, Noted]]]:
+    """A function that hands over what was seen since the last call: what blocks added and wrote, and what linears read."""
     added: Noted = {}
+    written: Noted = {}
     inputs: Noted = {}
 
-    def keep_added(axis: str) -> Callable[[nn.Module, Sequence[Tensor], Output], None]:
+    def keep(found: Noted, axis: str) -> Callable[[nn.Module, Sequence[Tensor], Output], None]:
         def hook(block: nn.Module, arguments: Sequence[Tensor], output: Output) -> None:
-            added[axis] = output[0] if isinstance(output, tuple) else output
+            found[axis] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
@@ -124,18 +127,26 @@ def _noted(layout: LayerLayout, module: nn.Module, until: str = "") -> Iterator[
 
         return hook
 
-    def hand_over() -> tuple[Noted, Noted]:
-        found = dict(added), dict(inputs)
-        added.clear()
-        inputs.clear()
+    def hand_over() -> tuple[Noted, Noted, Noted]:
+        every: Noted = {}
+        for axis, y in written.items():  # in the order in which the blocks ran
+            block = layout.blocks[axis]
+            if not block.axis.after:
+                every[axis] = y if block.gain == 1 else y * block.gain
+            elif axis in added:  # not yet where the run ended inside the block
+                every[axis] = added[axis]
+        found = every, dict(written), dict(inputs)
+        for seen in (added, written, inputs):
+            seen.clear()
         return found
 
     with ExitStack() as hooks:
         for axis, block in layout.blocks.items():
-            hooks.enter_context(module.get_submodule(block.axis.block).register_forward_hook(keep_added(axis)))
-            for s in block.axis.slices:
-                linear = module.get_submodule(s.module)
-                hooks.enter_context(linear.register_forward_pre_hook(keep_input(s.module)))
+            for place, found in ((block.axis.block, written), (block.axis.after, added)):
+                if place:
+                    hooks.enter_context(module.get_submodule(place).register_forward_hook(keep(found, axis)))
+            for linear in dict.fromkeys(s.local for s in block.linears):
+                hooks.enter_context(module.get_submodule(linear).register_forward_pre_hook(keep_input(linear)))
         yield hand_over
 
 
@@ -145,7 +156,7 @@ class _Reached(Exception):
 
 def unwatched(module: nn.Module) -> Callable[[Run, Tensor], Passage]:
     """A function that runs the layer on a micro-batch and sees only what leaves it."""
-    return lambda call, x: Passage(x, call(module, x), {}, {})
+    return lambda call, x: Passage(x, call(module, x), {}, {}, {})
 
 
 def check_streams(layer: Layer, streams: Sequence[Tensor]) -> None:

@@ -60,12 +60,14 @@ class Layer:
         It gives an array shaped like the tensor, or one that is already summed along the units' lines: [out] where rows
         are units, [in] where columns are.
 
+        `biases`: also over vectors, which are biases and norms.
+
         `AXIS.heads` -> [units, query heads]: the part of it that lies in single query heads, where units have several.
         """
         found = {}
         for axis, block in self.layout.blocks.items():
-            tensors = [(name, s) for name, s in unit_tensors(block) if biases or name == s.weight]
-            sums = [(s, head_sums(measure(name), s)) for name, s in tensors]
+            tensors = [(name, s) for name, s in unit_tensors(block) if biases or (name == s.weight and not s.is_norm)]
+            sums = [(s, head_sums(s.part(measure(name)), s)) for name, s in tensors]
             nothing = torch.zeros(())
             found[axis] = sum((part.sum(1) for _, part in sums), nothing).cpu().numpy()
             if block.heads > 1:
@@ -79,17 +81,20 @@ class Passage:
 
     before, after  the residual stream that enters and leaves the layer
     added          axis -> what the axis's block adds to the stream, in the order in which the blocks ran
+    written        axis -> what its writer gives: the same, unless a norm or a factor stands between
     inputs         linear, by its name relative to the layer -> its input; linears that share an input share the tensor
     """
 
     before: Tensor
     after: Tensor
     added: Mapping[str, Tensor]
+    written: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor]
 
     def detached(self) -> Passage:
         added = {axis: output.detach() for axis, output in self.added.items()}
-        return replace(self, before=self.before.detach(), after=self.after.detach(), added=added)
+        written = {axis: output.detach() for axis, output in self.written.items()}
+        return replace(self, before=self.before.detach(), after=self.after.detach(), added=added, written=written)
 
     @cached_property
     def streams(self) -> list[Tensor]:
@@ -128,6 +133,7 @@ class Beginning:
 
     before: Tensor
     added: Mapping[str, Tensor]
+    written: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hgsp_core.engine.batches import Batches, embed
+from hgsp_core.engine.ending import ending
 from hgsp_core.engine.findings import Findings
 from hgsp_core.engine.forward import forward
 from hgsp_core.engine.loss import loss_sum
@@ -53,10 +54,9 @@ def total_loss(
         part = slice(start, start + size)
         batches, streams = _through(source, tokens[part], batch_size)
         read_only = torch.from_numpy(share(context[part])).to(source.device).split(batch_size)
-        architecture = source.layout.architecture
-        with source.outside(architecture.norm, architecture.head) as (norm, head):
+        with ending(source) as end:
             for batch, stream, first in zip(batches, streams, read_only, strict=True):
-                total += loss_sum(norm, head, stream, batch.ids, first)
+                total += loss_sum(end, stream, batch.ids, first)
         progress(min(start + size, len(tokens)), len(tokens))
     add_up([total])
     return total.item()
@@ -98,14 +98,13 @@ def window_logits(source: Weights, tokens: np.ndarray, batch_size: int) -> Itera
         NumericError: a weight or an activation is not finite.
     """
     size = _windows_at_a_time(source, tokens, batch_size)
-    architecture = source.layout.architecture
     own = share(tokens)
     for start in range(0, len(own), size):
         _, streams = _through(source, _of_every_process(own[start : start + size]), batch_size)
-        with source.outside(architecture.norm, architecture.head) as (norm, head):
+        with ending(source) as end:
             for stream in streams:
                 for window in stream:
-                    yield head(norm(window))
+                    yield end(window)
 
 
 @torch.no_grad()
@@ -118,9 +117,8 @@ def model_logits(model: PreTrainedModel, tokens: np.ndarray, batch_size: int) ->
 def logits(source: Weights, tokens: np.ndarray) -> Tensor:
     """[windows, seq_len, vocabulary] of a few windows, in every process that asks."""
     _, (stream,) = _through(source, _of_every_process(tokens), len(tokens))
-    architecture = source.layout.architecture
-    with torch.no_grad(), source.outside(architecture.norm, architecture.head) as (norm, head):
-        return head(norm(stream))
+    with torch.no_grad(), ending(source) as end:
+        return torch.stack([end(window) for window in stream])
 
 
 def _through(source: Weights, tokens: np.ndarray, batch_size: int) -> tuple[Batches, list[Tensor]]:

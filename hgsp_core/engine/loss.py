@@ -1,18 +1,20 @@
-"""The causal-LM loss over final norm and head, by chunks of tokens: the logits of the whole set never exist at once."""
+"""The causal-LM loss of the residual stream after the last layer, by chunks of tokens: the logits of the whole set never exist at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from hgsp_core.engine.ending import Ending
 
 #: size of one chunk's logits in fp32, in bytes
 CHUNK_BYTES = 2**26
 
 
-def loss_sum(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor, context: Tensor | None = None) -> Tensor:
+def loss_sum(end: Ending, stream: Tensor, ids: Tensor, context: Tensor | None = None) -> Tensor:
     """Σ -log p over the predicted tokens of a micro-batch, fp64.
 
     Args:
@@ -28,24 +30,22 @@ def loss_sum(norm: nn.Module, head: nn.Module, stream: Tensor, ids: Tensor, cont
         x, targets = x[predicted], targets[predicted]
     total = torch.zeros((), dtype=torch.float64, device=ids.device)
     with torch.no_grad():
-        for part, wanted in _chunks(head, x, targets):
-            total += _chunk_loss(norm, head, part, wanted)
+        for part, wanted in _chunks(end, x, targets):
+            total += _chunk_loss(end, part, wanted)
     return total
 
 
-def loss_gradient(
-    norm: nn.Module, head: nn.Module, stream: Tensor, wanted: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
+def loss_gradient(end: Ending, stream: Tensor, wanted: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Σ -log p as `loss_sum`, and `scale` times its gradient by the stream [batch, seq_len, hidden].
 
     Args:
         wanted: [batch, seq_len], the ids; or numbers in [0, 1), each of which draws a token from what is predicted there.
     """
     total, gradients = torch.zeros((), dtype=torch.float64, device=stream.device), list[Tensor]()
-    for x, targets in _chunks(head, stream[:, :-1].flatten(0, 1), wanted[:, 1:].flatten()):
+    for x, targets in _chunks(end, stream[:, :-1].flatten(0, 1), wanted[:, 1:].flatten()):
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            loss = _chunk_loss(norm, head, x, targets)
+            loss = _chunk_loss(end, x, targets)
             gradients += torch.autograd.grad(loss * scale, x)
         total = total + loss.detach().double()
     gradient = torch.zeros_like(stream)  # the last position of a sample predicts nothing
@@ -53,8 +53,8 @@ def loss_gradient(
     return total, gradient
 
 
-def _chunk_loss(norm: nn.Module, head: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-    logits = head(norm(x)).float()
+def _chunk_loss(end: Ending, x: Tensor, targets: Tensor) -> Tensor:
+    logits = end(x).float()
     if targets.is_floating_point():
         targets = _drawn(logits.detach(), targets)
     return cross_entropy(logits, targets, reduction="sum")
@@ -67,7 +67,7 @@ def _drawn(logits: Tensor, numbers: Tensor) -> Tensor:
     return torch.searchsorted(below, wanted, right=True).squeeze(1).clamp_max_(logits.shape[-1] - 1)
 
 
-def _chunks(head: nn.Module, x: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _chunks(end: Ending, x: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """x [positions, hidden] and the tokens they predict [positions], in parts."""
-    length = max(1, CHUNK_BYTES // (4 * head.get_parameter("weight").shape[0]))
+    length = max(1, CHUNK_BYTES // (4 * end.vocabulary))
     return zip(x.split(length), targets.split(length), strict=True)

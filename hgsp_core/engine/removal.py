@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hgsp_core.engine.batches import Batch, Batches
 from hgsp_core.engine.calls import Output
 from hgsp_core.engine.collectors import RemovalLoss
+from hgsp_core.engine.ending import ending
 from hgsp_core.engine.findings import Findings
 from hgsp_core.engine.forward import watched
 from hgsp_core.engine.layer import Layer
@@ -63,7 +64,6 @@ def _walk(
     source: Weights, batches: Sequence[Batch], streams: Sequence[Tensor], losses: Sums, step: Callable[[], None]
 ) -> None:
     """Add the summed loss of every variant of the model over some micro-batches."""
-    architecture = source.layout.architecture
     variants = [{WHOLE: stream} for stream in streams]  # per micro-batch: what the model lacks -> its stream
     with torch.no_grad():
         for index, module in source.layers(range(len(source.layout.layers))):
@@ -81,10 +81,10 @@ def _walk(
                     variants[b][lack] = passage.after if lack == WHOLE else call(module, stream)
                 variants[b] |= parting
             step()
-        with source.outside(architecture.norm, architecture.head) as (norm, head):
+        with ending(source) as end:
             for batch, streams_of in zip(batches, variants, strict=True):
                 for lack, stream in streams_of.items():
-                    losses.add(lack, loss_sum(norm, head, stream, batch.ids))
+                    losses.add(lack, loss_sum(end, stream, batch.ids))
 
 
 def _batches_at_once(source: Weights, streams: Sequence[Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""The backward half that goes through activations only: gradients by what each block adds to the stream, and no weight's.
+"""The backward half that goes through activations only: gradients by what each writer gives, and no weight's.
 
 They are of -log p of a token that is drawn from the model's own prediction at every position. Their second moment is the
 Fisher information, the curvature of KL(model ‖ changed model); of the text's own tokens it would not be.
@@ -68,9 +68,9 @@ def slopes_backward(
                 with torch.enable_grad():
                     passage = trail.take(index, b, passed)
                 *found, slopes[b] = torch.autograd.grad(
-                    passage.after, [*passage.added.values(), passage.before], slopes[b]
+                    passage.after, [*passage.written.values(), passage.before], slopes[b]
                 )
-                of_blocks = {axis: g.float() / scale for axis, g in zip(passage.added, found, strict=True)}
+                of_blocks = {axis: g.float() / scale for axis, g in zip(passage.written, found, strict=True)}
                 passage = passage.detached()
                 for collector in collectors:
                     collector.observe_slopes(layer, passage, of_blocks, sums[collector])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 #: version of the contracts that a plugin is written for
 API = 1
@@ -10,10 +12,15 @@ API = 1
 
 @dataclass(frozen=True)
 class Slice:
-    """One linear that an axis cuts: `module` relative to the layer, `dim` 0 = output rows (bias follows), 1 = input columns."""
+    """What an axis cuts of one module: `module` relative to the layer, `dim` 0 = output rows (bias follows), 1 = input columns.
+
+    A fused linear has a slice for each of its parts, in the order in which they lie in it; its lines are shared out in
+    proportion to the config keys `rows` (empty = `units`).
+    """
 
     module: str
     dim: int
+    rows: str = ""
 
 
 @dataclass(frozen=True)
@@ -23,8 +30,12 @@ class Axis:
     units   config key that counts the units; rows per unit = weight.shape[dim] / config[units]
     scales  config keys that shrink in proportion (query heads with KV heads)
     block   module, relative to the layer, whose output is added to the residual stream
-    fixed   modules that no unit owns, removed only with the entire block (its norm, q/k norms)
-    cache   linears whose outputs a decoder keeps for every past token; empty = the block does not mix tokens
+    fixed   modules that no unit owns, removed only with the entire block (its norms, q/k norms of single heads)
+    cache   linears whose outputs a decoder keeps for every past token, MODULE[i] for part i of a fused one; empty = the block
+            does not mix tokens
+    norms   norms over the heads of all units (OLMo 2's q_norm and k_norm), which lose entries with them
+    after   the norm that the block's output goes through before it is added; empty = none
+    gain    config key of the number that the block's output is multiplied by before it is added; empty = none
     """
 
     name: str
@@ -34,11 +45,47 @@ class Axis:
     fixed: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
     cache: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+    after: str = ""
+    gain: str = ""
+
+    def slice_names(self) -> list[str]:
+        """Names of the slices: the module, or MODULE[i] for part i of a fused one."""
+        modules = [s.module for s in self.slices]
+        return [m if modules.count(m) == 1 else f"{m}[{modules[:i].count(m)}]" for i, m in enumerate(modules)]
+
+    @property
+    def adds(self) -> str:
+        """The module whose output, times the gain, is added to the residual stream."""
+        return self.after or self.block
+
+
+@dataclass(frozen=True)
+class Relative:
+    """Another family with the same network, whose class holds sizes that the family's own cannot, or not everywhere.
+
+    values       config values that make it the same network
+    zero_biases  linears that need a bias of zeros in it
+    biases       whether it has a place for biases;  windows  for layers with a sliding window
+    preferred    whether to use it also where the family's own class takes a number of heads whose sizes do not add up to the
+                 hidden size: other programs may ignore `head_dim` there
+    """
+
+    model_type: str
+    values: Mapping[str, Any]
+    zero_biases: tuple[str, ...] = ()
+    biases: bool = True
+    windows: bool = True
+    preferred: bool = False
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model family as data: where its parts are, and the axes along which its layers shrink."""
+    """A model family as data: where its parts are, and the axes along which its layers shrink.
+
+    relative  another family, for sizes that this one's class cannot hold
+    gguf      llama.cpp's architecture for layers of equal sizes; empty = none that is known to compute the same
+    """
 
     model_type: str
     layers: str
@@ -48,6 +95,8 @@ class Architecture:
     axes: tuple[Axis, ...]
     summary: str = ""
     api: int = API
+    relative: Relative | None = None
+    gguf: str = ""
 
     @property
     def name(self) -> str:
@@ -79,7 +128,14 @@ GATED_MLP = Axis(
 )
 
 
-def pre_norm_decoder(model_type: str, summary: str = "", attention: Axis = GROUPED_ATTENTION) -> Architecture:
+def pre_norm_decoder(
+    model_type: str,
+    summary: str = "",
+    attention: Axis = GROUPED_ATTENTION,
+    mlp: Axis = GATED_MLP,
+    relative: Relative | None = None,
+    gguf: str = "",
+) -> Architecture:
     """A family that names its modules as most do. Biases need no mention: where a linear has one, it follows the rows."""
     return Architecture(
         model_type=model_type,
@@ -88,5 +144,7 @@ def pre_norm_decoder(model_type: str, summary: str = "", attention: Axis = GROUP
         embed="model.embed_tokens",
         norm="model.norm",
         head="lm_head",
-        axes=(attention, GATED_MLP),
+        axes=(attention, mlp),
+        relative=relative,
+        gguf=gguf,
     )

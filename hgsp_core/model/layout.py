@@ -6,24 +6,29 @@ object serves a loaded model, a safetensors header and a dry run. Every count of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hgsp_core.model.architecture import Architecture, Axis
+from hgsp_core.model.architecture import Architecture, Axis, Slice
 from hgsp_core.model.errors import LayoutError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class SliceLayout:
-    """One linear of a block. `shape` is [out, in], `width` the rows (columns) of one unit.
+    """What a block's units own of one weight: rows or columns of a linear, or entries of a norm over all units.
 
-    `layer`: full name of the layer; `local`: the linear's name, relative to it.
-    `heads`: query heads of a unit that share these rows evenly (q_proj, o_proj); 1 where they belong to it as a whole.
+    `shape` [out, in] (or [out] of a norm) is that of the part from line `start` on: all of the weight, unless it is fused.
+    `width`: the lines of one unit.
+    `layer`: full name of the layer; `local`: the module's name, relative to it; `name`: the same with the number of the part.
+    `heads`: query heads of a unit that share these lines evenly (q_proj, o_proj); 1 where they belong to it as a whole.
     """
 
     layer: str
@@ -33,6 +38,18 @@ class SliceLayout:
     width: int
     has_bias: bool
     heads: int = 1
+    start: int = 0
+    name: str = ""
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether its weight is a vector."""
+        return len(self.shape) == 1
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """Its part of a tensor shaped like the weight, or of a vector along its lines."""
+        dim = self.dim if tensor.dim() > 1 else 0
+        return tensor.narrow(dim, self.start, self.shape[self.dim])
 
     @property
     def module(self) -> str:
@@ -52,7 +69,7 @@ class SliceLayout:
     @property
     def unit_cost(self) -> int:
         """Parameters of one unit in this linear; a bias belongs to the units only where they are its rows."""
-        return self.width * (self.shape[1 - self.dim] + (self.has_bias and self.dim == 0))
+        return self.width * (prod(self.shape) // self.shape[self.dim] + (self.has_bias and self.dim == 0))
 
     @property
     def head_cost(self) -> int:
@@ -62,7 +79,7 @@ class SliceLayout:
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """The residual branch of one axis in one layer."""
+    """The residual branch of one axis in one layer. `gain`: what it returns is multiplied by that before it is added."""
 
     layer: int
     axis: Axis
@@ -70,6 +87,7 @@ class BlockLayout:
     units: int
     slices: tuple[SliceLayout, ...]
     fixed: tuple[tuple[str, Shape], ...]
+    gain: float = 1.0
 
     @cached_property
     def unit_cost(self) -> int:
@@ -109,9 +127,10 @@ class BlockLayout:
         """Full name -> shape of every tensor that the block owns."""
         shapes = dict(self.fixed)
         for s in self.slices:
-            shapes[s.weight] = s.shape
+            lines = s.start + s.shape[s.dim]  # parts of a fused weight are in order: the last one tells its size
+            shapes[s.weight] = (*s.shape[: s.dim], lines, *s.shape[s.dim + 1 :])
             if s.has_bias:
-                shapes[s.bias] = s.shape[:1]
+                shapes[s.bias] = shapes[s.weight][:1]
         return shapes
 
     def tensors(self) -> list[str]:
@@ -133,18 +152,34 @@ class BlockLayout:
             shape = (*s.shape[: s.dim], units * width, *s.shape[s.dim + 1 :])
             return replace(s, layer=module, shape=shape, width=width, heads=own)
 
-        slices = tuple(smaller(s) for s in self.slices)
+        slices = one_after_another([smaller(s) for s in self.slices])
         fixed = tuple((renamed(name), shape) for name, shape in self.fixed)
-        return BlockLayout(layer, self.axis, renamed(self.module), units, slices, fixed)
+        return BlockLayout(layer, self.axis, renamed(self.module), units, slices, fixed, self.gain)
 
     @property
     def writer(self) -> SliceLayout:
         """The slice whose columns are the units: the linear that writes to the residual stream."""
         return next(s for s in self.slices if s.dim == 1)
 
-    def slice_of(self, local: str) -> SliceLayout:
-        """The slice whose name, relative to the layer, is `local`."""
-        return next(s for s in self.slices if s.local == local)
+    @property
+    def linears(self) -> list[SliceLayout]:
+        """The slices of linears."""
+        return [s for s in self.slices if not s.is_norm]
+
+    def slice_of(self, name: str) -> SliceLayout:
+        """The slice of this name."""
+        return next(s for s in self.slices if s.name == name)
+
+
+def one_after_another(slices: Iterable[SliceLayout]) -> tuple[SliceLayout, ...]:
+    """The slices with their starts: those of one weight in the order given."""
+    ends: dict[str, int] = {}
+    placed = []
+    for s in slices:
+        start = ends.get(s.weight, 0)
+        ends[s.weight] = start + s.shape[s.dim]
+        placed.append(replace(s, start=start))
+    return tuple(placed)
 
 
 @dataclass(frozen=True)
@@ -267,22 +302,51 @@ def _read_layer(
         if axis.name in own.get("skip", ()):
             continue
         units = count_of(config, axis.units) if config.get(axis.units) is not None else _default_units(axis, config)
-        heads = _heads(axis, config, units)
-        slices = []
-        for s in axis.slices:
-            module = f"{prefix}.{s.module}"
-            shape = _matrix(f"{module}.weight", take(f"{module}.weight"))
-            if units < 1 or shape[s.dim] % units:
-                raise LayoutError.indivisible(f"{module}.weight", shape, s.dim, units, axis.units)
-            bias = left.pop(f"{module}.bias", None)
-            if bias not in (None, (shape[0],)):
-                raise LayoutError.bias(f"{module}.bias", bias, shape)
-            width = shape[s.dim] // units
-            sharing = heads if s.module not in axis.cache and width % heads == 0 else 1
-            slices.append(SliceLayout(prefix, s.module, s.dim, shape, width, bias is not None, sharing))
+        modules = dict.fromkeys(s.module for s in axis.slices)
+        slices = [s for m in (*modules, *axis.norms) for s in _slices_of(axis, m, prefix, units, config, left, take)]
         fixed = tuple(item for module in axis.fixed for item in _owned(f"{prefix}.{module}", left, take).items())
-        blocks[axis.name] = BlockLayout(index, axis, f"{prefix}.{axis.block}", units, tuple(slices), fixed)
+        gain = float(config[axis.gain]) if config.get(axis.gain) is not None else 1.0
+        block = BlockLayout(index, axis, f"{prefix}.{axis.block}", units, one_after_another(slices), fixed, gain)
+        blocks[axis.name] = _with_heads(block, _heads(axis, config, units))
     return LayerLayout(index, prefix, blocks)
+
+
+def _slices_of(
+    axis: Axis,
+    module: str,
+    prefix: str,
+    units: int,
+    config: Mapping[str, Any],
+    left: dict[str, Shape],
+    take: Callable[[str], Shape],
+) -> list[SliceLayout]:
+    """The slices of one linear, which share its lines; or of one norm."""
+    labels = [label for label, s in zip(axis.slice_names(), axis.slices, strict=True) if s.module == module] or [module]
+    own = [s for s in axis.slices if s.module == module] or [Slice(module, 0)]
+    name, dim = f"{prefix}.{module}.weight", own[0].dim
+    shape = take(name) if module in axis.norms else _matrix(name, take(name))
+    bias = left.pop(f"{prefix}.{module}.bias", None)
+    if bias not in (None, (shape[0],)):
+        raise LayoutError.bias(f"{prefix}.{module}.bias", bias, shape)
+    counts = [units if s.rows in ("", axis.units) else count_of(config, s.rows) for s in own]
+    if units < 1 or shape[dim] % (sum(counts) if len(own) > 1 else units):
+        raise LayoutError.indivisible(name, shape, dim, units, axis.units)
+    slices = []
+    for label, count in zip(labels, counts, strict=True):
+        lines = shape[dim] * count // sum(counts)
+        if lines % units:
+            raise LayoutError.indivisible(name, shape, dim, units, axis.units)
+        part = (*shape[:dim], lines, *shape[dim + 1 :])
+        slices.append(SliceLayout(prefix, module, dim, part, lines // units, bias is not None, name=label))
+    return slices
+
+
+def _with_heads(block: BlockLayout, heads: int) -> BlockLayout:
+    """The block with `heads` query heads a unit: those lines are theirs that are so many times a cached head."""
+    if heads == 1 or not block.axis.cache:
+        return block
+    size = heads * block.slice_of(block.axis.cache[0]).width
+    return replace(block, slices=tuple(replace(s, heads=heads) if s.width % size == 0 else s for s in block.slices))
 
 
 def _matrix(name: str, shape: Shape) -> Shape:

@@ -59,7 +59,7 @@ class LoRA(Adapted[LoRAParams]):
 
 def targets(architecture: Architecture) -> list[str]:
     """The linears of a layer that units are rows or columns of, by their names in it."""
-    return [s.module for axis in architecture.axes for s in axis.slices]
+    return list(dict.fromkeys(s.module for axis in architecture.axes for s in axis.slices))
 
 
 def _adapter(name: str) -> Path:

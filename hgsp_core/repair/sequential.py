@@ -4,7 +4,7 @@ Two streams go through the layers: the dense model's, and that of the model as p
 moments of its writer's input x (o_proj, down_proj) on the pruned stream are measured against targets y:
 
     own       what the block's own old weights make of x: W x + b
-    dense     what the block adds to the stream in the dense model
+    dense     what the writer gives in the dense model
     residual  the dense stream after the block minus the pruned stream before it: repairs what was lost below, too
 
 Before that, and also in a block that loses nothing, those of its readers' input against what they read in the dense model,
@@ -117,6 +117,8 @@ def repair_blocks(
                 if damps and not as_dense and b >= split[0]:
                     spreads.add(passages[b], passage)
             for axis, gain in spreads.gains().items():
+                if layer.blocks[axis].axis.after:
+                    continue  # the norm would take it back
                 writer = layer.blocks[axis].writer
                 names = (writer.weight, writer.bias) if writer.has_bias else (writer.weight,)
                 changed |= {name: weights[name] * gain for name in names}
@@ -224,7 +226,7 @@ class _Layer:
     def dense(self, own: Tensors, batch: int, x: Tensor) -> Passage:
         """The dense model's passage, of its inputs only those of readers: a writer's are wide."""
         passage = self.run(own, batch, x)
-        readers = {s.local for block in self.layout.blocks.values() for s in block.slices if s.dim == 0}
+        readers = {s.local for block in self.layout.blocks.values() for s in block.linears if s.dim == 0}
         return replace(passage, inputs={name: x for name, x in passage.inputs.items() if name in readers})
 
     def read(
@@ -236,7 +238,7 @@ class _Layer:
         dense: Sequence[Passage],
     ) -> Tensors:
         """Full name -> the readers' weights that change."""
-        readers = [s for s in block.slices if s.dim == 0]
+        readers = [s for s in block.linears if s.dim == 0]
         first = readers[0]
         inputs = dense[0].inputs
         readers = [s for s in readers if inputs[s.local].data_ptr() == inputs[first.local].data_ptr()]  # read the same
@@ -249,7 +251,8 @@ class _Layer:
         back = reconstructor.read(ReadJob(block, fit, held_out))
         if back is None:
             return {}
-        return {s.weight: (weights[s.weight].double() @ back.double()).to(weights[s.weight].dtype) for s in readers}
+        own = {s.weight: weights[s.weight] for s in readers}
+        return {name: (weight.double() @ back.double()).to(weight.dtype) for name, weight in own.items()}
 
     def job(
         self,
@@ -260,13 +263,13 @@ class _Layer:
         dense: Sequence[Passage],
         targets: Sequence[str],
     ) -> BlockJob:
-        writer, axis = block.writer, block.axis.name
+        writer = block.writer
         weight = weights[writer.weight].float()
         bias = weights[writer.bias].float() if writer.has_bias else None
 
         def observe(b: int) -> tuple[Tensor, Tensors]:
             passage = self.run_until(writer, weights, b, pruned[b])
-            ys = {t: _target(t, axis, passage, dense[b]) for t in targets if t != OWN}
+            ys = {t: _target(t, block, passage, dense[b]) for t in targets if t != OWN}
             return _flat(passage.inputs[writer.local]), ys
 
         parts = _moments(self.split, observe)
@@ -290,15 +293,19 @@ def once(forward: Callable[..., Output], given: dict[int, Output], batch: int) -
     return known
 
 
-def _target(target: str, axis: str, passage: Beginning, dense: Passage) -> Tensor:
-    """y [tokens, hidden] of a dense or residual target; `passage` ends inside the axis's block."""
-    if target == DENSE:
-        return _flat(dense.added[axis])
+def _target(target: str, block: BlockLayout, passage: Beginning, dense: Passage) -> Tensor:
+    """y [tokens, hidden] of a dense or residual target; `passage` ends inside the block.
+
+    What a norm is to give says too little of what it is to be given: before one, the residual target is the dense one.
+    """
+    axis = block.axis.name
+    if target == DENSE or block.axis.after:
+        return _flat(dense.written[axis])
     before = passage.before
     for added in passage.added.values():
         before = before + added
     after = next(after for name, _, after in dense.residuals() if name == axis)
-    return _flat(after) - _flat(before)
+    return (_flat(after) - _flat(before)) / block.gain
 
 
 def _flat(x: Tensor) -> Tensor:

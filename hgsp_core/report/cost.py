@@ -56,7 +56,7 @@ def _head_macs(layout: Layout) -> int:
 
 def _block_macs(block: BlockLayout, seq_len: int) -> int:
     """Linears of one block and, where it mixes tokens, its attention over `seq_len` of them."""
-    macs = sum(prod(s.shape) for s in block.slices)
+    macs = sum(prod(s.shape) for s in block.linears)
     if block.axis.cache:
         macs += 2 * seq_len * block.writer.shape[1]  # inputs of o_proj = width of all query heads
     return macs

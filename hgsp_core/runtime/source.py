@@ -94,7 +94,7 @@ def _check_heads(directory: Path, layout: Layout) -> None:
             continue
         rows = int(layout.config[scales[0]]) * block.slice_of(cache[0]).width
         for s in block.slices:
-            if s.dim == 0 and s.local not in cache and s.shape[0] != rows:
+            if s.dim == 0 and s.name not in cache and s.shape[0] != rows and not s.is_norm:
                 raise CheckpointError.other_shape(directory, s.weight, s.shape, (rows, *s.shape[1:]))
 
 

@@ -152,9 +152,10 @@ def modules_exist(case: Case) -> None:
         for axis in architecture.axes:
             named = [(axis.block, "`block`"), *((name, "`fixed`") for name in axis.fixed)]
             named += [(s.module, "`slices`") for s in axis.slices]
+            named += [(name, "`norms`") for name in axis.norms] + [(axis.adds, "`after`")]
             for name, place in named:
                 _require_module(layer, name, f"axis '{axis.name}', {place}", f"layer {index}")
-            for name in set(axis.cache) - {s.module for s in axis.slices}:
+            for name in set(axis.cache) - set(axis.slice_names()):
                 fail(f"axis '{axis.name}', `cache`: '{name}' is not among the axis's `slices`.")
 
 
@@ -255,20 +256,21 @@ def blocks_add_to_the_residual_stream(case: Case) -> None:
 
     for index, layer in enumerate(case.layers()):
         with layer.register_forward_pre_hook(enter, with_kwargs=True):
-            found = _outputs(case, layer, ["", *(axis.block for axis in case.architecture.axes)])
+            found = _outputs(case, layer, ["", *(axis.adds for axis in case.architecture.axes)])
         before, after = inputs.pop(), found.pop("")
-        names = " + ".join(axis.block for axis in case.architecture.axes)
-        for axis in case.architecture.axes:
+        names = " + ".join(axis.adds for axis in case.architecture.axes)
+        for axis, block in zip(case.architecture.axes, case.layout.layers[index].blocks.values(), strict=True):
             require(
-                axis.block in found and found[axis.block].shape == after.shape,
-                f"axis '{axis.name}', `block`: '{axis.block}' of layer {index} does not return something to add to the residual "
+                axis.adds in found and found[axis.adds].shape == after.shape,
+                f"axis '{axis.name}', `block`: '{axis.adds}' of layer {index} does not return something to add to the residual "
                 "stream; name the whole residual branch.",
             )
+            found[axis.adds] = found[axis.adds] * block.gain
         difference = (before + sum(found.values()) - after).abs().max().item() / max(1.0, after.abs().max().item())
         require(
             difference <= TOLERANCE,
             f"layer {index}: input + {names} differs from the layer's output by {difference:.2g}. Either a `block` is not the "
-            "residual branch, or the family scales or normalises what its blocks return, which pruning does not support.",
+            "residual branch, or the family normalises (`after`) or scales (`gain`) what its blocks return.",
         )
 
 
@@ -422,9 +424,10 @@ def _per_unit(entries: dict[str, Tensor], block: BlockLayout) -> Tensor:
     """[units]: sum over each unit's rows, columns and entries of biases."""
     total = torch.zeros(block.units, dtype=torch.float64)
     for s in block.slices:
-        total += entries[s.weight].movedim(s.dim, 0).reshape(block.units, -1).double().sum(1)
+        own = slice(s.start, s.start + block.units * s.width)
+        total += entries[s.weight].movedim(s.dim, 0)[own].reshape(block.units, -1).double().sum(1)
         if s.has_bias and s.dim == 0:
-            total += entries[s.bias].reshape(block.units, -1).double().sum(1)
+            total += entries[s.bias][own].reshape(block.units, -1).double().sum(1)
     return total
 
 
@@ -443,7 +446,7 @@ CHECKS: Table = {
     biases_follow_the_rows: (modules_exist,),
     every_parameter_is_accounted_for: (sizes_divide, biases_follow_the_rows),
     axes_are_cut_on_both_sides: (modules_exist,),
-    blocks_add_to_the_residual_stream: (modules_exist,),
+    blocks_add_to_the_residual_stream: _COUNTED,
     blocks_return_what_their_writers_return: _RUN,
     sweep_equals_autograd: _WRITERS,
     keep_all_is_the_identity: _DATA,

@@ -14,6 +14,9 @@ LAYERS, VOCABULARY = 4, 61
 #: groups and channels of the random models: GQA with two query heads to a group
 GROUPS, CHANNELS, HEAD_DIM = 3, 24, 8
 
+#: of norms over all units: what they add to a mean square would count less where units are gone
+EPSILON = 1e-12
+
 #: what methods are tried on; they see its layout and statistics, and must not care which family it is
 SAMPLE = pre_norm_decoder("llama")
 
@@ -53,6 +56,8 @@ def tiny_config(architecture: Architecture, biases: bool = False) -> PreTrainedC
     for axis in architecture.axes:
         values[axis.units] = GROUPS if axis.cache else CHANNELS
         values |= dict.fromkeys(axis.scales, heads if axis.cache else CHANNELS)
+    if any(axis.norms for axis in architecture.axes):
+        values["rms_norm_eps"] = EPSILON
     if biases:
         values |= {key: True for key, value in vars(config()).items() if key.endswith("_bias") and value is False}
     return config(**values)

@@ -76,7 +76,8 @@ def build(directory):
     instances = {}
     for i, layer in enumerate(model.layers):
         own = config.per_layer_config[i]
-        window = config.sliding_window if config.layer_types[i] == "sliding_attention" else None
+        kinds = getattr(config, "layer_types", None)
+        window = getattr(config, "sliding_window", None) if kinds is None or kinds[i] == "sliding_attention" else None
         instances[i] = Attention(own.num_attention_heads, own.num_key_value_heads, own.head_dim, window)
         assert layer.self_attn.layer_idx == i
         assert inspect.getsource(type(layer.self_attn).forward).count("ALL_ATTENTION_FUNCTIONS") == 1

@@ -339,8 +339,8 @@ def test_logits_of_the_whole_set_never_exist_at_once(tokens, monkeypatch):
     expected = sweep(model, tokens, [TaylorAbs()], batch_size=SAMPLES)
     model.lm_head.register_forward_hook(lambda module, arguments, output: seen.append(output.shape))
     found = sweep(model, tokens, [TaylorAbs()], batch_size=SAMPLES)
-    assert max(shape[0] for shape in seen) == rows
-    assert sum(shape[0] for shape in seen) == SAMPLES * (SEQ_LEN - 1)
+    assert max(shape[-2] for shape in seen) == rows
+    assert sum(shape[-2] for shape in seen) == SAMPLES * (SEQ_LEN - 1)
     np.testing.assert_allclose(found[TaylorAbs()][0]["mlp"], expected[TaylorAbs()][0]["mlp"], rtol=1e-5)
 
 

@@ -1,24 +1,13 @@
 """Tiny random models of several families, with their architectures as data, for what must hold for all of them."""
 
-from dataclasses import replace
-
 import torch
+from hgsp_llama import LLAMA
+from hgsp_mistral import MISTRAL
+from hgsp_qwen import QWEN2, QWEN3
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from hgsp_core.model.architecture import pre_norm_decoder
 from hgsp_core.model.layout import Layout, read_layout
 
-LLAMA = pre_norm_decoder("llama")
-MISTRAL = replace(LLAMA, model_type="mistral")
-QWEN2 = replace(LLAMA, model_type="qwen2")
-QWEN3 = replace(
-    LLAMA,
-    model_type="qwen3",
-    axes=(
-        replace(LLAMA.axes[0], fixed=("input_layernorm", "self_attn.q_norm", "self_attn.k_norm")),
-        LLAMA.axes[1],
-    ),
-)
 ARCHITECTURES = {a.model_type: a for a in (LLAMA, MISTRAL, QWEN2, QWEN3)}
 
 SHAPE = dict(

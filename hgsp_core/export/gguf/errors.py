@@ -18,8 +18,8 @@ class GgufError(HgspError):
         return cls("export: 'gguf' needs the package gguf: pip install 'hgsp-core[gguf]'")
 
     @classmethod
-    def family(cls, family: str, known: Sequence[str]) -> GgufError:
-        return cls(f"export: GGUF files are written for the families {', '.join(known)}, not '{family}'. {_INSTEAD}")
+    def family(cls, family: str) -> GgufError:
+        return cls(f"export: GGUF: no architecture of llama.cpp is known to compute the same as '{family}'. {_INSTEAD}")
 
     @classmethod
     def setting(cls, key: str, value: object, known: Sequence[object]) -> GgufError:

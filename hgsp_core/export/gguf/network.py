@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from hgsp_core.checkpoint.shards import Shards
 
-#: model type -> llama.cpp's architecture for equal layers
-UNIFORM = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 #: channels of the stub of a removed MLP: one block of q8_0
 STUB_CHANNELS = 32
 #: architectures that rotate neighbouring values of a head
@@ -130,9 +128,9 @@ def network(layout: Layout, config: PreTrainedConfig) -> Network:
     Raises:
         GgufError: llama.cpp has no architecture that computes the same; says which setting, and the way round.
     """
-    family, shapes = layout.architecture.model_type, layout.shapes()
-    if family not in UNIFORM:
-        raise GgufError.family(family, list(UNIFORM))
+    shapes = layout.shapes()
+    if not layout.architecture.gguf:
+        raise GgufError.family(layout.architecture.model_type)
     if config.hidden_act != "silu":
         raise GgufError.setting("hidden_act", config.hidden_act, ["silu"])
     rope = config.rope_parameters
@@ -150,7 +148,7 @@ def network(layout: Layout, config: PreTrainedConfig) -> Network:
     elif not uniform:
         arch = "deci"
     else:
-        arch = UNIFORM[family]
+        arch = layout.architecture.gguf
         more_biases = any(name.endswith(tuple(f".{m}.bias" for m in _NO_BIAS_IN_QWEN2)) for name in shapes)
         if arch == "qwen2" and (more_biases or sizes[0].heads * head_dim != config.hidden_size):
             arch = "llama"

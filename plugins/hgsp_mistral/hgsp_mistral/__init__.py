@@ -2,7 +2,9 @@
 
 from hgsp_core import Architecture, hookimpl, pre_norm_decoder
 
-MISTRAL = pre_norm_decoder("mistral", "Mistral 7B and others of model_type 'mistral', sliding window on or off")
+MISTRAL = pre_norm_decoder(
+    "mistral", "Mistral 7B and others of model_type 'mistral', sliding window on or off", gguf="llama"
+)
 
 
 @hookimpl
