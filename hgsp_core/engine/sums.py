@@ -33,13 +33,7 @@ class Sums(dict[str, Tensor]):
 
     def add_gram_blocks(self, name: str, x: Tensor, width: int) -> None:
         """Add the blocks on the diagonal of xᵀx, [features / width, width, width], of activations x [tokens, features]."""
-        x = x.detach().float()
-        if width == 1:
-            blocks = x.square().sum(0).view(-1, 1, 1)
-        else:
-            parts = x.view(len(x), -1, width).transpose(0, 1)  # [parts, tokens, width]
-            blocks = parts.mT @ parts
-        self.add(name, blocks)
+        self.add(name, gram_blocks(x.detach().float(), width))
 
     def add_up(self) -> None:
         """Replace each sum by that over all processes."""
@@ -47,3 +41,11 @@ class Sums(dict[str, Tensor]):
 
     def numpy(self, name: str) -> np.ndarray:
         return self[name].cpu().numpy()
+
+
+def gram_blocks(x: Tensor, width: int) -> Tensor:
+    """The blocks on the diagonal of xᵀx, [columns / width, width, width], of x [rows, columns]."""
+    if width == 1:
+        return x.square().sum(0).view(-1, 1, 1)
+    parts = x.view(len(x), -1, width).transpose(0, 1)  # [parts, rows, width]
+    return parts.mT @ parts
