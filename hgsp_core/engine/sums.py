@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hgsp_core.engine.parallel import add_up
 
-
 #: a Gram matrix is added up in so many bands of rows, each from the diagonal on: 9/16 of all products, of 8 bands
 BANDS = 8
 

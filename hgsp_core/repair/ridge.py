@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from math import inf
+
 import torch
 from torch import Tensor
 
 
-def ridge_fit(gram: Tensor, cross: Tensor, ridge: float, old: Tensor) -> Tensor:
-    """W [out, kept] in fp64 that minimises Σ |y − W x|² + λ |W − W°|², with λ = ridge · mean(diag G).
+class Ridge:
+    """G + λI, λ = ridge · mean(diag G), factorised once for any number of fits.
 
-    The pull is towards the weights W° that are there: where tokens are few for so many columns, they know more than zero does.
+    A fit is the W [out, kept] in fp64 that minimises Σ |y − W x|² + λ |W − W°|². The pull is towards the weights W° that are
+    there: where tokens are few for so many columns, they know more than zero does.
 
     Args:
         gram: G = Σ x xᵀ [kept, kept] over the columns that stay.
-        cross: C = Σ y xᵀ [out, kept].
-        old: W° [out, kept].
     """
-    gram = gram.to(torch.float64, copy=True)
-    pull = float(ridge * gram.diagonal().mean())
-    gram.diagonal().add_(pull)
-    cross = cross.double() + pull * old
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    if failed:  # inputs that depend on each other and no ridge: the least-norm solution
-        return cross @ torch.linalg.pinv(gram, hermitian=True)
-    return torch.cholesky_solve(cross.T, factor).T
+
+    def __init__(self, gram: Tensor, ridge: float):
+        gram = gram.to(torch.float64, copy=True)
+        self.ridge = ridge
+        self.pull = float(ridge * gram.diagonal().mean())
+        gram.diagonal().add_(self.pull)
+        self._factor, failed = torch.linalg.cholesky_ex(gram)
+        # inputs that depend on each other and no ridge: the least-norm solution
+        self._pseudo_inverse = torch.linalg.pinv(gram, hermitian=True) if failed else None
+
+    def fit(self, cross: Tensor, old: Tensor) -> Tensor:
+        """W of C = Σ y xᵀ [out, kept] and of the weights W° [out, kept]."""
+        cross = cross.double() + self.pull * old
+        if self._pseudo_inverse is not None:
+            return cross @ self._pseudo_inverse
+        return torch.cholesky_solve(cross.T, self._factor).T
+
+
+def best_ridge(
+    ridges: Sequence[float], gram: Tensor, cross: Tensor, old: Tensor, error: Callable[[Tensor], float]
+) -> Ridge:
+    """The one of the ridges whose fit has the least error; the arguments are those of `Ridge` and of its `fit`."""
+    best, least = Ridge(gram, ridges[0]), inf
+    for ridge in ridges if len(ridges) > 1 else ():
+        found = Ridge(gram, ridge)
+        if (of_fit := error(found.fit(cross, old))) < least:
+            best, least = found, of_fit
+    return best

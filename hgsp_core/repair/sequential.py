@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from hgsp_core.artifacts import BlockPlan, Plan
 from hgsp_core.artifacts.surgery import lines, mask_tensors
@@ -39,6 +39,7 @@ from hgsp_core.engine.weights import Weights
 from hgsp_core.errors import NumericError
 from hgsp_core.model.layout import BlockLayout, LayerLayout, SliceLayout
 from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor
+from hgsp_core.repair.held_out import HeldOut
 
 OWN, DENSE, RESIDUAL = "own", "dense", "residual"
 #: of the samples, the part that no fit sees (at least one)
@@ -174,8 +175,7 @@ def _read_head(
         if not is_finite(norm.get_parameter("weight")):
             raise NumericError.weight(f"{architecture.norm}.weight")
         weight = head.get_parameter("weight")
-        fit, held_out = _moments(split, lambda b: (_flat(norm(pruned[b])), {DENSE: _flat(norm(dense[b]))}))
-        back = reconstructor.read(ReadJob(None, fit, held_out))
+        back = reconstructor.read(_read_job(None, split, lambda b: (_flat(norm(pruned[b])), _flat(norm(dense[b])))))
         if back is None:
             return {}
         changed = torch.empty_like(weight, device="cpu")
@@ -241,12 +241,11 @@ class _Layer:
         inputs = dense[0].inputs
         readers = [s for s in readers if inputs[s.local].data_ptr() == inputs[first.local].data_ptr()]  # read the same
 
-        def observe(b: int) -> tuple[Tensor, Tensors]:
+        def observe(b: int) -> tuple[Tensor, Tensor]:
             x = self.run_until(first, weights, b, pruned[b]).inputs[first.local]
-            return _flat(x), {DENSE: _flat(dense[b].inputs[first.local])}
+            return _flat(x), _flat(dense[b].inputs[first.local])
 
-        fit, held_out = _moments(self.split, observe)
-        back = reconstructor.read(ReadJob(block, fit, held_out))
+        back = reconstructor.read(_read_job(block, self.split, observe))
         if back is None:
             return {}
         return {s.weight: (weights[s.weight].double() @ back.double()).to(weights[s.weight].dtype) for s in readers}
@@ -269,10 +268,14 @@ class _Layer:
             ys = {t: _target(t, axis, passage, dense[b]) for t in targets if t != OWN}
             return _flat(passage.inputs[writer.local]), ys
 
-        parts = _moments(self.split, observe)
+        def judged(b: int) -> tuple[Tensor, Tensor]:
+            x, ys = observe(b)
+            return x, ys[targets[-1]] if targets[-1] != OWN else linear(x, weight, bias)
+
+        fit, held_out = _moments(self.split, observe), _held_out(self.split, judged)
         if OWN in targets:
-            parts = [_with_own(moments, weight, bias) for moments in parts]
-        return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, *parts)
+            fit = _with_own(fit, weight, bias)
+        return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, fit, held_out)
 
 
 def once(forward: Callable[..., Output], given: dict[int, Output], batch: int) -> Callable[..., Output]:
@@ -306,35 +309,45 @@ def _flat(x: Tensor) -> Tensor:
     return x.flatten(0, -2).float()
 
 
-def _moments(split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensors]]) -> list[Moments]:
-    """Over the micro-batches to fit on, and over those held out; each in all processes.
+def _moments(split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensors]]) -> Moments:
+    """Over the micro-batches to fit on, in all processes.
 
     observe: number of a micro-batch -> its x [tokens, in], and target -> y [tokens, out]; all in fp32.
     """
-    found = []
-    for first, last in pairwise([0, *split]):
-        sums, cross, power = Sums(), Sums(), Sums()
-        for b in range(first, last):
-            x, targets = observe(b)
-            sums.add("tokens", x.new_full((), len(x)))
-            sums.add("total", x.sum(0, keepdim=True))  # a matrix: in fp32
-            sums.add_gram("gram", x)
-            for name, y in targets.items():
-                cross.add_cross(name, y, x)
-                power.add(name, y.double().square().sum())
-        for each in (sums, cross, power):
-            each.add_up()
-        powers = {name: float(value) for name, value in power.items()}
-        found.append(Moments(int(sums["tokens"]), sums["total"][0], sums["gram"], cross, powers))
-    return found
+    sums, cross = Sums(), Sums()
+    for b in range(split[0]):
+        x, targets = observe(b)
+        sums.add("tokens", x.new_full((), len(x)))
+        sums.add("total", x.sum(0, keepdim=True))  # a matrix: in fp32
+        sums.add_gram("gram", x)
+        for name, y in targets.items():
+            cross.add_cross(name, y, x)
+    for each in (sums, cross):
+        each.add_up()
+    return Moments(int(sums["tokens"]), sums["total"][0], sums["gram"], cross)
+
+
+def _held_out(split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensor]]) -> HeldOut:
+    """Of the micro-batches held out. observe: number of a micro-batch -> its x [tokens, in] and y [tokens, out]."""
+    seen = [observe(b) for b in range(*split)]
+    return HeldOut([x for x, _ in seen], [y for _, y in seen])
+
+
+def _read_job(
+    block: BlockLayout | None, split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensor]]
+) -> ReadJob:
+    """observe: number of a micro-batch -> what is read, and was in the dense model [tokens, hidden]."""
+
+    def moments_of(b: int) -> tuple[Tensor, Tensors]:
+        x, dense = observe(b)
+        return x, {DENSE: dense}
+
+    return ReadJob(block, _moments(split, moments_of), _held_out(split, observe))
 
 
 def _with_own(moments: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
-    """Σ (W x + b) xᵀ and Σ |W x + b|² follow from the Gram matrix."""
+    """Σ (W x + b) xᵀ follows from the Gram matrix."""
     cross = weight @ moments.gram
-    power = float((cross.double() * weight).sum())
     if bias is not None:
-        b = bias.double()
-        power += float(2 * b @ (weight @ moments.total).double()) + moments.tokens * float(b.square().sum())
         cross = cross + torch.outer(bias, moments.total)
-    return replace(moments, cross={**moments.cross, OWN: cross}, power={**moments.power, OWN: power})
+    return replace(moments, cross={**moments.cross, OWN: cross})
