@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def repair_blocks(
                 weights |= changed
                 mine = [(name, weights[name]) for name in block.tensors()]
                 weights |= dict(mask_tensors(mine, source.layout, plan))
-                lower.finished(block)
+                lower.finished(block, weights)
                 as_dense = as_dense and not planned.loses
             spreads = _Spreads()
             for b, x in enumerate(pruned):
@@ -194,11 +195,15 @@ class _Layer:
         self, layout: LayerLayout, module: nn.Module, batches: Sequence[Batch], split: Sequence[int], index: int
     ):
         self.layout, self.module, self.batches, self.split, self.index = layout, module, batches, split, index
-        self._given: dict[nn.Module, dict[int, Output]] = {}  # finished block -> micro-batch -> what it gives
+        self._given: dict[nn.Module, _Given] = {}  # of finished blocks
+        self._read: dict[int, Tensor] = {}  # micro-batch -> what the writer of the block at hand reads
 
-    def finished(self, block: BlockLayout) -> None:
-        """From now on neither the block's weights nor what it reads change: on each micro-batch it runs once more."""
-        self._given[self.module.get_submodule(block.axis.block)] = {}
+    def finished(self, block: BlockLayout, weights: Tensors) -> None:
+        """From now on neither the block's weights nor what it reads change: it runs once more, if at all."""
+        module, writer = self.module.get_submodule(block.axis.block), block.writer
+        weight, bias = weights[writer.weight], weights[writer.bias] if writer.has_bias else None
+        self._given[module] = _Given(module.forward, {b: linear(x, weight, bias) for b, x in self._read.items()})
+        self._read = {}
 
     def run(self, weights: Tensors, batch: int, x: Tensor) -> Passage:
         """Micro-batch x [batch, seq_len, hidden] through the layer with `weights` (by full name) in place of its own."""
@@ -218,7 +223,7 @@ class _Layer:
     def _finished_known(self, batch: int) -> Iterator[None]:
         with ExitStack() as stack:
             for block, given in self._given.items():
-                stack.enter_context(forwards_replaced([block], once(block.forward, given, batch)))
+                stack.enter_context(forwards_replaced([block], partial(given, batch)))
             yield
 
     def dense(self, own: Tensors, batch: int, x: Tensor) -> Passage:
@@ -265,6 +270,7 @@ class _Layer:
 
         def observe(b: int) -> tuple[Tensor, Tensors]:
             passage = self.run_until(writer, weights, b, pruned[b])
+            self._read[b] = passage.inputs[writer.local]
             ys = {t: _target(t, axis, passage, dense[b]) for t in targets if t != OWN}
             return _flat(passage.inputs[writer.local]), ys
 
@@ -278,19 +284,27 @@ class _Layer:
         return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, fit, held_out)
 
 
-def once(forward: Callable[..., Output], given: dict[int, Output], batch: int) -> Callable[..., Output]:
-    """`forward`, which runs only if what it gives for the micro-batch is not known.
+class _Given:
+    """What a finished block gives on each micro-batch. It runs where that is not known, and once to see in which form it gives it.
 
     Of a tuple the first is kept, the output: attention's weights, where it gives any, are large and nobody reads them.
     """
 
-    def known(*arguments: Any, **keywords: Any) -> Output:
-        if batch not in given:
-            output = forward(*arguments, **keywords)
-            given[batch] = (output[0], *[None] * (len(output) - 1)) if isinstance(output, tuple) else output
-        return given[batch]
+    def __init__(self, forward: Callable[..., Output], outputs: dict[int, Tensor]):
+        self._forward, self._outputs = forward, outputs
+        self._in_form: Callable[[Tensor], Output] | None = None
 
-    return known
+    def __call__(self, batch: int, *arguments: Any, **keywords: Any) -> Output:
+        if self._in_form is None or batch not in self._outputs:
+            output = self._forward(*arguments, **keywords)
+            if isinstance(output, tuple):
+                rest = [None] * (len(output) - 1)
+                self._in_form = lambda y: (y, *rest)
+                self._outputs[batch] = output[0]
+            else:
+                self._in_form = lambda y: y
+                self._outputs[batch] = output
+        return self._in_form(self._outputs[batch])
 
 
 def _target(target: str, axis: str, passage: Beginning, dense: Passage) -> Tensor:
