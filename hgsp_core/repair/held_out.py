@@ -31,10 +31,10 @@ class HeldOut:
         add_up([total])
         return float(total)
 
-    def of(self, columns: Tensor) -> HeldOut:
-        """The same, of some columns of x only."""
+    def inputs(self, columns: Tensor) -> HeldOut:
+        """The same, with some columns of x only."""
         return HeldOut([x[:, columns] for x in self.x], self.y)
 
-    def mixed(self, rows: Tensor) -> HeldOut:
-        """The same for the linear `rows` W, rows [mixed, out]."""
-        return HeldOut(self.x, [y.float() @ rows.T for y in self.y])
+    def outputs(self, columns: slice) -> HeldOut:
+        """The same, with some columns of y only."""
+        return HeldOut(self.x, [y[:, columns] for y in self.y])

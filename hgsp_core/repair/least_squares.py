@@ -85,7 +85,7 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
 
     def __call__(self, job: BlockJob) -> Repair:
         columns = job.columns.to(job.weight.device)
-        planned = Kept(job.kept, columns, job.held_out.of(columns))
+        planned = Kept(job.kept, columns, job.held_out.inputs(columns))
         old = job.weight[:, columns]
         best = Repair(job.kept, _widened(old, columns, job.weight), job.bias, NOT_REPAIRED)
         least = planned.held_out.squared_error(old, job.bias)
@@ -99,13 +99,16 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
         """Weights [out, kept columns] of the planned units, and of units of its own choice; for each target."""
         columns = planned.columns
         gram, old = job.fit.gram[columns][:, columns], job.weight[:, columns]
-        crosses = [_cross(job.bias, job.fit, target)[:, columns] for target in self.targets]
-        ridge = best_ridge(self.ridges, gram, crosses[-1], old, lambda w: planned.held_out.squared_error(w, job.bias))
-        for cross in crosses:
-            yield planned, ridge.fit(cross, old)
+
+        def cross(target: str) -> Tensor:
+            return _cross(job.bias, job.fit, target)[:, columns]
+
+        ridge = best_ridge(self.ridges, gram, cross(self.targets[-1]), old, planned.held_out, job.bias)
+        for target in self.targets:
+            yield planned, ridge.fit(cross(target), old)
         for units, w in self._anew(job, ridge.ridge):
-            columns = columns_of(units, job.writer.width)
-            yield Kept(tuple(units.tolist()), columns, job.held_out.of(columns)), w[:, columns]
+            others = columns_of(units, job.writer.width)
+            yield Kept(tuple(units.tolist()), others, job.held_out.inputs(others)), w[:, others]
 
     def _anew(self, job: BlockJob, ridge: float) -> Iterator[tuple[Tensor, Tensor]]:
         """(kept units of its own choice, writer at its old size), for each target.
@@ -118,7 +121,7 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
         ridge = ridge or TINY
         inverse = inverse_hessian(job.fit.gram, ridge)
         old = job.weight.double()
-        pull = ridge * float(job.fit.gram.double().diagonal().mean()) * old
+        pull = ridge * float(job.fit.gram.diagonal().double().mean()) * old
         for target in self.targets:
             # the fit of all columns; to what they give already it is what they are
             w = old.clone() if target == "own" else (_cross(job.bias, job.fit, target) + pull) @ inverse
@@ -129,7 +132,7 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
         gram, error = job.fit.gram, job.held_out.squared_error
         same = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
         cross = job.fit.cross["dense"].double()
-        back = best_ridge(self.ridges, gram, cross, same, error).fit(cross, same)
+        back = best_ridge(self.ridges, gram, cross, same, job.held_out).fit(cross, same)
         return back if error(back) < error(same) else None
 
 

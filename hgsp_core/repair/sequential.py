@@ -45,7 +45,7 @@ from hgsp_core.repair.held_out import HeldOut
 OWN, DENSE, RESIDUAL = "own", "dense", "residual"
 #: of the samples, the part that no fit sees (at least one)
 HELD_OUT = 1 / 8
-#: rows of the head that are in memory as fp64 at a time
+#: rows of the head that are in memory as fp32 at a time
 ROWS = 4096
 
 #: full name -> tensor
@@ -181,7 +181,7 @@ def _read_head(
             return {}
         changed = torch.empty_like(weight, device="cpu")
         for there, rows in zip(changed.split(ROWS), weight.split(ROWS), strict=True):
-            there.copy_(rows.double() @ back.double())
+            there.copy_(rows.float() @ back.float())
         return {f"{architecture.head}.weight": changed}
 
 
@@ -253,7 +253,7 @@ class _Layer:
         back = reconstructor.read(_read_job(block, self.split, observe))
         if back is None:
             return {}
-        return {s.weight: (weights[s.weight].double() @ back.double()).to(weights[s.weight].dtype) for s in readers}
+        return {s.weight: (weights[s.weight].float() @ back.float()).to(weights[s.weight].dtype) for s in readers}
 
     def job(
         self,

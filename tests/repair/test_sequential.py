@@ -143,7 +143,7 @@ def test_the_error_on_held_out_windows_is_the_direct_sum_over_their_tokens(bias)
     assert held_out.squared_error(w, bias) == pytest.approx(expected, rel=1e-2)
     some = torch.tensor([0, 3, 4, 7])
     loss = y - x[:, some].double() @ w[:, some].double().T - (0 if bias is None else bias.double())
-    assert held_out.of(some).squared_error(w[:, some].double(), bias) == pytest.approx(
+    assert held_out.inputs(some).squared_error(w[:, some].double(), bias) == pytest.approx(
         float(loss.square().sum()), rel=1e-6
     )
 
