@@ -111,11 +111,11 @@ class _Elimination:
         for tensor in (self._units, self._blocks):
             tensor[here], tensor[there] = tensor[there], tensor[here]
         here, there = columns_of(here, self._width), columns_of(there, self._width)
-        above, below = (self._inverse.index_select(0, rows) for rows in (here, there))
-        self._inverse.index_copy_(0, here, below).index_copy_(0, there, above)
-        for matrix in (self._inverse, self._w):
-            left, right = (matrix.gather(1, columns.expand(len(matrix), -1)) for columns in (here, there))
-            matrix.index_copy_(1, here, right).index_copy_(1, there, left)
+        both, swapped, first = torch.cat([here, there]), torch.cat([there, here]), self._gone * self._width
+        inverse, w = self._inverse[:, first:], self._w[:, first:]
+        inverse.index_copy_(0, both, inverse.index_select(0, swapped))
+        for matrix in (inverse, w):
+            matrix.index_copy_(1, both - first, matrix.gather(1, (swapped - first).expand(len(matrix), -1)))
 
     def restore(self) -> None:
         """Bring the columns of W back to where they were."""

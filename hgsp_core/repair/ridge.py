@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hgsp_core.repair.held_out import HeldOut
 
-#: so many outputs, evenly spaced, tell which ridge is best: of 24 blocks of a real model, all the same as all 576 outputs
-OUTPUTS = 64
+#: so many outputs, evenly spaced, tell which ridge is best, or nearly so
+OUTPUTS = 128
 
 
 class Ridge:
