@@ -55,8 +55,8 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
         the kept columns K of a writer with input x and target y.
     Source: the Optimal Brain Surgeon update for the mask, with the target `own` (Hassibi & Stork 1993; Frantar &
         Alistarh 2022, eq. 3). Readers: the drift that GPTAQ corrects for (Li et al. 2025, arXiv 2504.02692).
-    Cost: about three forwards; for each block the Gram matrix of a linear's input, its inverse and up to eight fp64
-        solves.
+    Cost: about two forwards; for each block the Gram matrix of a linear's input, its inverse, and in fp64 a factorisation
+        for each ridge and a solve for each target.
     When: always; it is worth more than any scorer.
     Notes: **Writers.** The kept columns of o_proj and down_proj are fitted to three targets, `own`, `dense` and
         `residual`, on the model pruned so far. The ridge pulls towards the current weights. ρ is chosen from 0.01,
