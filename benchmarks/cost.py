@@ -17,9 +17,12 @@ from typing import Any
 
 #: as `BATCH` in hgsp_core/engine/curvature.py and in hgsp_core/repair/least_squares.py
 PRICES_BATCH, RESELECT_BATCH = 1 / 16, 1 / 8
-RIDGES, TARGETS, MEASURED_TARGETS = 3, 3, 2
-#: FLOPs of n x n: an eigendecomposition (tridiagonal form, divide and conquer, vectors), an inverse by Cholesky, a factorisation
-EIGEN, INVERSE, CHOLESKY = 9, 1, 1 / 3
+#: `RIDGES` of least_squares.py, its targets and those that follow from no other sum; `OUTPUTS` of ridge.py; `HELD_OUT` of sequential.py
+RIDGES, TARGETS, MEASURED_TARGETS, OUTPUTS, HELD_OUT = 3, 3, 2, 128, 1 / 8
+#: part of the products of a Gram matrix that are computed (`BANDS` in hgsp_core/engine/sums.py)
+GRAM = 9 / 16
+#: FLOPs of n x n: an inverse by Cholesky, a factorisation
+INVERSE, CHOLESKY = 1, 1 / 3
 
 
 @dataclass(frozen=True)
@@ -126,54 +129,85 @@ def stages(s: Shape, ratio: float = 0.2) -> dict[str, Cost]:
         "backward by activations": Cost(bf16=layers * (linears + 2.5 * s.attention), read=weights),
         "backward by weights": Cost(bf16=layers * linears),
         "checkpointed layers run again": replace(forward, read=0),
-        "A: Gram matrices of writers' inputs": Cost(fp32=layers * sum(2 * n * n * t for n in columns)),
-        "B: Gram matrices of output gradients": Cost(fp32=layers * len(columns) * 2 * s.hidden**2 * t),
-        "root of B, inverse of A": Cost(fp64=layers * sum(EIGEN * s.hidden**3 + INVERSE * n**3 for n in columns)),
+        "A: Gram matrices of writers' inputs": Cost(fp32=layers * sum(GRAM * 2 * n * n * t for n in columns)),
+        "B: Gram matrices of output gradients": Cost(fp32=layers * len(columns) * GRAM * 2 * s.hidden**2 * t),
+        "root of B, inverse of A": Cost(fp64=layers * sum(CHOLESKY * s.hidden**3 + INVERSE * n**3 for n in columns)),
         "eliminations": Cost(
             fp64=layers
             * sum(2 * s.hidden**2 * n + eliminated(s.hidden, n, width, 0, PRICES_BATCH) for n, width in s.writers)
         ),
         "knapsack": Cost(),
-        "repair: both models forward": Cost(
-            bf16=layers * (2 * linears + 2 * s.attention + 2 * (s.qkv + s.gates) * t), read=weights
-        ),
+        "repair: both models forward": Cost(bf16=2 * layers * (linears + s.attention), read=weights),
         "repair: moments": Cost(fp32=sum(moments(s))),
-        "repair: fits, choice of units, readers": Cost(fp64=sum(solves(s, ratio)), read=head),
+        "repair: errors on held-out windows": Cost(fp32=sum(errors(s, ratio))),
+        "repair: fits, choice of units": Cost(fp64=sum(solves(s, ratio))),
+        "repair: readers absorb": Cost(fp32=2 * s.hidden * (layers * (s.qkv + s.gates) + s.head), read=head),
     }
 
 
 def eliminated(rows: int, columns: int, width: int, keep: int, batch: float) -> float:
     """Of one backward elimination from units of `width` columns to `keep` units, as `hgsp_core/engine/elimination.py` does it."""
-    flops, left = 0.0, columns // width
-    while left > keep:
-        units = min(left - keep, max(1, int(batch * (left - keep))))
-        gone = units * width
-        flops += 2 * columns * gone * (columns + rows + gone)  # both updates, and the solve before them
-        flops += rows * columns * width  # errors of all units
-        left -= units
+    flops = 0.0
+    for before, gone in steps(columns, width, keep, batch):
+        flops += sum(products(rows, columns, width, before, gone)) + sum(
+            factorisations(rows, columns, width, before, gone)
+        )
     return flops
 
 
+def steps(columns: int, width: int, keep: int, batch: float) -> Iterator[tuple[int, int]]:
+    """(columns that are gone, columns that go at once)."""
+    units = left = columns // width
+    while left > keep:
+        going = min(left - keep, max(1, int(batch * (left - keep))))
+        yield (units - left) * width, going * width
+        left -= going
+
+
+def products(rows: int, columns: int, width: int, before: int, gone: int) -> Iterator[float]:
+    left = columns - before
+    yield 2 * gone * before * left  # rows of the inverse
+    yield 2 * rows * gone * (left - gone)  # weights
+    if width > 1:
+        yield 2 * width * (rows * left + gone * (left - gone))  # blocks on the diagonal
+
+
+def factorisations(rows: int, columns: int, width: int, before: int, gone: int) -> Iterator[float]:
+    left = columns - before
+    yield (CHOLESKY + 2) * width**2 * left  # errors
+    yield CHOLESKY * gone**3 + gone**2 * (left + rows)
+
+
+def kept(s: Shape, ratio: float) -> Iterator[tuple[int, int, int]]:
+    """Of each writer: columns, columns of a unit, units that stay."""
+    for n, width in s.writers:
+        yield n, width, round((1 - ratio) * (n // width))
+
+
 def moments(s: Shape) -> Iterator[float]:
+    t = (1 - HELD_OUT) * s.tokens
     for n, _ in s.writers:  # x xᵀ, and y xᵀ of the measured targets; the target `own` follows from x xᵀ
-        yield s.layers * (2 * n * n + MEASURED_TARGETS * 2 * n * s.hidden) * s.tokens
-        yield 2 * s.layers * 2 * s.hidden * n * n
-    yield (2 * s.layers - 1) * 4 * s.hidden**2 * s.tokens  # readers of all blocks but the first
-    yield 4 * s.hidden**2 * s.tokens  # the head
+        yield s.layers * (GRAM * 2 * n * n + MEASURED_TARGETS * 2 * n * s.hidden) * t
+        yield s.layers * 2 * s.hidden * n * n
+    yield 2 * s.layers * (GRAM + 1) * 2 * s.hidden**2 * t  # readers of all blocks but the first, and the head
+
+
+def errors(s: Shape, ratio: float) -> Iterator[float]:
+    """The old weights, the ridges by some outputs, and each fit: of the planned units, and of others."""
+    t, some = HELD_OUT * s.tokens, min(s.hidden, OUTPUTS)
+    for _, width, units in kept(s, ratio):
+        yield s.layers * (RIDGES * some + (1 + 2 * TARGETS) * s.hidden) * 2 * units * width * t
+    yield 2 * s.layers * (RIDGES * some + 2 * s.hidden) * 2 * s.hidden * t
 
 
 def solves(s: Shape, ratio: float) -> Iterator[float]:
-    for n, width in s.writers:
-        units = n // width
-        kept = round((1 - ratio) * units)
-        m, square = kept * width, 2 * s.hidden * n * n
-        fits = RIDGES + TARGETS - 1
-        yield s.layers * fits * (CHOLESKY * m**3 + 2 * m * m * s.hidden)
-        yield s.layers * (1 + RIDGES + 2 * TARGETS) * square  # errors on held-out windows; each fit is judged
-        yield s.layers * (INVERSE * n**3 + TARGETS * (square + eliminated(s.hidden, n, width, kept, RESELECT_BATCH)))
-    reader = RIDGES * (CHOLESKY + 2) * s.hidden**3 + (RIDGES + 2) * 2 * s.hidden**3
-    yield (2 * s.layers - 1) * reader + s.layers * 2 * s.hidden * (s.qkv + s.gates)
-    yield reader + 2 * s.hidden * s.head
+    some = min(s.hidden, OUTPUTS)
+    for n, width, units in kept(s, ratio):
+        m = units * width
+        yield s.layers * (RIDGES * (CHOLESKY * m**3 + 2 * m * m * some) + TARGETS * 2 * m * m * s.hidden)
+        other = eliminated(s.hidden, n, width, units, RESELECT_BATCH)
+        yield s.layers * (INVERSE * n**3 + MEASURED_TARGETS * 2 * s.hidden * n * n + TARGETS * other)
+    yield 2 * s.layers * (RIDGES * (CHOLESKY * s.hidden + 2 * some) + 2 * s.hidden) * s.hidden**2  # readers, the head
 
 
 def live(s: Shape) -> dict[str, float]:
@@ -207,7 +241,13 @@ CURVATURE = (
     "root of B, inverse of A",
     "eliminations",
 )
-REPAIR = ("repair: both models forward", "repair: moments", "repair: fits, choice of units, readers")
+REPAIR = (
+    "repair: both models forward",
+    "repair: moments",
+    "repair: errors on held-out windows",
+    "repair: fits, choice of units",
+    "repair: readers absorb",
+)
 
 
 def table(s: Shape) -> str:
@@ -247,8 +287,9 @@ def check() -> None:
     model, ids = LlamaForCausalLM(config), tokens(s.windows, s.vocabulary)
     source = Resident(model, layout_of(config, {name: p.shape for name, p in model.named_parameters()}))
     counted = stages(s)
-    products = counted["eliminations"].fp64 - s.layers * sum(
-        eliminated_by_solves(s.hidden, n, width) for n, width in s.writers
+    multiplied = s.layers * sum(
+        2 * s.hidden**2 * n + sum(sum(products(s.hidden, n, width, *step)) for step in steps(n, width, 0, PRICES_BATCH))
+        for n, width in s.writers
     )
     cases = {
         "forward": (lambda: plain_layers(model, ids), counted["forward"].flops),
@@ -262,23 +303,13 @@ def check() -> None:
         ),
         "sweep, curvature, without factorisations": (
             lambda: run_sweep(source, source.layout, ids, [RemovalCurvature()], memory="device"),
-            total(*CURVATURE[:6], of=counted).flops + products,
+            total(*CURVATURE[:6], of=counted).flops + multiplied,
         ),
     }
     for name, (work, expected) in cases.items():
         with sdpa_kernel(SDPBackend.MATH):  # torch does not count the attention of CPUs
             found = flops(work)
         print(f"{name}: counted {expected / 1e9:.3f}, torch {found / 1e9:.3f} GFLOP, {expected / found:.3f}")
-
-
-def eliminated_by_solves(rows: int, columns: int, width: int) -> float:
-    """The part of `eliminated` that is solved with triangles, which torch does not count."""
-    flops, left = 0.0, columns // width
-    while left:
-        units = max(1, int(PRICES_BATCH * left))
-        flops += 2 * columns * (units * width) ** 2 + rows * columns * width
-        left -= units
-    return flops
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ _PUBLIC = {
     "BlockJob": "repair.contract",
     "ReadJob": "repair.contract",
     "Moments": "repair.contract",
+    "HeldOut": "repair.held_out",
     "Repair": "repair.contract",
     "Recoverer": "recover.contract",
     "RecoverJob": "recover.contract",

@@ -47,6 +47,7 @@ from hgsp_core.repair.contract import Moments as Moments
 from hgsp_core.repair.contract import ReadJob as ReadJob
 from hgsp_core.repair.contract import Reconstructor as Reconstructor
 from hgsp_core.repair.contract import Repair as Repair
+from hgsp_core.repair.held_out import HeldOut as HeldOut
 from hgsp_core.runtime.recipe import Use as Use
 from hgsp_core.score.contract import NormalizeJob as NormalizeJob
 from hgsp_core.score.contract import Normalizer as Normalizer

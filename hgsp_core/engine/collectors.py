@@ -267,7 +267,7 @@ class InputMoments(Collector):
 class Gram(Collector):
     """Linear -> XᵀX [in, in] in fp32, for the linears named (relative to the layer), or all whose inputs are units.
 
-    in² numbers a linear and 2·in² operations a token: as much as a layer's forward. Ask for what you need.
+    in² numbers a linear and about in² operations a token: half as much as a layer's forward. Ask for what you need.
     """
 
     linears: tuple[str, ...] = ()

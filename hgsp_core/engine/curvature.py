@@ -71,7 +71,11 @@ class RemovalCurvature(Collector):
 
 
 def root(b: Tensor) -> Tensor:
-    """L [n, rank] with L Lᵀ = b, of a symmetric b [n, n] without negative eigenvalues but for rounding."""
+    """L [n, n] with L Lᵀ = b, of a symmetric b [n, n] without negative eigenvalues but for rounding."""
+    factor, failed = torch.linalg.cholesky_ex(b)
+    if not failed:
+        return factor
+    # of fewer tokens than features; this costs ten times as much
     values, vectors = torch.linalg.eigh(b)
     return vectors * values.clamp_min(0).sqrt()
 

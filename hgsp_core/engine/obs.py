@@ -2,13 +2,15 @@
 
 With H = X Xᵀ + λI of the linear's input and S the columns of a unit, the kept columns refitted:
 
-    E_S = tr(W_S [(H⁻¹)_SS]⁻¹ W_Sᵀ) = ‖L⁻¹ W_Sᵀ‖²,   L Lᵀ = (H⁻¹)_SS
+    E_S = tr(W_S [(H⁻¹)_SS]⁻¹ W_Sᵀ)
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from hgsp_core.engine.sums import gram_blocks
 
 
 def inverse_hessian(gram: Tensor, damping: float) -> Tensor:
@@ -20,15 +22,20 @@ def inverse_hessian(gram: Tensor, damping: float) -> Tensor:
 
 
 def removal_errors(w: Tensor, inverse: Tensor, width: int) -> Tensor:
-    """E_S of each unit [units]; meaningless for those that are gone.
+    """E_S of each unit [units].
 
     Args:
         w: [out, units · width].
-        inverse: H⁻¹ [units · width, units · width], of the columns that are left.
+        inverse: H⁻¹ [units · width, units · width].
     """
-    columns = w.view(len(w), -1, width).permute(1, 2, 0)  # [units, width, out]
-    factor, _ = torch.linalg.cholesky_ex(diagonal_blocks(inverse.unsqueeze(0), width))  # of a gone unit, of zeros
-    return torch.linalg.solve_triangular(factor, columns, upper=False).square().sum((1, 2))
+    return errors_of_blocks(w, diagonal_blocks(inverse.unsqueeze(0), width))
+
+
+def errors_of_blocks(w: Tensor, blocks: Tensor) -> Tensor:
+    """The same; blocks: (H⁻¹)_SS of each unit [units, width, width]."""
+    squares = gram_blocks(w, blocks.shape[-1])  # W_Sᵀ W_S
+    factor, _ = torch.linalg.cholesky_ex(blocks)
+    return torch.cholesky_solve(squares, factor).diagonal(dim1=1, dim2=2).sum(1)
 
 
 def diagonal_blocks(matrices: Tensor, width: int) -> Tensor:

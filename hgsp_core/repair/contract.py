@@ -13,26 +13,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hgsp_core.model.layout import BlockLayout, SliceLayout
+    from hgsp_core.repair.held_out import HeldOut
 
 
 @dataclass(frozen=True)
 class Moments:
     """Sums over tokens of a linear's input x [in] and of outputs y [out] that it should give; torch tensors, fp32.
 
-    All a linear fit needs: the squared error of any W is tr(W G Wᵀ) − 2 tr(W Cᵀ) + power.
-
     tokens   how many
     total    Σ x [in]
     gram     G = Σ x xᵀ [in, in]
     cross    target -> C = Σ y xᵀ [out, in]
-    power    target -> Σ |y|²
     """
 
     tokens: int
     total: Tensor
     gram: Tensor
     cross: Mapping[str, Tensor]
-    power: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class BlockJob:
     writer    the linear that writes to the residual stream; its columns are the units
     weight    W [out, in] of the writer, as it was, fp32;  bias [out] or None where the model has no place for one
     fit       moments of the writer's input on the pruned model, over the calibration windows to fit on
-    held_out  the same over windows that no fit may use
+    held_out  windows that no fit may use, with the last of the targets: they tell how good a fit is
     """
 
     block: BlockLayout
@@ -54,7 +51,7 @@ class BlockJob:
     weight: Tensor
     bias: Tensor | None
     fit: Moments
-    held_out: Moments
+    held_out: HeldOut
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class ReadJob:
     """What a block's readers (its linears that do not write to the stream), or the head, read after the cuts below.
 
     block          None: the head (asked last, where it is a tensor of its own)
-    fit, held_out  moments of that input x with the one target "dense": what they read in the dense model
+    fit, held_out  of that input x with the one target "dense": what they read in the dense model
 
     The answer is a matrix M [in, in] that each of the readers absorbs, W ← W M, or None to change nothing. Only a
     reconstructor whose `reads` is true is asked, by its method `read`, before the same block's `BlockJob`.
@@ -70,7 +67,7 @@ class ReadJob:
 
     block: BlockLayout | None
     fit: Moments
-    held_out: Moments
+    held_out: HeldOut
 
 
 @dataclass(frozen=True)

@@ -18,22 +18,34 @@ GPTAQ (Li et al. 2025, arXiv 2504.02692) corrects quantised weights for the same
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hgsp_core.engine.elimination import eliminate
+from hgsp_core.engine.elimination import columns_of, eliminate
 from hgsp_core.engine.obs import inverse_hessian
 from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor, Repair
+from hgsp_core.repair.held_out import HeldOut
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
-from hgsp_core.repair.ridge import ridge_fit
+from hgsp_core.repair.ridge import Ridge, best_ridge
 
 #: of the units that still have to go, the part that goes at once before errors are found anew
 BATCH = 1 / 8
 #: the values of ρ that `auto` chooses from
 RIDGES = (0.01, 0.1, 1.0)
+NOT_REPAIRED = "not repaired: no fit does better on held-out windows"
 #: the ridge of an elimination that is asked to have none: H must have an inverse
 TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Units that stay, their columns, and the held-out windows with only these inputs."""
+
+    units: tuple[int, ...]
+    columns: Tensor
+    held_out: HeldOut
 
 
 class LeastSquares(Reconstructor[LeastSquaresParams]):
@@ -43,8 +55,8 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
         the kept columns K of a writer with input x and target y.
     Source: the Optimal Brain Surgeon update for the mask, with the target `own` (Hassibi & Stork 1993; Frantar &
         Alistarh 2022, eq. 3). Readers: the drift that GPTAQ corrects for (Li et al. 2025, arXiv 2504.02692).
-    Cost: about three forwards; for each block the Gram matrix of a linear's input, its inverse and up to eight fp64
-        solves.
+    Cost: about two forwards; for each block the Gram matrix of a linear's input, its inverse, and in fp64 a factorisation
+        for each ridge and a solve for each target.
     When: always; it is worth more than any scorer.
     Notes: **Writers.** The kept columns of o_proj and down_proj are fitted to three targets, `own`, `dense` and
         `residual`, on the model pruned so far. The ridge pulls towards the current weights. ρ is chosen from 0.01,
@@ -72,25 +84,33 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
         self.reads, self.damps = params.readers, params.damp
 
     def __call__(self, job: BlockJob) -> Repair:
-        judge = self.targets[-1]
         columns = job.columns.to(job.weight.device)
-        untouched = torch.zeros_like(job.weight)
-        untouched[:, columns] = job.weight[:, columns]
-        best = Repair(job.kept, untouched, job.bias, "not repaired: no fit does better on held-out windows")
-        least = self._error(job, untouched)
-        by_ridge = {ridge: fitted_as_planned(job, columns, judge, ridge) for ridge in self.ridges}
-        ridge = min(by_ridge, key=lambda ridge: self._error(job, by_ridge[ridge]))
-        planned = [fitted_as_planned(job, columns, target, ridge) for target in self.targets[:-1]] + [by_ridge[ridge]]
-        for kept, fitted in (*((job.kept, fitted) for fitted in planned), *self._anew(job, ridge)):
-            error = self._error(job, fitted)
+        planned = Kept(job.kept, columns, job.held_out.inputs(columns))
+        old = job.weight[:, columns]
+        best = Repair(job.kept, _widened(old, columns, job.weight), job.bias, NOT_REPAIRED)
+        least = planned.held_out.squared_error(old, job.bias)
+        for kept, fitted in self._fits(job, planned):
+            error = kept.held_out.squared_error(fitted, job.bias)
             if error < least:
-                best, least = Repair(kept, fitted, job.bias), error
+                best, least = Repair(kept.units, _widened(fitted, kept.columns, job.weight), job.bias), error
         return best
 
-    def _error(self, job: BlockJob, weight: Tensor) -> float:
-        return squared_error(weight, job.bias, job.held_out, self.targets[-1])
+    def _fits(self, job: BlockJob, planned: Kept) -> Iterator[tuple[Kept, Tensor]]:
+        """Weights [out, kept columns] of the planned units, and of units of its own choice; for each target."""
+        columns = planned.columns
+        gram, old = job.fit.gram[columns][:, columns], job.weight[:, columns]
 
-    def _anew(self, job: BlockJob, ridge: float) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        def cross(target: str) -> Tensor:
+            return _cross(job.bias, job.fit, target)[:, columns]
+
+        ridge = best_ridge(self.ridges, gram, cross(self.targets[-1]), old, planned.held_out, job.bias)
+        for target in self.targets:
+            yield planned, ridge.fit(cross(target), old)
+        for units, w in self._anew(job, ridge.ridge):
+            others = columns_of(units, job.writer.width)
+            yield Kept(tuple(units.tolist()), others, job.held_out.inputs(others)), w[:, others]
+
+    def _anew(self, job: BlockJob, ridge: float) -> Iterator[tuple[Tensor, Tensor]]:
         """(kept units of its own choice, writer at its old size), for each target.
 
         Nothing where query heads are removed: the plan says which.
@@ -100,44 +120,33 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
             return
         ridge = ridge or TINY
         inverse = inverse_hessian(job.fit.gram, ridge)
-        pull = ridge * float(job.fit.gram.double().diagonal().mean()) * job.weight.double()
+        old = job.weight.double()
+        pull = ridge * float(job.fit.gram.diagonal().double().mean()) * old
         for target in self.targets:
-            w = (_cross(job.bias, job.fit, target) + pull) @ inverse  # the fit of all columns
-            units = eliminate(w, inverse.clone(), width, len(job.kept), lambda left: max(1, int(BATCH * left)))
-            yield tuple(units.tolist()), w.to(job.weight.dtype)
+            # the fit of all columns; to what they give already it is what they are
+            w = old.clone() if target == "own" else (_cross(job.bias, job.fit, target) + pull) @ inverse
+            yield eliminate(w, inverse.clone(), width, len(job.kept), lambda left: max(1, int(BATCH * left))), w
 
     def read(self, job: ReadJob) -> Tensor | None:
         """M [in, in] fp64, or None where it does no better on held-out windows than what is there."""
-        gram, cross = job.fit.gram.double(), job.fit.cross["dense"].double()
+        gram, error = job.fit.gram, job.held_out.squared_error
         same = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
-
-        def error(m: Tensor) -> float:
-            return squared_error(m, None, job.held_out, "dense")
-
-        back = min((ridge_fit(gram, cross, ridge, same) for ridge in self.ridges), key=error)
+        cross = job.fit.cross["dense"].double()
+        back = best_ridge(self.ridges, gram, cross, same, job.held_out).fit(cross, same)
         return back if error(back) < error(same) else None
 
 
-def fitted_as_planned(job: BlockJob, columns: Tensor, target: str, ridge: float) -> Tensor:
-    """The writer at its old size, its planned columns fitted to the target."""
-    fitted = torch.zeros_like(job.weight)
-    fitted[:, columns] = fit(columns, job.weight, job.bias, job.fit, target, ridge).to(fitted.dtype)
-    return fitted
+def _widened(weight: Tensor, columns: Tensor, like: Tensor) -> Tensor:
+    """The writer at its old size, zero where columns go."""
+    wide = torch.zeros_like(like)
+    wide[:, columns] = weight.to(like.dtype)
+    return wide
 
 
 def fit(columns: Tensor, weight: Tensor, bias: Tensor | None, moments: Moments, target: str, ridge: float) -> Tensor:
     """Ŵ_K [out, kept columns] in fp64, of the columns of W [out, in] that stay."""
-    cross = _cross(bias, moments, target)[:, columns]
-    return ridge_fit(moments.gram[columns][:, columns], cross, ridge, weight[:, columns])
-
-
-def squared_error(weight: Tensor, bias: Tensor | None, moments: Moments, target: str) -> float:
-    """Σ |y − W x − b|² over the tokens, up to a constant that no W changes: |y|² − 2 tr(W Cᵀ) + tr(W G Wᵀ), C of y − b."""
-    w = weight.double()
-    return (
-        moments.power[target]
-        - 2 * float((w * _cross(bias, moments, target)).sum())
-        + float(((w @ moments.gram.double()) * w).sum())
+    return Ridge(moments.gram[columns][:, columns], ridge).fit(
+        _cross(bias, moments, target)[:, columns], weight[:, columns]
     )
 
 

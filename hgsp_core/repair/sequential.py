@@ -18,12 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from hgsp_core.artifacts import BlockPlan, Plan
 from hgsp_core.artifacts.surgery import lines, mask_tensors
@@ -39,11 +40,12 @@ from hgsp_core.engine.weights import Weights
 from hgsp_core.errors import NumericError
 from hgsp_core.model.layout import BlockLayout, LayerLayout, SliceLayout
 from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor
+from hgsp_core.repair.held_out import HeldOut
 
 OWN, DENSE, RESIDUAL = "own", "dense", "residual"
 #: of the samples, the part that no fit sees (at least one)
 HELD_OUT = 1 / 8
-#: rows of the head that are in memory as fp64 at a time
+#: rows of the head that are in memory as fp32 at a time
 ROWS = 4096
 
 #: full name -> tensor
@@ -108,7 +110,7 @@ def repair_blocks(
                 weights |= changed
                 mine = [(name, weights[name]) for name in block.tensors()]
                 weights |= dict(mask_tensors(mine, source.layout, plan))
-                lower.finished(block)
+                lower.finished(block, weights)
                 as_dense = as_dense and not planned.loses
             spreads = _Spreads()
             for b, x in enumerate(pruned):
@@ -176,13 +178,12 @@ def _read_head(
         if not is_finite(norm.get_parameter("weight")):
             raise NumericError.weight(f"{architecture.norm}.weight")
         weight = head.get_parameter("weight")
-        fit, held_out = _moments(split, lambda b: (_flat(norm(pruned[b])), {DENSE: _flat(norm(dense[b]))}))
-        back = reconstructor.read(ReadJob(None, fit, held_out))
+        back = reconstructor.read(_read_job(None, split, lambda b: (_flat(norm(pruned[b])), _flat(norm(dense[b])))))
         if back is None:
             return {}
         changed = torch.empty_like(weight, device="cpu")
         for there, rows in zip(changed.split(ROWS), weight.split(ROWS), strict=True):
-            there.copy_(rows.double() @ back.double())
+            there.copy_(rows.float() @ back.float())
         return {f"{architecture.head}.weight": changed}
 
 
@@ -196,11 +197,15 @@ class _Layer:
         self, layout: LayerLayout, module: nn.Module, batches: Sequence[Batch], split: Sequence[int], index: int
     ):
         self.layout, self.module, self.batches, self.split, self.index = layout, module, batches, split, index
-        self._given: dict[nn.Module, dict[int, Output]] = {}  # finished block -> micro-batch -> what it gives
+        self._given: dict[nn.Module, _Given] = {}  # of finished blocks
+        self._read: dict[int, Tensor] = {}  # micro-batch -> what the writer of the block at hand reads
 
-    def finished(self, block: BlockLayout) -> None:
-        """From now on neither the block's weights nor what it reads change: on each micro-batch it runs once more."""
-        self._given[self.module.get_submodule(block.axis.block)] = {}
+    def finished(self, block: BlockLayout, weights: Tensors) -> None:
+        """From now on neither the block's weights nor what it reads change: it runs once more, if at all."""
+        module, writer = self.module.get_submodule(block.axis.block), block.writer
+        weight, bias = weights[writer.weight], weights[writer.bias] if writer.has_bias else None
+        self._given[module] = _Given(module.forward, {b: linear(x, weight, bias) for b, x in self._read.items()})
+        self._read = {}
 
     def run(self, weights: Tensors, batch: int, x: Tensor) -> Passage:
         """Micro-batch x [batch, seq_len, hidden] through the layer with `weights` (by full name) in place of its own."""
@@ -220,7 +225,7 @@ class _Layer:
     def _finished_known(self, batch: int) -> Iterator[None]:
         with ExitStack() as stack:
             for block, given in self._given.items():
-                stack.enter_context(forwards_replaced([block], once(block.forward, given, batch)))
+                stack.enter_context(forwards_replaced([block], partial(given, batch)))
             yield
 
     def dense(self, own: Tensors, batch: int, x: Tensor) -> Passage:
@@ -243,16 +248,15 @@ class _Layer:
         inputs = dense[0].inputs
         readers = [s for s in readers if inputs[s.local].data_ptr() == inputs[first.local].data_ptr()]  # read the same
 
-        def observe(b: int) -> tuple[Tensor, Tensors]:
+        def observe(b: int) -> tuple[Tensor, Tensor]:
             x = self.run_until(first, weights, b, pruned[b]).inputs[first.local]
-            return _flat(x), {DENSE: _flat(dense[b].inputs[first.local])}
+            return _flat(x), _flat(dense[b].inputs[first.local])
 
-        fit, held_out = _moments(self.split, observe)
-        back = reconstructor.read(ReadJob(block, fit, held_out))
+        back = reconstructor.read(_read_job(block, self.split, observe))
         if back is None:
             return {}
         own = {s.weight: weights[s.weight] for s in readers}
-        return {name: (weight.double() @ back.double()).to(weight.dtype) for name, weight in own.items()}
+        return {name: (weight.float() @ back.float()).to(weight.dtype) for name, weight in own.items()}
 
     def job(
         self,
@@ -269,28 +273,41 @@ class _Layer:
 
         def observe(b: int) -> tuple[Tensor, Tensors]:
             passage = self.run_until(writer, weights, b, pruned[b])
+            self._read[b] = passage.inputs[writer.local]
             ys = {t: _target(t, block, passage, dense[b]) for t in targets if t != OWN}
             return _flat(passage.inputs[writer.local]), ys
 
-        parts = _moments(self.split, observe)
+        def judged(b: int) -> tuple[Tensor, Tensor]:
+            x, ys = observe(b)
+            return x, ys[targets[-1]] if targets[-1] != OWN else linear(x, weight, bias)
+
+        fit, held_out = _moments(self.split, observe), _held_out(self.split, judged)
         if OWN in targets:
-            parts = [_with_own(moments, weight, bias) for moments in parts]
-        return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, *parts)
+            fit = _with_own(fit, weight, bias)
+        return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, fit, held_out)
 
 
-def once(forward: Callable[..., Output], given: dict[int, Output], batch: int) -> Callable[..., Output]:
-    """`forward`, which runs only if what it gives for the micro-batch is not known.
+class _Given:
+    """What a finished block gives on each micro-batch. It runs where that is not known, and once to see in which form it gives it.
 
     Of a tuple the first is kept, the output: attention's weights, where it gives any, are large and nobody reads them.
     """
 
-    def known(*arguments: Any, **keywords: Any) -> Output:
-        if batch not in given:
-            output = forward(*arguments, **keywords)
-            given[batch] = (output[0], *[None] * (len(output) - 1)) if isinstance(output, tuple) else output
-        return given[batch]
+    def __init__(self, forward: Callable[..., Output], outputs: dict[int, Tensor]):
+        self._forward, self._outputs = forward, outputs
+        self._in_form: Callable[[Tensor], Output] | None = None
 
-    return known
+    def __call__(self, batch: int, *arguments: Any, **keywords: Any) -> Output:
+        if self._in_form is None or batch not in self._outputs:
+            output = self._forward(*arguments, **keywords)
+            if isinstance(output, tuple):
+                rest = [None] * (len(output) - 1)
+                self._in_form = lambda y: (y, *rest)
+                self._outputs[batch] = output[0]
+            else:
+                self._in_form = lambda y: y
+                self._outputs[batch] = output
+        return self._in_form(self._outputs[batch])
 
 
 def _target(target: str, block: BlockLayout, passage: Beginning, dense: Passage) -> Tensor:
@@ -313,35 +330,45 @@ def _flat(x: Tensor) -> Tensor:
     return x.flatten(0, -2).float()
 
 
-def _moments(split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensors]]) -> list[Moments]:
-    """Over the micro-batches to fit on, and over those held out; each in all processes.
+def _moments(split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensors]]) -> Moments:
+    """Over the micro-batches to fit on, in all processes.
 
     observe: number of a micro-batch -> its x [tokens, in], and target -> y [tokens, out]; all in fp32.
     """
-    found = []
-    for first, last in pairwise([0, *split]):
-        sums, cross, power = Sums(), Sums(), Sums()
-        for b in range(first, last):
-            x, targets = observe(b)
-            sums.add("tokens", x.new_full((), len(x)))
-            sums.add("total", x.sum(0, keepdim=True))  # a matrix: in fp32
-            sums.add_gram("gram", x)
-            for name, y in targets.items():
-                cross.add_cross(name, y, x)
-                power.add(name, y.double().square().sum())
-        for each in (sums, cross, power):
-            each.add_up()
-        powers = {name: float(value) for name, value in power.items()}
-        found.append(Moments(int(sums["tokens"]), sums["total"][0], sums["gram"], cross, powers))
-    return found
+    sums, cross = Sums(), Sums()
+    for b in range(split[0]):
+        x, targets = observe(b)
+        sums.add("tokens", x.new_full((), len(x)))
+        sums.add("total", x.sum(0, keepdim=True))  # a matrix: in fp32
+        sums.add_gram("gram", x)
+        for name, y in targets.items():
+            cross.add_cross(name, y, x)
+    for each in (sums, cross):
+        each.add_up()
+    return Moments(int(sums["tokens"]), sums["total"][0], sums["gram"], cross)
+
+
+def _held_out(split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensor]]) -> HeldOut:
+    """Of the micro-batches held out. observe: number of a micro-batch -> its x [tokens, in] and y [tokens, out]."""
+    seen = [observe(b) for b in range(*split)]
+    return HeldOut([x for x, _ in seen], [y for _, y in seen])
+
+
+def _read_job(
+    block: BlockLayout | None, split: Sequence[int], observe: Callable[[int], tuple[Tensor, Tensor]]
+) -> ReadJob:
+    """observe: number of a micro-batch -> what is read, and was in the dense model [tokens, hidden]."""
+
+    def moments_of(b: int) -> tuple[Tensor, Tensors]:
+        x, dense = observe(b)
+        return x, {DENSE: dense}
+
+    return ReadJob(block, _moments(split, moments_of), _held_out(split, observe))
 
 
 def _with_own(moments: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
-    """Σ (W x + b) xᵀ and Σ |W x + b|² follow from the Gram matrix."""
+    """Σ (W x + b) xᵀ follows from the Gram matrix."""
     cross = weight @ moments.gram
-    power = float((cross.double() * weight).sum())
     if bias is not None:
-        b = bias.double()
-        power += float(2 * b @ (weight @ moments.total).double()) + moments.tokens * float(b.square().sum())
         cross = cross + torch.outer(bias, moments.total)
-    return replace(moments, cross={**moments.cross, OWN: cross}, power={**moments.power, OWN: power})
+    return replace(moments, cross={**moments.cross, OWN: cross})

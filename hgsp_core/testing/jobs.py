@@ -15,6 +15,7 @@ from hgsp_core import (
     BlockJob,
     Collector,
     DatasetJob,
+    HeldOut,
     LayerStatistics,
     Moments,
     NormalizeJob,
@@ -47,24 +48,27 @@ def block_job(reconstructor: Reconstructor[Any]) -> BlockJob:
     (writer,) = (s for s in block.slices if s.dim == 1)
     model = sample_model()
     weight, bias = model.get_parameter(writer.weight).detach(), model.get_parameter(writer.bias).detach()
-    fit, held_out = (_moments(seed, weight, bias, reconstructor.targets) for seed in (0, 1))
+    (x, y), (other, wanted) = (_tokens(seed, weight, bias) for seed in (0, 1))
+    fit = Moments(len(x), x.sum(0), x.T @ x, dict.fromkeys(reconstructor.targets, y.T @ x))
     kept = tuple(range(0, block.units, 2))
     columns = positions(kept, writer.width)
-    return BlockJob(block, kept, columns, writer, weight.clone(), bias.clone(), fit, held_out)
+    return BlockJob(block, kept, columns, writer, weight.clone(), bias.clone(), fit, HeldOut([other], [wanted]))
 
 
 def read_jobs() -> list[ReadJob]:
     """Of a block's readers, and of the head: what they read is off by noise and a factor."""
     block = sample_layout().layers[1].blocks["mlp"]
     hidden = block.writer.shape[0]
-    return [ReadJob(place, _drifted(0, hidden), _drifted(1, hidden)) for place in (block, None)]
+    (x, y), (other, wanted) = _drifted(0, hidden), _drifted(1, hidden)
+    fit = Moments(len(x), x.sum(0), x.T @ x, {"dense": y.T @ x})
+    return [ReadJob(place, fit, HeldOut([other], [wanted])) for place in (block, None)]
 
 
-def _drifted(seed: int, hidden: int) -> Moments:
+def _drifted(seed: int, hidden: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is read [tokens, hidden], and what was in the dense model."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randn(400, hidden, generator=generator)
-    x = 0.8 * y + 0.1 * torch.randn(400, hidden, generator=generator)
-    return Moments(400, x.sum(0), x.T @ x, {"dense": y.T @ x}, {"dense": float((y**2).sum())})
+    return 0.8 * y + 0.1 * torch.randn(400, hidden, generator=generator), y
 
 
 JOBS: Mapping[str, Callable[[Any], Any]] = {
@@ -114,12 +118,9 @@ def priors() -> Priors:
     return Priors(generator.lognormal(size=layers), {axis: generator.lognormal(size=layers) for axis in axes})
 
 
-def _moments(seed: int, weight: torch.Tensor, bias: torch.Tensor, targets: Any) -> Moments:
-    """Of inputs x [tokens, in], where every target is the writer's own output."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens, features = 400, weight.shape[1]
+def _tokens(seed: int, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs [tokens, in] that depend on each other a little, and the writer's own outputs [tokens, out]."""
+    features = weight.shape[1]
     mixing = torch.eye(features) + 0.3 * torch.randn(features, features, generator=torch.Generator().manual_seed(9))
-    x = torch.randn(tokens, features, generator=generator) @ mixing
-    y = x @ weight.T + bias
-    cross, power = dict.fromkeys(targets, y.T @ x), dict.fromkeys(targets, float((y**2).sum()))
-    return Moments(tokens, x.sum(0), x.T @ x, cross, power)
+    x = torch.randn(400, features, generator=torch.Generator().manual_seed(seed)) @ mixing
+    return x, x @ weight.T + bias

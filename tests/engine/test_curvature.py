@@ -185,6 +185,13 @@ def test_elimination_in_the_metric_is_near_the_best_set_of_all():
     assert price(set(order[:1].tolist())) == min(price({i}) for i in range(8))
 
 
+@pytest.mark.parametrize("tokens", [200, 4])
+def test_the_root_of_a_second_moment_gives_it_back_also_of_fewer_tokens_than_features(tokens):
+    g = torch.randn(tokens, 6, generator=torch.Generator().manual_seed(0)).double()
+    factor = root(g.T @ g)
+    torch.testing.assert_close(factor @ factor.T, g.T @ g)
+
+
 def trained():
     model, _ = load_model(ROOT / "models" / "pydoc-llama", torch.float32)
     text = (ROOT / "hgsp_core" / "texts" / "pydoc").glob("*.txt")

@@ -32,7 +32,7 @@ from hgsp_core.plugin.method import Params
 from hgsp_core.repair.bias import Bias
 from hgsp_core.repair.least_squares import LeastSquares
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
-from hgsp_core.repair.ridge import ridge_fit
+from hgsp_core.repair.ridge import Ridge
 from hgsp_core.repair.sequential import repair_blocks
 from tests.helpers.architectures import layout_of, tiny_model
 from tests.helpers.pretend import gpu
@@ -142,7 +142,7 @@ def test_a_fit_to_inputs_that_depend_on_each_other_and_without_a_ridge_is_possib
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)).repeat(1, 2)
     gram, cross = x.T @ x, torch.ones(4, 20) @ x
     with gpu():
-        found = ridge_fit(*(t.to("cuda:0") for t in (gram, cross)), 0.0, torch.zeros(4, 6).to("cuda:0")).cpu()
+        found = Ridge(gram.to("cuda:0"), 0.0).fit(cross.to("cuda:0"), torch.zeros(4, 6).to("cuda:0")).cpu()
     torch.testing.assert_close(found @ gram.double(), cross.double(), rtol=1e-4, atol=1e-4)
 
 

@@ -18,9 +18,9 @@ def constant_job(bias):
     """The kit's block with the same input for every token."""
     job = jobs.block_job(Bias(Params()))
     x = torch.linspace(-1, 2, job.weight.shape[1]).expand(50, -1)
-    moments = Moments(50, x.sum(0), x.T @ x, {}, {})
+    moments = Moments(50, x.sum(0), x.T @ x, {})
     return x[0], BlockJob(
-        job.block, job.kept, job.columns, job.writer, job.weight, job.bias if bias else None, moments, moments
+        job.block, job.kept, job.columns, job.writer, job.weight, job.bias if bias else None, moments, job.held_out
     )
 
 

@@ -11,7 +11,8 @@ from hgsp_core.engine.obs import inverse_hessian
 from hgsp_core.engine.weights import Resident
 from hgsp_core.model.layout import SliceLayout
 from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor, Repair
-from hgsp_core.repair.least_squares import RIDGES, LeastSquares, fit, squared_error
+from hgsp_core.repair.held_out import HeldOut
+from hgsp_core.repair.least_squares import RIDGES, LeastSquares, fit
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
 from hgsp_core.repair.sequential import repair_blocks
 from tests.helpers.architectures import CONFIGS, layout_of, tiny_model
@@ -126,10 +127,25 @@ def test_the_own_target_is_the_optimal_brain_surgeon_update():
     inverse = torch.linalg.inv(gram)
     surgeon = w - w[:, gone] @ torch.linalg.inv(inverse[gone][:, gone]) @ inverse[gone]
     assert surgeon[:, gone].abs().max() < 1e-8
-    moments = Moments(200, x.sum(0), gram, {"own": w @ gram}, {"own": float((x @ w.T).square().sum())})
+    moments = Moments(200, x.sum(0), gram, {"own": w @ gram})
     torch.testing.assert_close(fit(torch.tensor(kept), w, None, moments, "own", 0.0), surgeon[:, kept])
-    error = (x @ w.T - x @ surgeon.T).square().sum()
-    assert squared_error(surgeon, None, moments, "own") == pytest.approx(float(error), rel=1e-6)
+
+
+@pytest.mark.parametrize("bias", [None, torch.arange(5.0)])
+def test_the_error_on_held_out_windows_is_the_direct_sum_over_their_tokens(bias):
+    """Also where the fit is so near that an error made of sums of products would drown in rounding."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(90, 12, generator=generator) * 100, torch.randn(5, 12, generator=generator)
+    noise = torch.randn(90, 5, generator=generator) * 1e-2
+    y = x.double() @ w.double().T + (0 if bias is None else bias.double()) + noise.double()
+    held_out = HeldOut(x.split(40), y.float().split(40))
+    expected = sum(float(noise[t, i].double() ** 2) for t in range(90) for i in range(5))
+    assert held_out.squared_error(w, bias) == pytest.approx(expected, rel=1e-2)
+    some = torch.tensor([0, 3, 4, 7])
+    loss = y - x[:, some].double() @ w[:, some].double().T - (0 if bias is None else bias.double())
+    assert held_out.inputs(some).squared_error(w[:, some].double(), bias) == pytest.approx(
+        float(loss.square().sum()), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
@@ -155,14 +171,15 @@ def test_the_repaired_model_is_nearer_to_the_dense_one(kind):
     assert errors[1] < 0.9 * errors[0], errors
 
 
+def moments(x, y, target):
+    return Moments(len(x), x.sum(0), x.T @ x, {target: y.T @ x})
+
+
 def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
     """One token to fit on, and held-out tokens that contradict it."""
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(3, 4, generator=generator)
     seen, other = torch.randn(1, 4, generator=generator) * 10, torch.randn(50, 4, generator=generator)
-
-    def moments(x, y):
-        return Moments(len(x), x.sum(0), x.T @ x, {"own": y.T @ x}, {"own": float(y.square().sum())})
 
     job = BlockJob(
         None,
@@ -171,32 +188,22 @@ def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
         SliceLayout("m", "o", 1, (3, 4), 1, False),
         w,
         None,
-        moments(seen, seen @ -w.T),
-        moments(other, other @ w.T),
+        moments(seen, seen @ -w.T, "dense"),
+        HeldOut([other], [other @ w.T]),
     )
-    repaired = LeastSquares(LeastSquaresParams(target="own", ridge=0.01))(job)
+    repaired = LeastSquares(LeastSquaresParams(target="dense", ridge=0.01))(job)
     assert torch.equal(repaired.weight[:, :2], w[:, :2])
     assert "not repaired" in repaired.note
-
-
-def observed(matrix):
-    """Moments of a writer W with its own outputs as target, and its inputs x."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(300, matrix.shape[1], generator=generator) @ torch.randn(
-        matrix.shape[1], matrix.shape[1], generator=generator
-    )
-    return Moments(
-        300, x.sum(0), x.T @ x, {"own": matrix @ (x.T @ x)}, {"own": float((x @ matrix.T).square().sum())}
-    ), x
 
 
 @pytest.mark.parametrize("width", [1, 3])
 def test_elimination_removes_what_costs_least_when_all_the_rest_is_refitted(width):
     """Each step against a search over all units, each removed and the rest solved by lstsq."""
     w = torch.randn(5, 12, generator=torch.Generator().manual_seed(3))
-    moments, x = observed(w)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
     fitted = w.double()
-    units = eliminate(fitted, inverse_hessian(moments.gram, 1e-9), width, 2, lambda left: 1)
+    units = eliminate(fitted, inverse_hessian(x.T @ x, 1e-9), width, 2, lambda left: 1)
     x, y = x.double(), x.double() @ w.double().T
     alive = list(range(12 // width))
 
@@ -338,8 +345,7 @@ def test_a_head_that_is_the_embedding_stays_as_it_is():
 
 def test_readers_that_meet_what_the_dense_model_gave_them_stay_as_they_are():
     x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
-    moments = Moments(100, x.sum(0), x.T @ x, {"dense": x.T @ x}, {"dense": float(x.square().sum())})
-    back = LeastSquares(LeastSquaresParams()).read(ReadJob(None, moments, moments))
+    back = LeastSquares(LeastSquaresParams()).read(ReadJob(None, moments(x, x, "dense"), HeldOut([x], [x])))
     assert back is None or torch.allclose(back, torch.eye(8, dtype=torch.double), atol=1e-12)
 
 
@@ -350,28 +356,28 @@ def test_the_fewer_the_tokens_the_larger_the_ridge(tokens, expected):
     truth, old = torch.randn(8, 12, generator=generator), torch.randn(8, 12, generator=generator)
     old = truth + 0.3 * old
 
-    def moments(count):
+    def seen(count):
         x = torch.randn(count, 12, generator=generator)
-        y = x @ truth.T + 2.0 * torch.randn(count, 8, generator=generator)
-        return Moments(count, x.sum(0), x.T @ x, {"dense": y.T @ x}, {"dense": float(y.square().sum())})
+        return x, x @ truth.T + 2.0 * torch.randn(count, 8, generator=generator)
 
     kept = tuple(range(11))
     writer = SliceLayout("m", "o", 1, (8, 12), 1, False)
-    job = BlockJob(None, kept, positions(kept, 1), writer, old, None, moments(tokens), moments(2000))
+    fit, (x, y) = moments(*seen(tokens), "dense"), seen(2000)
+    job = BlockJob(None, kept, positions(kept, 1), writer, old, None, fit, HeldOut([x], [y]))
 
     def repaired(ridge):
         return LeastSquares(LeastSquaresParams(target="dense", ridge=ridge, reselect=False))(job).weight
 
-    errors = {ridge: squared_error(repaired(ridge), None, job.held_out, "dense") for ridge in RIDGES}
+    errors = {ridge: job.held_out.squared_error(repaired(ridge)) for ridge in RIDGES}
     assert min(errors, key=errors.get) == expected
     assert torch.equal(repaired("auto"), repaired(expected))
 
 
-def test_each_block_runs_whole_once_for_the_dense_stream_and_once_for_the_pruned_one(case):
-    """What repaired attention gives does not change: the repair of its MLP does not run it again."""
+def test_each_block_runs_once_for_the_dense_stream_and_once_for_the_pruned_one(case):
+    """What a repaired block gives follows from what its writer read; one micro-batch more shows in which form."""
     model, layout, _, tokens = case
     plan = Plan.of(layout, {(b.layer, b.axis.name): range(b.units)[1:] for b in layout.blocks()}, 0)
-    runs = dict.fromkeys((block.writer.module for block in layout.blocks()), 0)
+    runs = dict.fromkeys((block.slices[0].module for block in layout.blocks()), 0)
 
     def counted(name):
         def hook(module, arguments, output):
@@ -387,4 +393,4 @@ def test_each_block_runs_whole_once_for_the_dense_stream_and_once_for_the_pruned
     finally:
         for handle in handles:
             handle.remove()
-    assert set(runs.values()) == {2 * len(tokens)}
+    assert set(runs.values()) == {2 * len(tokens) + 1}

@@ -25,7 +25,7 @@ class SlimGPT(Reconstructor[SlimGPTParams]):
 
     Formula: error of a unit: `tr(W_S [(H⁻¹)_SS]⁻¹ W_Sᵀ)`, with `H = X Xᵀ + λI` on the model pruned so far.
     Source: SlimGPT (Ling et al. 2024, arXiv 2412.18110).
-    Cost: two forwards, one Gram matrix and its inverse in fp64, and 2·in² for each removed column.
+    Cost: two forwards, one Gram matrix and its inverse in fp64, and 2·in·out for each removed column.
     When: with the allocator `slimgpt`.
     Notes: It keeps as many units as planned. Attention groups are removed one at a time; channels in batches of half
         of what is still to be removed, within `largest_batch` .. `smallest_batch`. For the kept set, the result

@@ -16,6 +16,7 @@ from hgsp_core.artifacts.surgery import positions
 from hgsp_core.engine.obs import inverse_hessian, removal_errors
 from hgsp_core.model.layout import BlockLayout, SliceLayout
 from hgsp_core.repair.contract import BlockJob, Moments
+from hgsp_core.repair.held_out import HeldOut
 from hgsp_core.testing import jobs
 from hgsp_core.testing.model import sample_layout
 
@@ -28,7 +29,7 @@ def block_job(x, w, units, kept, attention):
     axis = Axis("block", "units", "block", (), cache=("k",) if attention else ())
     block = BlockLayout(0, axis, "block", units, (writer,), ())
     x = torch.from_numpy(x).float()
-    moments = Moments(len(x), x.sum(0), x.T @ x, {}, {})
+    moments = Moments(len(x), x.sum(0), x.T @ x, {})
     return BlockJob(
         block,
         tuple(range(kept)),
@@ -37,7 +38,7 @@ def block_job(x, w, units, kept, attention):
         torch.from_numpy(w).float(),
         None,
         moments,
-        moments,
+        HeldOut([], []),
     )
 
 
