@@ -6,7 +6,7 @@ Every allocator orders the units in its own way, and hands the order (a `Queue`)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import floor
 from typing import Literal
 
@@ -151,13 +151,6 @@ class Queue:
             states=tuple(states),
         )
 
-    def by(self, score: np.ndarray) -> Queue:
-        """The queue in the order of other scores [bundles], which must ascend within each block."""
-        order = np.lexsort((self.after, self.block, score))
-        return replace(
-            self, score=score[order], block=self.block[order], after=self.after[order], cost=self.cost[order]
-        )
-
     def spent(self, gone: np.ndarray) -> np.ndarray:
         """[blocks]: parameters that `gone` removes."""
         spent = gone * self.unit_cost + np.where(gone == self.units, self.fixed_cost, 0)
@@ -165,13 +158,6 @@ class Queue:
             if isinstance(state, Path):
                 spent[i] = state.cost[: gone[i]].sum()
         return spent
-
-    def spent_by(self, block: int, gone: int) -> int:
-        """Parameters that one block loses."""
-        state = self.states[block]
-        if isinstance(state, Path):
-            return int(state.cost[:gone].sum())
-        return int(gone * self.unit_cost[block] + (self.fixed_cost[block] if gone == self.units[block] else 0))
 
     def kept_share(self, gone: np.ndarray) -> np.ndarray:
         """[blocks]: the part of its units, counted by their parameters, that each block keeps."""

@@ -58,16 +58,19 @@ class Decision:
 
 @dataclass(frozen=True)
 class Methods:
-    """The methods of a recipe that decide what stays. One allocator for each iterative step; no prior where none is asked for.
+    """The methods of a recipe that decide what is kept; no prior where the allocator needs none.
 
-    collectors    what they ask to be measured, together;  scale  the one among them that sees how large gradients are, or None
-    needs_tokens  whether any of it needs the calibration tokens
+    allocator     with the parameters of the recipe, `params`;  steps  number of iterative steps
+    collectors    everything that the methods measure;  scale  the one that measures the size of gradients, or None
+    needs_tokens  whether any of this, or the repair, needs the calibration tokens
     """
 
     scorer: Scorer[Any]
     normalizers: Sequence[Normalizer[Any]]
     prior: Prior[Any] | None
-    allocators: Sequence[Allocator[Any]]
+    allocator: Allocator[Any]
+    params: Params
+    steps: int
     collectors: tuple[Collector, ...]
     scale: Collector | None
     needs_tokens: bool
@@ -95,10 +98,10 @@ def decide(
             calibration = calibrate(recipe.calibrate, texts, source, store, reused)
     decided: Decision | None = None
     predicted = 0.0 if scorer.in_nats else None
-    if methods.allocators[0].compares_layers and not scorer.in_nats and not recipe.normalize:
+    if methods.allocator.compares_layers and not scorer.in_nats and not recipe.normalize:
         monitor.say(_incomparable(recipe.score.use))
-    allocators, said = methods.allocators, tuple[str, ...]()
-    for step in range(len(allocators)):
+    params, said = methods.params, tuple[str, ...]()
+    for step in range(1, methods.steps + 1):
         previous = decided.plan if decided else None
         statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, previous)
         with monitor.stage("Plan") as progress:
@@ -109,9 +112,8 @@ def decide(
                 scores = scores.last(previous)
             job = AllocateJob(source.layout, scores, priors, progress, previous)
             if not previous:
-                params, said = sized(recipe.allocate.use, _params(recipe), job, measured if scorer.in_nats else None)
-                allocators = _allocators(recipe, scorer, params)
-            plan = allocators[step](job)
+                params, said = sized(recipe.allocate.use, params, job, measured if scorer.in_nats else None)
+            plan = registry.build(Allocator, recipe.allocate.use, _at_step(params, step, methods.steps))(job)
             if previous and not plan.within(previous):
                 raise PlanError.given_back(recipe.allocate.use)
             if predicted is not None:
@@ -152,16 +154,20 @@ def _far(predicted: float, recipe: Recipe) -> str:
 def methods_of(recipe: Recipe, layout: Layout) -> Methods:
     """The methods that decide what is kept, ready to be called."""
     scorer = recipe.score.build(Scorer)
-    allocators = _allocators(recipe, scorer, _params(recipe))
-    allocators[0].check(layout)
+    params = _params(recipe)
+    steps = _steps(recipe, scorer, params)
+    allocator = registry.build(Allocator, recipe.allocate.use, params)
+    allocator.check(layout)
     normalizers = [use.build(Normalizer) for use in recipe.normalize]
-    prior = recipe.prior.build(Prior) if allocators[0].needs_priors else None
+    prior = recipe.prior.build(Prior) if allocator.needs_priors else None
     collectors = {c.key: c for method in (scorer, prior) if method for c in method.collectors}
     scale = gradient_scale(collectors.values())
     collectors |= {scale.key: scale} if scale else {}
     repaired = bool(recipe.reconstruct.build(Reconstructor).targets)
     needs_tokens = repaired or any(c.needs_tokens for c in collectors.values())
-    return Methods(scorer, normalizers, prior, allocators, tuple(collectors.values()), scale, needs_tokens)
+    return Methods(
+        scorer, normalizers, prior, allocator, params, steps, tuple(collectors.values()), scale, needs_tokens
+    )
 
 
 def normalized(scores: Scores, normalizers: Sequence[Normalizer[Any]], layout: Layout) -> Scores:
@@ -190,14 +196,16 @@ def _params(recipe: Recipe) -> Params:
     return registry.installed().find("allocator", recipe.allocate.use).declared.params(**recipe.allocate.with_)
 
 
-def _allocators(recipe: Recipe, scorer: Scorer[Any], params: Params) -> list[Allocator[Any]]:
-    """One for each iterative step; the ratio grows evenly up to the one asked for."""
-    use, steps, ratio = recipe.allocate.use, recipe.iterative_steps, dict(params).get("ratio")
+def _steps(recipe: Recipe, scorer: Scorer[Any], params: Params) -> int:
+    """Number of iterative steps. Raises PlanError where there are several and the allocator has no ratio."""
+    steps, ratio = recipe.iterative_steps, dict(params).get("ratio")
     if steps == "auto":
-        steps = ceil(ratio / STEP) if scorer.in_nats and ratio else 1
-    if steps == 1:
-        return [registry.build(Allocator, use, params)]
-    if ratio is None:
-        raise PlanError.no_ratio(use)
-    ratios = [ratio * step / steps for step in range(1, steps + 1)]
-    return [registry.build(Allocator, use, params.model_copy(update={"ratio": part})) for part in ratios]
+        return ceil(ratio / STEP) if scorer.in_nats and ratio else 1
+    if steps > 1 and ratio is None:
+        raise PlanError.no_ratio(recipe.allocate.use)
+    return steps
+
+
+def _at_step(params: Params, step: int, steps: int) -> Params:
+    """The parameters of one of the steps, 1 to `steps`: the ratio grows evenly up to the given one."""
+    return params if steps == 1 else params.model_copy(update={"ratio": dict(params)["ratio"] * step / steps})
