@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hgsp_core.engine.batches import Batch, Batches
 from hgsp_core.engine.collectors import Collector
@@ -59,53 +59,74 @@ def head_slopes(
     return scale, list(slopes)
 
 
+#: takes a layer's output gradients back through it: each micro-batch's are replaced by those of what entered the layer, and
+#: the sums get what their collectors see. Returns the layer as `Collector.reduce` sees it
+Through = Callable[[Layer, nn.Module, Batches, Trail, float, list[Tensor], Mapping[Collector, Sums]], Layer]
+
+
 def backward(
     source: Weights,
     batches: Batches,
     trail: Trail,
     scale: float,
-    slopes: list[Tensor],
+    slopes: Sequence[Tensor],
     collectors: Sequence[Collector],
     findings: Findings,
     step: Callable[[], None],
+    through: Through,
 ) -> None:
-    """Bring the slopes back through every layer and collect on the way.
+    """Bring the output gradients back through every layer, the last one first, and collect on the way.
 
     Args:
         trail: what the forward half left; consumed.
         slopes: per micro-batch [batch, seq_len, hidden], `scale` times the gradient of the summed loss by what leaves
             the last layer.
         step: called after each layer.
+        through: `by_weights`, or `by_activations` (`slopes.py`).
     """
     slopes = list(slopes)
     for index, module in source.layers(reversed(range(len(source.layout.layers)))):
-        layer = Layer.of(source.layout.layers[index], module, batches.tokens, batches.predicted)
         scale *= rescale(slopes)
-        gradients = Sums()
         sums = {collector: Sums() for collector in collectors}
-        open_batches = {size: _GradientBatch(size) for c in collectors if (size := c.gradient_batch)}
-        with differentiable(layer.layout, module) as parameters, torch.enable_grad():
-            for b, batch in enumerate(batches):
-                passage = trail.take(index, b, partial(unwatched(module), batch.calls[index]))
-                wanted = [*parameters.values(), passage.before] if index else list(parameters.values())
-                found = torch.autograd.grad(passage.after, wanted, slopes[b])
-                slopes[b] = found[-1]
-                for name, gradient in zip(parameters, found, strict=False):  # the last is of x
-                    gradients.add(name, gradient)
-                for size, part in open_batches.items():
-                    part.add(batch, dict(zip(parameters, found, strict=False)))
-                    if part.samples == size or b == len(batches) - 1:
-                        seen = replace(layer, gradients=part.mean(scale))
-                        for collector in collectors:
-                            if collector.gradient_batch == size:
-                                collector.observe_gradient(seen, sums[collector])
-                        open_batches[size] = _GradientBatch(size)
-        gradients.add_up()
-        layer = replace(layer, gradients=_divided(gradients, scale * batches.predicted))
-        _check_gradients(layer)
+        entered = Layer.of(source.layout.layers[index], module, batches.tokens, batches.predicted)
+        layer = through(entered, module, batches, trail, scale, slopes, sums)
         for collector in collectors:
             findings.add(collector, layer, sums[collector])
         step()
+
+
+def by_weights(
+    layer: Layer,
+    module: nn.Module,
+    batches: Batches,
+    trail: Trail,
+    scale: float,
+    slopes: list[Tensor],
+    sums: Mapping[Collector, Sums],
+) -> Layer:
+    """A `Through` that takes the gradients of the layer's weights as well."""
+    index, gradients = layer.layout.index, Sums()
+    open_batches = {size: _GradientBatch(size) for c in sums if (size := c.gradient_batch)}
+    with differentiable(layer.layout, module) as parameters, torch.enable_grad():
+        for b, batch in enumerate(batches):
+            passage = trail.take(index, b, partial(unwatched(module), batch.calls[index]))
+            wanted = [*parameters.values(), passage.before] if index else list(parameters.values())
+            found = torch.autograd.grad(passage.after, wanted, slopes[b])
+            slopes[b] = found[-1]
+            for name, gradient in zip(parameters, found, strict=False):  # the last is of x
+                gradients.add(name, gradient)
+            for size, part in open_batches.items():
+                part.add(batch, dict(zip(parameters, found, strict=False)))
+                if part.samples == size or b == len(batches) - 1:
+                    seen = replace(layer, gradients=part.mean(scale))
+                    for collector, own in sums.items():
+                        if collector.gradient_batch == size:
+                            collector.observe_gradient(seen, own)
+                    open_batches[size] = _GradientBatch(size)
+    gradients.add_up()
+    layer = replace(layer, gradients=_divided(gradients, scale * batches.predicted))
+    _check_gradients(layer)
+    return layer
 
 
 class _GradientBatch:

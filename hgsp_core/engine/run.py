@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hgsp_core.artifacts import Statistics
-from hgsp_core.engine.backward import backward, loss_slopes
+from hgsp_core.engine.backward import backward, by_weights, loss_slopes
 from hgsp_core.engine.batches import NO_BATCHES, embed
 from hgsp_core.engine.collectors import Collector, Depth, RemovalLoss
 from hgsp_core.engine.errors import SweepError
@@ -25,7 +25,7 @@ from hgsp_core.engine.layer import Layer, Passage
 from hgsp_core.engine.memory import choose_trail, free_bytes
 from hgsp_core.engine.parallel import share
 from hgsp_core.engine.removal import removal_losses, visits
-from hgsp_core.engine.slopes import drawn_slopes, numbers, slopes_backward
+from hgsp_core.engine.slopes import by_activations, drawn_slopes, numbers
 from hgsp_core.engine.sums import Sums
 from hgsp_core.engine.weights import Masked, Resident, Streamed, Weights
 from hgsp_core.model.layout import Layout
@@ -83,17 +83,17 @@ def run_sweep(
         if shallow and not halves:
             forward(source, batches, streams, shallow, findings, None, step)
         for deep in halves:
-            by_weights = deep[0].depth == Depth.BACKWARD
+            of_weights = deep[0].depth == Depth.BACKWARD
             trail = choose_trail(source, batches, streams, memory, say)
-            last = forward(source, batches, streams, shallow, findings, trail, step, by_weights)
+            last = forward(source, batches, streams, shallow, findings, trail, step, of_weights)
             shallow = []  # seen
-            if by_weights:
+            if of_weights:
                 scale, slopes = loss_slopes(source, batches, last)
             else:
                 scale, slopes = drawn_slopes(source, batches, last, share(numbers(tokens.shape), sizes))
             del last
-            way_back = backward if by_weights else slopes_backward
-            way_back(source, batches, trail, scale, slopes, deep, findings, step)
+            through = by_weights if of_weights else by_activations
+            backward(source, batches, trail, scale, slopes, deep, findings, step, through)
         for collector, (batches, streams) in entering.items():
             removal_losses(source, batches, streams, collector, findings, step)
     return findings.statistics()
