@@ -87,7 +87,7 @@ def collapsed(queue: Queue, bounds: Bounds, epsilon: float) -> tuple[np.ndarray,
     refused: dict[int, str] = {}  # layer -> why it cannot go whole
     while True:
         gone = knapsack(queue, bounds, whole)
-        stays = _kept_share(queue, gone)
+        stays = np.bincount(queue.layer, weights=queue.kept_share(gone)) / np.bincount(queue.layer)  # [layers]
         new = False
         for layer in np.argsort(stays, kind="stable").tolist():
             blocks = queue.layer == layer
@@ -107,8 +107,3 @@ def collapsed(queue: Queue, bounds: Bounds, epsilon: float) -> tuple[np.ndarray,
         for layer, reason in sorted(refused.items())
         if 0 < stays[layer] < epsilon
     ]
-
-
-def _kept_share(queue: Queue, gone: np.ndarray) -> np.ndarray:
-    """[layers]: mean over a layer's blocks of kept / of."""
-    return np.bincount(queue.layer, weights=queue.kept_share(gone)) / np.bincount(queue.layer)
