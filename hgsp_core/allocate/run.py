@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from hgsp_core.engine.collectors import Collector
 
 
-#: predicted KL divergence in nats a token from which on a user is warned before anything is cut
+#: predicted KL divergence, in nats per token, above which the user is warned before anything is cut
 FAR = 1.0
-#: the largest ratio that `iterative_steps: auto` removes at once, because prices in nats are local
+#: largest ratio that `iterative_steps: auto` removes in one step, because prices in nats are local
 STEP = 0.25
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Everything up to the plan. `calibration` is None where nothing that was measured needed data.
+    """Everything up to the plan. `calibration` is None if no measurement needed data.
 
-    saved     seconds that it took once to measure what was found in the store
-    measured  the scores of the original model before normalizers;  scales  how large its gradients are in each layer
-    predicted_kl  KL divergence between the original and the pruned model, in nats a token; None where scores do not tell
+    saved     seconds that the measurements found in the store had taken
+    measured  scores of the original model before normalizers;  scales  size of its gradients in each layer
+    predicted_kl  KL divergence between the original and the pruned model, in nats per token; None unless scores are in nats
     """
 
     source: Source
@@ -84,9 +84,9 @@ def decide(
     store: Store,
     needs_calibration: bool = False,
 ) -> Decision:
-    """All that comes before the cut: calibration, statistics, scores, priors, plan.
+    """Everything before the cut: calibration, statistics, scores, priors, plan.
 
-    With `iterative_steps` the last three are repeated, each time on the model that the plan before leaves.
+    With `iterative_steps` all but the calibration is repeated, each time on the model pruned so far.
     """
     methods = methods_of(recipe, source.layout)
     scorer, prior, scale = methods.scorer, methods.prior, methods.scale
@@ -135,7 +135,7 @@ def decide(
 
 
 def _incomparable(scorer: str) -> str:
-    """What to know about a ranking of all layers by scores of any scale."""
+    """Note on ranking all layers by scores of different scales."""
     return (
         f"Scores of '{scorer}' may not be comparable between layers. To keep its order in each block and price the blocks in nats: "
         f"score: {{use: curvature, with: {{order: {scorer}}}}}."
@@ -143,7 +143,7 @@ def _incomparable(scorer: str) -> str:
 
 
 def _far(predicted: float, recipe: Recipe) -> str:
-    """The warning before a model is cut of which little is left."""
+    """Warning of a large predicted KL divergence."""
     return (
         f"Warning: a KL divergence of {predicted:.2f} nats per token is predicted, a perplexity {exp(predicted):.1f} times that "
         f"of the original. Lower allocate.with.ratio ({recipe.allocate.with_.get('ratio', 'its default')}), or train after "
@@ -178,7 +178,7 @@ def normalized(scores: Scores, normalizers: Sequence[Normalizer[Any]], layout: L
 
 
 def replan(decision: Decision) -> Callable[[Recipe], tuple[Scores, Plan]]:
-    """Plans of other recipes from what was measured for this one: nothing is measured, and nothing is written."""
+    """Makes plans of other recipes from the measurements of this one; measures and writes nothing."""
 
     def planned(recipe: Recipe) -> tuple[Scores, Plan]:
         layout = decision.source.layout

@@ -1,6 +1,7 @@
-"""The backward half of a sweep: the layers last to first, each one's weight gradients reduced and freed at once.
+"""The backward half of the pass: from the last layer to the first, gradients are reduced and freed layer by layer.
 
-They exist for one layer at a time, in fp32 and summed over the whole set, and equal those of one `loss.backward()`.
+Weight gradients exist for one layer at a time, in fp32, summed over the calibration set. They equal those of one
+`loss.backward()`.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from hgsp_core.errors import NumericError
 if TYPE_CHECKING:
     from hgsp_core.engine.weights import Weights
 
-#: gradients by logits lie in [-1, 1]; in fp16 most of them would be below its smallest number
+#: gradients with respect to logits are in [-1, 1]; in fp16 most of them would underflow
 FP16_HEAD_SCALE = 2.0**8
 
 
 def loss_slopes(source: Weights, batches: Batches, streams: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
-    """The gradient of the *summed* loss by each stream after the last layer, times the first number.
+    """A scale, and the gradient of the *summed* loss with respect to each stream after the last layer, times that scale.
 
     Raises:
         NumericError: the loss is not finite.
@@ -42,7 +43,7 @@ def loss_slopes(source: Weights, batches: Batches, streams: Sequence[Tensor]) ->
 def head_slopes(
     source: Weights, batches: Batches, streams: Sequence[Tensor], targets: Sequence[Tensor]
 ) -> tuple[float, list[Tensor]]:
-    """The same of -log p of other targets; see `loss_gradient`. targets: per micro-batch [batch, seq_len]."""
+    """As `loss_slopes`, for -log p of other targets (see `loss_gradient`). targets: per micro-batch [batch, seq_len]."""
     architecture = source.layout.architecture
     scale = FP16_HEAD_SCALE if source.dtype == torch.float16 else 1.0
     with source.outside(architecture.norm, architecture.head) as (norm, head):
@@ -79,8 +80,8 @@ def backward(
 
     Args:
         trail: what the forward half left; consumed.
-        slopes: per micro-batch [batch, seq_len, hidden], `scale` times the gradient of the summed loss by what leaves
-            the last layer.
+        slopes: per micro-batch [batch, seq_len, hidden], `scale` times the gradient of the summed loss with respect to
+            the output of the last layer.
         step: called after each layer.
         through: `by_weights`, or `by_activations` (`slopes.py`).
     """
@@ -130,7 +131,7 @@ def by_weights(
 
 
 class _GradientBatch:
-    """The gradient of one batch of samples, as it comes together from micro-batches."""
+    """The gradient of one batch of samples, accumulated over micro-batches."""
 
     def __init__(self, size: int) -> None:
         self.size, self.samples, self._predicted, self._sums = size, 0, 0, Sums()
@@ -152,7 +153,7 @@ def _divided(sums: Sums, by: float) -> Sums:
 
 
 def rescale(slopes: list[Tensor]) -> float:
-    """In fp16, bring the largest slope near 1 by a power of two, which loses no digit; returns that power."""
+    """In fp16, scale the largest output gradient to about 1 by a power of two, which is exact. Returns that power."""
     if slopes[0].dtype != torch.float16:
         return 1.0
     largest = float(torch.stack([slope.abs().max() for slope in slopes]).max())

@@ -1,4 +1,4 @@
-"""The calibration set, cut into micro-batches that know how to go through the model's layers."""
+"""The calibration set as micro-batches, each with the arguments that the layers are called with."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def embed(
     """Cut tokens [samples, seq_len] into micro-batches and look up their embeddings.
 
     Args:
-        batch_size: samples of a micro-batch at the most.
+        batch_size: maximum samples of a micro-batch.
         gradient_batches: sample counts whose multiples no micro-batch may straddle.
 
     Returns:

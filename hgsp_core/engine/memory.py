@@ -1,9 +1,9 @@
-"""Where a sweep keeps what its backward half needs, chosen from what is free.
+"""Where activations are kept for the backward half, chosen by free memory.
 
 graphs   all activations; nothing is run twice            (resident weights only)
 device   the streams between layers, where the model is   (one more forward)
-cpu      the same, in the memory of the host
-disk     the same, in a temporary file
+cpu      the streams, in the memory of the host
+disk     the streams, in a temporary file
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hgsp_core.engine.trail import Boundaries, DiskBoundaries, Graphs, Trail
 if TYPE_CHECKING:
     from hgsp_core.engine.weights import Weights
 
-#: of what is free, the part that the trail may take; the rest is for one layer's gradients and for others
+#: share of free memory for kept activations; the rest is for one layer's gradients and for other programs
 SHARE = 0.7
 _CPU = torch.device("cpu")
 _SAYS = {
@@ -42,10 +42,10 @@ _SAYS = {
 def choose_trail(
     source: Weights, batches: Batches, streams: Sequence[Tensor], memory: str, say: Callable[[str], None]
 ) -> Trail:
-    """The trail that `memory` names, or for "auto" the fastest one that fits; says which, with sizes.
+    """The trail that `memory` names; for "auto" the fastest one that fits. Reports the choice and its size.
 
     Raises:
-        SweepError: it does not fit; names what was needed, what was free and which setting helps.
+        SweepError: it does not fit; names the needed and the free memory, and the setting that helps.
     """
     if memory == "graphs" and not source.stays:
         raise SweepError.graphs_streamed()
@@ -68,7 +68,7 @@ def choose_trail(
 
 
 def free_bytes(device: torch.device) -> int:
-    """What this process may still allocate: of its GPU, or its share of the host, within process and group limits."""
+    """Bytes that this process can still allocate: on its GPU, or its share of the host within its limits and its cgroup's."""
     if device.type == "cuda":
         unused, _ = torch.cuda.mem_get_info(device)
         return unused + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

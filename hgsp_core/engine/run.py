@@ -1,4 +1,4 @@
-"""The sweep: exact statistics of a whole calibration set, one decoder layer at a time (see docs/architecture.md).
+"""The pass over the layers: exact statistics of the calibration set, one decoder layer at a time (docs/architecture.md).
 
 statistics = run_sweep(Resident(model, layout), layout, tokens, [TaylorAbs(), ResidualCosine()])
 statistics[TaylorAbs()][3]["mlp"]  # layer 3, [channels]
@@ -45,14 +45,14 @@ def run_sweep(
     memory: str = "auto",
     say: Callable[[str], None] = log.info,
 ) -> Statistics:
-    """Run the union of the collectors, no deeper than they need.
+    """Measure what all collectors need, in one pass that is as deep as they need.
 
     Args:
-        tokens: [samples, seq_len] int64; not looked at, and may be None, where all collectors see weights only.
-        batch_size: samples of a micro-batch; changes cost, not results.
-        progress: called with the layers visited and to visit.
-        memory: "auto", "graphs", "device", "cpu" or "disk": where a backward half's needs are kept (`memory.py`).
-        say: told which of them "auto" took.
+        tokens: [samples, seq_len] int64; may be None if all collectors see weights only.
+        batch_size: samples of a micro-batch; affects cost, not results.
+        progress: called with the number of layers visited, and to visit in all.
+        memory: "auto", "graphs", "device", "cpu" or "disk": where activations are kept for the backward half (`memory.py`).
+        say: called with what "auto" chose.
 
     Raises:
         NumericError: weights, activations, loss or statistics are not finite; names layer and tensor.

@@ -25,12 +25,12 @@ from hgsp_core.engine.trail import Trail
 if TYPE_CHECKING:
     from hgsp_core.engine.weights import Weights
 
-#: of the numbers that draw tokens from the model: the same text gives the same tokens, in any number of processes
+#: seed of the numbers that draw tokens: a text gives the same tokens, whatever the number of processes
 SEED = 0
 
 
 def numbers(shape: tuple[int, int]) -> np.ndarray:
-    """[samples, seq_len] fp32 in [0, 1): what draws a token at each position of the whole calibration set."""
+    """[samples, seq_len] fp32 in [0, 1): the numbers that draw a token at each position of the calibration set."""
     return np.random.default_rng(SEED).random(shape, np.float32)
 
 

@@ -1,7 +1,7 @@
-"""Normalizers bring the scores of layers, whose gradients differ by 1000 times and more, to one scale.
+"""Normalizers bring the scores of all layers to one scale: gradients of layers differ by factors of 1000 and more.
 
-Each keeps the order of the units inside a block, and changes only the balance between blocks. With `level: layer` the
-order inside a whole layer, attention against MLP, stays too.
+Each keeps the order of units inside a block and changes only the balance between blocks. With `level: layer` the order
+inside a layer, attention against MLP, is kept too.
 """
 
 from __future__ import annotations
