@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hgsp_core.engine.calls import Call, record_calls
-from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.errors import EngineError
 from hgsp_core.engine.findings import is_finite
 from hgsp_core.engine.parallel import share
 from hgsp_core.errors import NumericError
@@ -65,16 +65,16 @@ def embed(
         the batches, and for each the residual stream that enters the first layer [batch, seq_len, hidden].
 
     Raises:
-        SweepError: no samples, samples shorter than two tokens, or a token that the embedding does not have.
+        EngineError: no samples, samples shorter than two tokens, or a token that the embedding does not have.
         NumericError: the embedding is not finite.
     """
     if len(tokens) == 0:
-        raise SweepError.no_tokens()
+        raise EngineError.no_tokens()
     if tokens.shape[1] < 2:
-        raise SweepError.too_short(tokens.shape[1])
+        raise EngineError.too_short(tokens.shape[1])
     rows = source.layout.outside[f"{source.layout.architecture.embed}.weight"][0]
     if tokens.max() >= rows:
-        raise SweepError.unknown_token(int(tokens.max()), rows)
+        raise EngineError.unknown_token(int(tokens.max()), rows)
     common = gcd(*gradient_batches)  # 0 where there are none
     size = max(s for s in range(1, batch_size + 1) if common % s == 0) if common else batch_size
     ids_of_process = torch.from_numpy(np.ascontiguousarray(share(tokens, gradient_batches))).to(source.device)

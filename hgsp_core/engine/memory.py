@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hgsp_core.engine.batches import Batches
-from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.errors import EngineError
 from hgsp_core.engine.layer import differentiable
 from hgsp_core.engine.parallel import processes_here
 from hgsp_core.engine.trail import Boundaries, DiskBoundaries, Graphs, Trail
@@ -45,10 +45,10 @@ def choose_trail(
     """The trail that `memory` names; for "auto" the fastest one that fits. Reports the choice and its size.
 
     Raises:
-        SweepError: it does not fit; names the needed and the free memory, and the setting that helps.
+        EngineError: it does not fit; names the needed and the free memory, and the setting that helps.
     """
     if memory == "graphs" and not source.stays:
-        raise SweepError.graphs_streamed()
+        raise EngineError.graphs_streamed()
     places = {
         "graphs": lambda: (_graph_bytes(source, batches, streams), free_bytes(source.device)),
         "device": lambda: (_stream_bytes(source, streams), free_bytes(source.device)),
@@ -64,7 +64,7 @@ def choose_trail(
         if needed <= SHARE * free:
             say(f"The sweep {_SAYS[name]}: {_gib(needed)} of {_gib(free)} free.")
             return _build(name, source.device)
-    raise SweepError.no_room(name, _gib(needed), _gib(free), SHARE)
+    raise EngineError.no_room(name, _gib(needed), _gib(free), SHARE)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.errors import EngineError
 from hgsp_core.engine.launched import launched
 
 
@@ -52,14 +52,14 @@ def share(tokens: np.ndarray, gradient_batches: Iterable[int] = ()) -> np.ndarra
     """This process's samples of tokens [samples, seq_len]: consecutive ones, in whole gradient batches.
 
     Raises:
-        SweepError: fewer samples (or gradient batches) than processes.
+        EngineError: fewer samples (or gradient batches) than processes.
     """
     if processes() == 1:
         return tokens
     size = lcm(*gradient_batches)
     groups = -(-len(tokens) // size)
     if groups < processes():
-        raise SweepError.too_many_processes(processes(), groups)
+        raise EngineError.too_many_processes(processes(), groups)
     first, last = (groups * r // processes() for r in (rank(), rank() + 1))
     return tokens[first * size : last * size]
 

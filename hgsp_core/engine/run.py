@@ -18,7 +18,7 @@ from hgsp_core.artifacts import Statistics
 from hgsp_core.engine.backward import backward, by_weights, loss_slopes
 from hgsp_core.engine.batches import NO_BATCHES, embed
 from hgsp_core.engine.collectors import Collector, Depth, RemovalLoss
-from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.errors import EngineError
 from hgsp_core.engine.findings import Findings
 from hgsp_core.engine.forward import forward
 from hgsp_core.engine.layer import Layer, Passage
@@ -56,7 +56,7 @@ def run_sweep(
 
     Raises:
         NumericError: weights, activations, loss or statistics are not finite; names layer and tensor.
-        SweepError: no samples, samples too short for a loss, or not enough memory.
+        EngineError: no samples, samples too short for a loss, or not enough memory.
     """
     collectors = list({collector.key: collector for collector in collectors}.values())
     shallow = [c for c in collectors if c.depth <= Depth.FORWARD]
@@ -106,4 +106,4 @@ def _memory_errors(source: Weights) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
-        raise SweepError.out_of_memory(f"{free_bytes(source.device) / 2**30:.2f} GiB", error) from error
+        raise EngineError.out_of_memory(f"{free_bytes(source.device) / 2**30:.2f} GiB", error) from error
