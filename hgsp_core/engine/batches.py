@@ -53,7 +53,7 @@ NO_BATCHES = Batches((), 0, 0)
 
 
 def embed(
-    source: Weights, tokens: np.ndarray, batch_size: int, gradient_batches: Iterable[int] = ()
+    weights: Weights, tokens: np.ndarray, batch_size: int, gradient_batches: Iterable[int] = ()
 ) -> tuple[Batches, list[Tensor]]:
     """Cut tokens [samples, seq_len] into micro-batches and look up their embeddings.
 
@@ -72,19 +72,19 @@ def embed(
         raise EngineError.no_tokens()
     if tokens.shape[1] < 2:
         raise EngineError.too_short(tokens.shape[1])
-    rows = source.layout.outside[f"{source.layout.architecture.embed}.weight"][0]
+    rows = weights.layout.outside[f"{weights.layout.architecture.embed}.weight"][0]
     if tokens.max() >= rows:
         raise EngineError.unknown_token(int(tokens.max()), rows)
     common = gcd(*gradient_batches)  # 0 where there are none
     size = max(s for s in range(1, batch_size + 1) if common % s == 0) if common else batch_size
-    ids_of_process = torch.from_numpy(np.ascontiguousarray(share(tokens, gradient_batches))).to(source.device)
-    architecture = source.layout.architecture
-    layers = [source.model.get_submodule(layer.module) for layer in source.layout.layers]
+    ids_of_process = torch.from_numpy(np.ascontiguousarray(share(tokens, gradient_batches))).to(weights.device)
+    architecture = weights.layout.architecture
+    layers = [weights.model.get_submodule(layer.module) for layer in weights.layout.layers]
     batches, streams = [], []
     calls_of: dict[torch.Size, list[Call]] = {}  # nothing but a batch's shape matters: there is no padding
-    with source.outside(architecture.embed):
+    with weights.outside(architecture.embed):
         for ids in ids_of_process.split(size):
-            stream, calls = record_calls(source.model, layers, ids)
+            stream, calls = record_calls(weights.model, layers, ids)
             batches.append(Batch(ids, calls_of.setdefault(ids.shape, calls)))
             streams.append(stream)
     if not is_finite(*streams):

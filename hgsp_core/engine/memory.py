@@ -40,30 +40,30 @@ _SAYS = {
 
 
 def choose_trail(
-    source: Weights, batches: Batches, streams: Sequence[Tensor], memory: str, say: Callable[[str], None]
+    weights: Weights, batches: Batches, streams: Sequence[Tensor], memory: str, say: Callable[[str], None]
 ) -> Trail:
     """The trail that `memory` names; for "auto" the fastest one that fits. Reports the choice and its size.
 
     Raises:
         EngineError: it does not fit; names the needed and the free memory, and the setting that helps.
     """
-    if memory == "graphs" and not source.stays:
+    if memory == "graphs" and not weights.stays:
         raise EngineError.graphs_streamed()
     places = {
-        "graphs": lambda: (_graph_bytes(source, batches, streams), free_bytes(source.device)),
-        "device": lambda: (_stream_bytes(source, streams), free_bytes(source.device)),
-        "cpu": lambda: (_stream_bytes(source, streams), free_bytes(_CPU)),
-        "disk": lambda: (_stream_bytes(source, streams), shutil.disk_usage(tempfile.gettempdir()).free),
+        "graphs": lambda: (_graph_bytes(weights, batches, streams), free_bytes(weights.device)),
+        "device": lambda: (_stream_bytes(weights, streams), free_bytes(weights.device)),
+        "cpu": lambda: (_stream_bytes(weights, streams), free_bytes(_CPU)),
+        "disk": lambda: (_stream_bytes(weights, streams), shutil.disk_usage(tempfile.gettempdir()).free),
     }
     if memory == "auto":
-        names = [name for name in places if not (name == "graphs" and not source.stays)]
+        names = [name for name in places if not (name == "graphs" and not weights.stays)]
     else:
         names = [memory]
     for name in names:
         needed, free = places[name]()
         if needed <= SHARE * free:
             say(f"The sweep {_SAYS[name]}: {_gib(needed)} of {_gib(free)} free.")
-            return _build(name, source.device)
+            return _build(name, weights.device)
     raise EngineError.no_room(name, _gib(needed), _gib(free), SHARE)
 
 
@@ -91,11 +91,11 @@ def _build(name: str, device: torch.device) -> Trail:
     return Boundaries(device if name == "device" else _CPU)
 
 
-def _stream_bytes(source: Weights, streams: Sequence[Tensor]) -> int:
-    return len(source.layout.layers) * sum(stream.nbytes for stream in streams)
+def _stream_bytes(weights: Weights, streams: Sequence[Tensor]) -> int:
+    return len(weights.layout.layers) * sum(stream.nbytes for stream in streams)
 
 
-def _graph_bytes(source: Weights, batches: Batches, streams: Sequence[Tensor]) -> int:
+def _graph_bytes(weights: Weights, batches: Batches, streams: Sequence[Tensor]) -> int:
     """Bytes that autograd saves for all layers and batches, measured on the first layer and batch."""
     saved: dict[int, int] = {}
 
@@ -104,15 +104,15 @@ def _graph_bytes(source: Weights, batches: Batches, streams: Sequence[Tensor]) -
         return tensor
 
     batch, stream = next(iter(batches)), streams[0].detach().requires_grad_()
-    for index, module in source.layers([0]):
+    for index, module in weights.layers([0]):
         kept = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-        with differentiable(source.layout.layers[index], module), torch.enable_grad(), kept:
+        with differentiable(weights.layout.layers[index], module), torch.enable_grad(), kept:
             output = batch.calls[index](module, stream)
         for parameter in module.parameters():
             saved.pop(parameter.untyped_storage().data_ptr(), None)
     del output  # alive until here, so that no storage was counted under the address of a freed one
     tokens = sum(batch.ids.numel() for batch in batches)
-    return sum(saved.values()) * len(source.layout.layers) * tokens // batch.ids.numel()
+    return sum(saved.values()) * len(weights.layout.layers) * tokens // batch.ids.numel()
 
 
 def _gib(size: float) -> str:

@@ -36,7 +36,7 @@ log = logging.getLogger("hgsp")
 
 
 def run_sweep(
-    source: Weights,
+    weights: Weights,
     layout: Layout,
     tokens: np.ndarray | None,
     collectors: Iterable[Collector],
@@ -66,44 +66,44 @@ def run_sweep(
     tokens = np.empty((0, 0), np.int64) if tokens is None else tokens
     findings = Findings(collectors, len(layout.layers))
 
-    with _memory_errors(source):
-        entering = {c: embed(source, tokens[: c.samples], batch_size) for c in removals}
+    with _memory_errors(weights):
+        entering = {c: embed(weights, tokens[: c.samples], batch_size) for c in removals}
         batches, streams = NO_BATCHES, list[Tensor]()
         sizes = [c.gradient_batch for half in halves for c in half if c.gradient_batch]
         if halves or any(c.needs_tokens for c in shallow):
-            batches, streams = embed(source, tokens, batch_size, sizes)
+            batches, streams = embed(weights, tokens, batch_size, sizes)
 
         passes = max(bool(shallow), len(halves)) + len(halves)
-        total = passes * len(layout.layers) + sum(visits(source, streams) for _, streams in entering.values())
+        total = passes * len(layout.layers) + sum(visits(weights, streams) for _, streams in entering.values())
         done = iter(range(1, total + 1))
 
         def step() -> None:
             progress(next(done), total)
 
         if shallow and not halves:
-            forward(source, batches, streams, shallow, findings, None, step)
+            forward(weights, batches, streams, shallow, findings, None, step)
         for deep in halves:
             of_weights = deep[0].depth == Depth.BACKWARD
-            trail = choose_trail(source, batches, streams, memory, say)
-            last = forward(source, batches, streams, shallow, findings, trail, step, of_weights)
+            trail = choose_trail(weights, batches, streams, memory, say)
+            last = forward(weights, batches, streams, shallow, findings, trail, step, of_weights)
             shallow = []  # seen
             if of_weights:
-                scale, slopes = loss_slopes(source, batches, last)
+                scale, slopes = loss_slopes(weights, batches, last)
             else:
-                scale, slopes = drawn_slopes(source, batches, last, share(numbers(tokens.shape), sizes))
+                scale, slopes = drawn_slopes(weights, batches, last, share(numbers(tokens.shape), sizes))
             del last
             through = by_weights if of_weights else by_activations
-            backward(source, batches, trail, scale, slopes, deep, findings, step, through)
+            backward(weights, batches, trail, scale, slopes, deep, findings, step, through)
         for collector, (batches, streams) in entering.items():
-            removal_losses(source, batches, streams, collector, findings, step)
+            removal_losses(weights, batches, streams, collector, findings, step)
     return findings.statistics()
 
 
 @contextmanager
-def _memory_errors(source: Weights) -> Iterator[None]:
+def _memory_errors(weights: Weights) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
-        raise EngineError.out_of_memory(f"{free_bytes(source.device) / 2**30:.2f} GiB", error) from error
+        raise EngineError.out_of_memory(f"{free_bytes(weights.device) / 2**30:.2f} GiB", error) from error
