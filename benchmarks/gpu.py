@@ -35,7 +35,7 @@ from hgsp_core.artifacts import Plan, Statistics
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.checkpoint.read import tensor_shapes
 from hgsp_core.engine.collectors import TaylorAbs
-from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.errors import EngineError
 from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Resident, Streamed, Weights
 from hgsp_core.repair.least_squares import LeastSquares
@@ -90,7 +90,7 @@ class Bench:
             found = work()
         except OutOfTime:
             row["why_not"] = f"over the limit of {self.limit:.0f} s"
-        except (torch.OutOfMemoryError, SweepError) as error:
+        except (torch.OutOfMemoryError, EngineError) as error:
             row["why_not"] = str(error).splitlines()[0]
         row["seconds"] = self.now() - before
         if self.device.type == "cuda":

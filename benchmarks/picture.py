@@ -2,8 +2,8 @@
 
     python benchmarks/picture.py rows.json OUT.png [--model NAME]
 
-Above: perplexity over that of the dense model, on the kind of text that was calibrated on. Below: KL divergence of the choices from the dense
-model's, mean of the question sets. Both over the share of the layers' parameters that is removed.
+Above: perplexity over that of the dense model, on the kind of text that was calibrated on. Below: KL divergence of the
+choices from the dense model's, mean of the question sets. Both over the share of the layers' parameters that is removed.
 """
 
 from __future__ import annotations

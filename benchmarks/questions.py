@@ -21,12 +21,10 @@ CHOICES = {
     "metric_list": [{"metric": "acc"}],
 }
 #: the choice is the beginning, and the end is the same
-BEGINNINGS = {
-    "output_type": "multiple_choice",
+BEGINNINGS = CHOICES | {
     "doc_to_text": "{{gold}}",
     "doc_to_choice": "{{context_options}}",
     "doc_to_target": "{{continuation}}",
-    "metric_list": [{"metric": "acc"}],
 }
 LAST_WORD = {
     "output_type": "loglikelihood",

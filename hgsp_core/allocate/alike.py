@@ -1,4 +1,4 @@
-"""Plans with one size for all layers that stay, so that the stock class of the family holds the model."""
+"""Plans with the same sizes in every kept layer, so that the stock class of the family loads the model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from hgsp_core.artifacts import Scores
 
 
 def least_lost(queue: Queue, scores: Scores, budget: int, multiple: int, whole: bool) -> np.ndarray:
-    """Units gone [blocks]: of all such plans that use the budget up, the one that takes the units of lowest mean score.
+    """Units removed [blocks]: of all such plans that use the budget, the one whose removed units have the lowest mean score.
 
-    Every number of groups is tried and, where `whole` layers may go, every number of these; channels of the layers that stay
-    make up the rest. Those layers go that hold least of what the plan does not take anyway. Inside a block the lowest-scored
-    units go. Σ score · cost is what a plan loses, as in the knapsack.
+    It tries every number of groups and, if `whole` layers may be removed, every number of layers; channels of the kept
+    layers make up the rest. The removed layers are those with the least score in units that the plan would otherwise keep.
+    Inside a block the lowest-scored units are removed. The score of a plan is Σ score · cost, as in the knapsack.
     """
     starts = np.append(0, np.cumsum(queue.units))
     score = scores.score - min(scores.score.min(), 0)
-    lost = [  # by block: [units + 1], by the number of units that go
+    lost = [  # by block: [units + 1], by the number of removed units
         np.append(0, np.cumsum(score[starts[i] + _ranked(state)])) * queue.unit_cost[i]
         for i, state in enumerate(queue.states)
     ]
@@ -33,7 +33,7 @@ def least_lost(queue: Queue, scores: Scores, budget: int, multiple: int, whole: 
 
     best: tuple[float, ...] = (np.inf,)
     found = np.zeros_like(queue.units)
-    for count in range(len(removable) + (len(removable) < len(layers))):  # a layer stays
+    for count in range(len(removable) + (len(removable) < len(layers))):  # one layer is kept
         for groups in range(most + 1):
             gone = cut_alike(queue, removable[:count], groups, budget, multiple)
             if gone is None:
@@ -52,15 +52,15 @@ def least_lost(queue: Queue, scores: Scores, budget: int, multiple: int, whole: 
 
 
 def _ranked(state: Ranked | Path) -> np.ndarray:
-    """The order in which the units of a block go. [units]."""
-    assert isinstance(state, Ranked)  # recipes do not let single query heads go here
+    """The order in which the units of a block are removed. [units]."""
+    assert isinstance(state, Ranked)  # recipes do not allow single query heads here
     return state.order
 
 
 def cut_alike(queue: Queue, whole: np.ndarray, groups: int, budget: int, multiple: int) -> np.ndarray | None:
-    """Units gone [blocks]: these layers whole, `groups` of attention in each of the others, and channels for the rest.
+    """Units removed [blocks]: these layers entirely, `groups` of attention in each of the others, and channels for the rest.
 
-    None: the budget does not pay for the layers and groups.
+    None: the budget does not allow the layers and groups.
     """
     leaves = np.isin(queue.layer, whole)
     gone = np.where(leaves, queue.units, np.where(queue.attention, groups, 0))
@@ -75,7 +75,7 @@ def cut_alike(queue: Queue, whole: np.ndarray, groups: int, budget: int, multipl
 
 
 def _as_all(queue: Queue, gone: np.ndarray) -> np.ndarray:
-    """[blocks]: what goes, as if every layer lost what the layers that stay lose."""
+    """[blocks]: `gone`, with the numbers of the kept layers in every layer."""
     empty = np.bincount(queue.layer, weights=queue.units - gone) == 0
     one = gone[queue.layer == int(np.argmin(empty))]
     return np.tile(one, len(empty))

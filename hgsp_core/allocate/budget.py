@@ -1,12 +1,12 @@
-"""The one knapsack: units leave in ascending order of score, as long as the budget of parameters pays for them.
+"""The knapsack: units are removed in ascending order of score, as long as the budget of parameters allows.
 
-Every allocator orders the units in its own way, and hands the order (a `Queue`) to `fill`.
+Each allocator orders the units in its own way and passes the order (a `Queue`) to `fill`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import floor
 from typing import Literal
 
@@ -22,7 +22,7 @@ from hgsp_core.plugin.method import Params
 
 
 class RatioParams(Params):
-    """How much is to go."""
+    """How much to remove."""
 
     ratio: float = Field(0.2, gt=0, lt=1, description="share of the parameters to remove, 0..1; never exceeded")
     of: Literal["total", "layers"] = Field(
@@ -33,13 +33,13 @@ class RatioParams(Params):
         return layout.parameters if self.of == "total" else layout.layer_parameters
 
     def budget(self, layout: Layout) -> int:
-        """Parameters to remove at the most."""
+        """Maximum number of parameters to remove."""
         return floor(self.ratio * self.denominator(layout))
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A block whose units go one by one. order [units]: their indices, in the order in which they go."""
+    """A block whose units are removed one by one. order [units]: their indices, in the order of removal."""
 
     order: np.ndarray
 
@@ -63,16 +63,16 @@ def _bundles(block: BlockLayout, score: np.ndarray, multiple: int) -> tuple[np.n
 
 @dataclass(frozen=True)
 class Queue:
-    """The units of a model in the order in which they go, in bundles that go together (mostly of one unit).
+    """The units of a model in the order of removal, in bundles that are removed together (mostly of one unit).
 
-    A block's units go lowest first, so a state of the model is one number per block: `gone` [blocks], units removed. Where
-    single query heads may go, it counts the steps of the block's path instead (`heads.py`).
+    A block's units are removed lowest first, so a state of the model is one number per block: `gone` [blocks], units
+    removed. If single query heads can be removed, it counts the steps of the block's path instead (`heads.py`).
 
-    Columns, each [bundles]: `score` (ascending), `block` (position in `layout.blocks()`), `after` (what of that block is gone
-    once this bundle is), `cost` (parameters; the bundle that empties a block also costs the block's fixed parameters).
+    Columns, each [bundles]: `score` (ascending), `block` (position in `layout.blocks()`), `after` (`gone` of that block
+    after this bundle), `cost` (parameters; the bundle that empties a block also costs the block's fixed parameters).
     Columns, each [blocks]: `layer`, `attention` (bool), `units` (`gone` of an empty block), `unit_cost`, `fixed_cost`,
-    `floor` (units that stay).
-    `states`, one per block: what stays, by `gone`.
+    `floor` (minimum units to keep).
+    `states`, one per block: what is kept, by `gone`.
     """
 
     score: np.ndarray
@@ -94,15 +94,15 @@ class Queue:
         """Order by score, ascending; equal scores by layer, axis, importance (which a gate of zero hides) and index.
 
         A bundle is `channel_multiple` channels of one block, scored by their mean; a block's first bundle is the
-        remainder, so that what is kept is a multiple. The best-scored unit of each axis always stays: a model without
-        any attention or any MLP is none.
+        remainder, so that what is kept is a multiple. The best-scored unit of each axis is always kept: a
+        model needs attention and an MLP.
 
         Args:
-            floors: [blocks], units that must stay.
-            query_heads: single query heads may go, too.
+            floors: [blocks], minimum units to keep.
+            query_heads: whether single query heads can be removed.
 
         Raises:
-            PlanError: a score is not finite; the scores say nothing about query heads.
+            PlanError: a score is not finite; the scores have none for query heads.
         """
         if not np.isfinite(scores.score).all():
             worst = int(np.flatnonzero(~np.isfinite(scores.score))[0])
@@ -151,13 +151,6 @@ class Queue:
             states=tuple(states),
         )
 
-    def by(self, score: np.ndarray) -> Queue:
-        """The queue in the order of other scores [bundles], which must ascend within each block."""
-        order = np.lexsort((self.after, self.block, score))
-        return replace(
-            self, score=score[order], block=self.block[order], after=self.after[order], cost=self.cost[order]
-        )
-
     def spent(self, gone: np.ndarray) -> np.ndarray:
         """[blocks]: parameters that `gone` removes."""
         spent = gone * self.unit_cost + np.where(gone == self.units, self.fixed_cost, 0)
@@ -166,26 +159,19 @@ class Queue:
                 spent[i] = state.cost[: gone[i]].sum()
         return spent
 
-    def spent_by(self, block: int, gone: int) -> int:
-        """Parameters that one block loses."""
-        state = self.states[block]
-        if isinstance(state, Path):
-            return int(state.cost[:gone].sum())
-        return int(gone * self.unit_cost[block] + (self.fixed_cost[block] if gone == self.units[block] else 0))
-
     def kept_share(self, gone: np.ndarray) -> np.ndarray:
-        """[blocks]: the part of its units, counted by their parameters, that each block keeps."""
+        """[blocks]: kept share of the parameters of each block's units."""
         whole = self.spent(self.units) - self.fixed_cost
         return 1 - (self.spent(gone) - np.where(gone == self.units, self.fixed_cost, 0)) / whole
 
     def removable(self) -> np.ndarray:
-        """[blocks]: parameters that the floors leave to remove."""
+        """[blocks]: parameters that the floors allow to remove."""
         gone = np.zeros_like(self.units)
         np.maximum.at(gone, self.block, self.after)
         return self.spent(gone)
 
     def plan(self, layout: Layout, gone: np.ndarray, budget: int, notes: Sequence[str]) -> Plan:
-        """What stays when `gone` went."""
+        """The plan that removes `gone` [blocks]."""
         kept: dict[tuple[int, str], Iterable[int]] = {}
         heads: dict[tuple[int, str], Mapping[int, Sequence[int]]] = {}
         for block, state, n in zip(layout.blocks(), self.states, gone.tolist(), strict=True):
@@ -201,7 +187,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Capacity:
-    """Parameters that groups of blocks may lose together. `group` [blocks] int, `limit` [groups]."""
+    """Limits on the parameters removed from groups of blocks. `group` [blocks] int, `limit` [groups]."""
 
     group: np.ndarray
     limit: np.ndarray
@@ -219,15 +205,15 @@ class Capacity:
         return cls(queue.attention.astype(np.int16), np.array([mlp, attention]))
 
     def room(self, spent: np.ndarray) -> np.ndarray:
-        """[groups]: what is left of the limit. spent [blocks]."""
+        """[groups]: the rest of the limit. spent [blocks]."""
         return self.limit - np.bincount(self.group, weights=spent, minlength=len(self.limit)).astype(np.int64)
 
 
 def fill(queue: Queue, gone: np.ndarray, capacities: Sequence[Capacity]) -> np.ndarray:
-    """Go on from `gone` [blocks]: take each bundle in turn if every capacity still pays for it, else leave it.
+    """Continue from `gone` [blocks]: remove each bundle in turn if every capacity allows it, else skip it.
 
-    This is the loop over single bundles, done in strides: the longest run that fits is taken at once; then everything
-    that no longer fits by itself is dropped, with what comes after it in its block. It is for good, as room only shrinks.
+    The result is that of a loop over single bundles, but the longest run that fits is removed at once. Then every bundle
+    that no longer fits by itself is dropped, with the later ones of its block: capacities only shrink.
     """
     gone = gone.copy()
     live = np.flatnonzero(queue.after > gone[queue.block])
@@ -264,21 +250,21 @@ def _running_sum(group: np.ndarray, value: np.ndarray) -> np.ndarray:
     return result
 
 
-#: budget -> units gone [blocks], and what there is to say about them
+#: budget -> units removed [blocks], and notes
 Solve = Callable[[int], tuple[np.ndarray, Sequence[str]]]
 
 
 def plan_within(
     layout: Layout, queue: Queue, params: RatioParams, solve: Solve, limits: Sequence[str], coarse: int = 0
 ) -> Plan:
-    """The plan that `solve` finds for the ratio asked for.
+    """The plan that `solve` finds for the requested ratio.
 
     Args:
-        limits: recipe keys of what may hold the budget back, for messages.
-        coarse: parameters that `solve` takes at a time, where that is more than one bundle.
+        limits: recipe keys that may prevent the ratio, for messages.
+        coarse: parameters that `solve` removes at a time, if more than one bundle.
 
     Raises:
-        PlanError: the limits leave less than the ratio asks for, by more than goes at a time.
+        PlanError: the limits do not allow the ratio, and fall short of it by more than is removed at a time.
     """
     budget = params.budget(layout)
     coarse = max(coarse, queue.cost.max(initial=0))

@@ -1,4 +1,4 @@
-"""Which units stay: what an allocator is given and gives."""
+"""Which units are kept: the job and the contract of allocators."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class AllocateJob:
     """Everything an allocation may depend on.
 
-    priors    None where the allocator's `needs_priors` is False
-    progress  (done, total) may be called
-    before    what the step before of `iterative_steps` left: what it removed has to go again. Its units have the least
-              scores, so an allocator that goes by these need not look
+    priors    None if the allocator's `needs_priors` is False
+    progress  may be called with (done, total)
+    before    plan of the previous step of `iterative_steps`: what it removed must be removed again. Those units have the
+              lowest scores, so an allocator that removes the lowest scores need not read it
     """
 
     layout: Layout
@@ -34,8 +34,8 @@ class AllocateJob:
 class Allocator(Implementation[P]):
     """Which units are kept.
 
-    needs_priors     whether priors are to be computed at all
-    compares_layers  whether scores must be comparable between layers: the user is told of scores that may not be
+    needs_priors     whether priors are computed
+    compares_layers  whether scores must be comparable between layers; if they may not be, the user gets a note
     """
 
     kind: ClassVar[str] = "allocator"
@@ -43,7 +43,7 @@ class Allocator(Implementation[P]):
     compares_layers: bool = False
 
     def scores(self, job: AllocateJob) -> Scores:
-        """The scores that a plan is to remove least of; an allocator that changes those of the job, as a gate does, says so here."""
+        """The scores whose removed sum should be small: those of the job, unless the allocator changes them, as a gate does."""
         return job.scores
 
     def check(self, layout: Layout) -> None:

@@ -39,7 +39,7 @@ class Depth(Allocator[DepthParams]):
         least_first = np.argsort(finite_layer_priors(job.priors), kind="stable")
         order = least_first[prunable[least_first]]
         if len(order) == len(cost):
-            order = order[:-1]  # one layer stays
+            order = order[:-1]  # one layer is kept
         limits = in_force(p)
 
         if p.n_remove_layers is not None:

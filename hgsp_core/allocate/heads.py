@@ -1,9 +1,9 @@
-"""Attention in finer steps than whole groups: every group of a layer gives up its least important query head.
+"""Attention in finer steps than whole groups: one step removes the least important query head of every group of a layer.
 
-All groups of a layer keep as many query heads, so it stays a layer of grouped-query attention, with fewer heads for each
-KV head. What a head is worth beside a group is decided here, once for each layer: from all of the layer to nothing, the
-next step is always the cheaper one, by importance over parameters, of (a) the least important group that is left, with
-the heads that it still has, and (b) one query head of every group that is left.
+All groups of a layer keep the same number of query heads, so it remains grouped-query attention, with fewer query heads per
+KV head. Heads and groups are compared here, once per layer. On the path from the whole layer to nothing, each step is the
+cheaper one, by importance over parameters, of (a) removing the least important remaining group, with its remaining heads,
+and (b) removing one query head of every remaining group.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from hgsp_core.model.layout import BlockLayout
 
 @dataclass(frozen=True)
 class Path:
-    """The steps from a whole block to nothing. score, cost [steps]: of what each step removes, ascending scores.
+    """The steps from a whole block to nothing. score, cost [steps]: of what each step removes, scores ascending.
 
-    states [steps]: what each step leaves, group -> its query heads, most important first.
+    states [steps]: what is kept after each step, group -> its query heads, most important first.
     """
 
     score: np.ndarray
@@ -37,11 +37,11 @@ def head_path(block: BlockLayout, score: np.ndarray, shares: np.ndarray) -> Path
 
     Args:
         score: [units], importance over parameters of each group.
-        shares: [units, heads], the part of a group's importance that is each query head's.
+        shares: [units, heads], share of each query head in the importance of its group.
     """
     mass = score * block.unit_cost  # [units]
     heads = mass[:, None] * shares  # [units, heads]
-    rest = mass - heads.sum(1)  # what goes only with the whole group: its key and value
+    rest = mass - heads.sum(1)  # removed only with the whole group: its key and value
     order = np.argsort(-heads, axis=1, kind="stable")  # [units, heads], most important first
     heads = np.take_along_axis(heads, order, axis=1)
     stays, h = list(range(block.units)), block.heads

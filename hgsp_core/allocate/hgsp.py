@@ -63,8 +63,8 @@ def gated(scores: Scores, priors: Priors, temperature: float, tau: float | str) 
     """S ← S · Bᵀ, with B = ln(1 + prior).
 
     The prior is that of the unit's layer l where prior_l < τ (layer-dominant), else that of its block, or of the layer
-    where the block's was not measured. Priors under 0 (the loss falls without the layer) count as 0. Scores under 0
-    (a normalizer made them) are all shifted up to 0 first, as a large B would otherwise send them first.
+    where the block's was not measured. Negative priors (the loss falls without the layer) count as 0. If scores are
+    negative (after a normalizer), all are first shifted up to 0; otherwise a large B would remove those units first.
     """
     layer = np.maximum(finite_layer_priors(priors), 0)  # [layers]
     unmeasured = np.full_like(layer, np.nan)
@@ -78,16 +78,17 @@ def gated(scores: Scores, priors: Priors, temperature: float, tau: float | str) 
 
 
 def collapsed(queue: Queue, bounds: Bounds, epsilon: float) -> tuple[np.ndarray, list[str]]:
-    """Knapsack and collapse: units gone [blocks], and notes on the layers that could not go whole.
+    """Knapsack and collapse: units removed [blocks], and notes on the layers that could not be removed entirely.
 
-    A layer of which less than ε stays goes whole, thinnest first, and the knapsack runs again over the other layers
-    with the budget that is left, so the best-scored units removed there come back. Until no further layer collapses.
+    A layer whose kept share is below ε is removed entirely, the smallest share first. The knapsack then runs again over the
+    other layers with the rest of the budget, so that their best-scored removed units are kept. This repeats until no further
+    layer collapses.
     """
-    whole = np.zeros_like(queue.units)  # units of the layers that go whole [blocks]
-    refused: dict[int, str] = {}  # layer -> why it cannot go whole
+    whole = np.zeros_like(queue.units)  # units of the layers that are removed entirely [blocks]
+    refused: dict[int, str] = {}  # layer -> why it cannot be removed entirely
     while True:
         gone = knapsack(queue, bounds, whole)
-        stays = _kept_share(queue, gone)
+        stays = np.bincount(queue.layer, weights=queue.kept_share(gone)) / np.bincount(queue.layer)  # [layers]
         new = False
         for layer in np.argsort(stays, kind="stable").tolist():
             blocks = queue.layer == layer
@@ -107,8 +108,3 @@ def collapsed(queue: Queue, bounds: Bounds, epsilon: float) -> tuple[np.ndarray,
         for layer, reason in sorted(refused.items())
         if 0 < stays[layer] < epsilon
     ]
-
-
-def _kept_share(queue: Queue, gone: np.ndarray) -> np.ndarray:
-    """[layers]: mean over a layer's blocks of kept / of."""
-    return np.bincount(queue.layer, weights=queue.kept_share(gone)) / np.bincount(queue.layer)

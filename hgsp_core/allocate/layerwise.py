@@ -97,13 +97,13 @@ class Layerwise(Allocator[LayerwiseParams]):
 
 
 def layer_rates(params: LayerwiseParams, layout: Layout, priors: Priors | None) -> np.ndarray:
-    """[layers]: share of its parameters that each layer is to lose.
+    """[layers]: the rate of each layer, a share of its parameters.
 
-    Together they are the budget, as far as the limits allow. While a layer's rate is below the least effective one, the
-    lowest of them becomes 0 (of equal ones that of the highest prior), and the others share what it leaves.
+    Together the rates use the budget, as far as the limits allow. While a rate is below the least effective one, the lowest
+    rate becomes 0 (of equal rates that of the highest prior), and its share moves to the other layers.
 
     Raises:
-        PlanError: the minimum rates of the layers are together more than the ratio.
+        PlanError: the minimum rates of the layers together are more than the ratio.
     """
     p, limits = params, params.limits
     cost = np.array([layer.cost for layer in layout.layers])

@@ -1,4 +1,4 @@
-"""The limits that a recipe can set on an allocation: which layers may lose units, and how many."""
+"""The limits that a recipe can set on an allocation: which layers are pruned, and by how much."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hgsp_core.plugin.method import Params
 
 
 class LayerRange(Params):
-    """A half-open range of layers; the others stay whole."""
+    """A half-open range of layers; the others are not pruned."""
 
     layer_start: int = Field(0, ge=0, description="start of the range (inclusive); layers count from 0")
     layer_end: int | None = Field(None, ge=1, description="end of the range (exclusive); null = all layers")
@@ -28,7 +28,7 @@ class LayerRange(Params):
 
 
 class LayerLimits(LayerRange):
-    """Which layers stay whole."""
+    """Which layers are not pruned."""
 
     freeze_first: int = Field(0, ge=0, description="number of first layers that are not pruned")
     freeze_last: int = Field(0, ge=0, description="number of last layers that are not pruned")
@@ -50,12 +50,12 @@ class SizeLimits(Params):
 
     @property
     def multiple(self) -> int:
-        """The number that an allocator goes by; `auto` is replaced by one before where it matters (`multiple.py`)."""
+        """The number that allocators use; where `auto` matters, a number has replaced it (`multiple.py`)."""
         return 1 if self.channel_multiple == "auto" else self.channel_multiple
 
 
 class RateLimits(LayerLimits, SizeLimits):
-    """How much of a layer may go."""
+    """How much of a layer may be removed."""
 
     layer_min_rate: float = Field(0.0, ge=0, le=1, description="minimum rate of each layer, 0..1, to within one unit")
     layer_max_rate: float = Field(
@@ -91,7 +91,7 @@ class ShareLimits(Params):
 
     @property
     def attention_share(self) -> float | None:
-        """Share of the budget, 0..1, that attention has; None = no shares."""
+        """Share of the budget for attention, 0..1; None = one shared budget."""
         if self.pruning_distribution is None:
             return None
         attention, mlp = (float(part) for part in self.pruning_distribution.split(":"))
@@ -103,7 +103,7 @@ class Limits(RateLimits, ShareLimits):
 
 
 def mixes_tokens(block: BlockLayout) -> bool:
-    """Attention is the block that keeps something of past tokens; the others are MLPs."""
+    """Whether the block is attention, which caches past tokens; other blocks are MLPs."""
     return bool(block.axis.cache)
 
 
@@ -111,7 +111,7 @@ def in_range(layers: LayerRange, layout: Layout, place: str) -> np.ndarray:
     """[layers] bool: inside the range.
 
     Raises:
-        PlanError: the range leaves the model; `place` is its recipe key.
+        PlanError: the model has fewer layers; `place` is the recipe key of the range.
     """
     count = len(layout.layers)
     end = count if layers.layer_end is None else layers.layer_end
@@ -122,7 +122,7 @@ def in_range(layers: LayerRange, layout: Layout, place: str) -> np.ndarray:
 
 
 def prunable_layers(limits: LayerLimits, layout: Layout, priors: Priors | None) -> np.ndarray:
-    """[layers] bool: may lose units at all."""
+    """[layers] bool: whether the layer may be pruned."""
     prunable = in_range(limits, layout, "allocate.with.limits")
     prunable[: limits.freeze_first] = False
     prunable[max(0, len(prunable) - limits.freeze_last) :] = False
@@ -146,7 +146,7 @@ def finite_layer_priors(priors: Priors | None) -> np.ndarray:
 
 
 def floors(limits: SizeLimits, layout: Layout, prunable: np.ndarray) -> np.ndarray:
-    """[blocks]: units that must stay. prunable [blocks] bool; a block that is not prunable keeps all."""
+    """[blocks]: minimum units to keep. prunable [blocks] bool; a block that is not prunable keeps all units."""
     blocks = layout.blocks()
     units = np.array([block.units for block in blocks])
     least = np.array([limits.min_heads if mixes_tokens(block) else limits.min_channels for block in blocks])

@@ -1,7 +1,7 @@
-"""`channel_multiple: auto`: MLP sizes that matrix kernels like, where they cost the plan next to nothing.
+"""`channel_multiple: auto`: MLP sizes that suit matrix kernels, where they cost the plan almost nothing.
 
 A GPU multiplies matrices in tiles: 1,003 channels take the time of 1,024, and sizes that are no multiple of 8 are slow.
-Allocators see a number: the choice is made here, before one of them is called.
+Allocators get a number, which is chosen here before they are called.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from hgsp_core.artifacts.errors import PlanError
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.method import Params
 
-#: tried in this order; the last one is taken whatever it costs
+#: tried in this order; the last one is used whatever it costs
 MULTIPLES = (128, 64, 32, 16, 8)
 #: MLPs of fewer channels are small enough for any size
 WIDE = 1024
-#: what a multiple may cost: share of the KL divergence or of the scores, and of the removed parameters
+#: tolerated cost of a multiple, as a share of the KL divergence or of the scores, and of the removed parameters
 TOLERATED = 0.01
 
 
 def sized(use: str, params: Params, job: AllocateJob, nats: Scores | None) -> tuple[Params, tuple[str, ...]]:
     """The parameters of the allocator `use` with a number in place of `auto`, and the note on it.
 
-    A plan in multiples often removes a little less, which is cheaper by itself. So it is compared with the plan of single
-    channels that removes as much.
+    A plan in multiples often removes slightly less, which is cheaper by itself. So it is compared with the plan of single
+    channels that removes the same number of parameters.
 
     Args:
-        nats: scores of which a plan loses the predicted KL divergence; None = what counts are the allocator's own scores.
+        nats: scores in nats, by which plans are compared; None = the allocator's own scores.
     """
     layout = job.layout
     widest = max((block.units for block in layout.blocks() if not mixes_tokens(block)), default=0)
@@ -48,7 +48,7 @@ def sized(use: str, params: Params, job: AllocateJob, nats: Scores | None) -> tu
         return registry.build(Allocator, use, wanted)(job)
 
     def price(multiple: int) -> tuple[bool, str]:
-        """Whether it costs next to nothing, and what it costs."""
+        """Whether the cost is tolerated, and the cost in words."""
         try:
             plan = planned(multiple)
             removed = plan.removed(layout)
@@ -78,7 +78,7 @@ def weighed(scores: Scores) -> Scores:
 
 
 def numbered(params: Params, multiple: int) -> Params:
-    """The same parameters with this number wherever their limits have `auto`."""
+    """The parameters with this number in place of every `auto`."""
     changed: dict[str, object] = {
         name: numbered(value, multiple) for name, value in params if isinstance(value, Params)
     }

@@ -1,4 +1,4 @@
-"""One ranking of the units of all layers: the lowest scores go, whatever layer they are in."""
+"""One ranking of the units of all layers: those with the lowest scores are removed, in any layer."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Ranking(Allocator[G]):
         return plan_within(layout, queue, p, taken, in_force(p))
 
     def take(self, queue: Queue, bounds: Bounds) -> tuple[np.ndarray, list[str]]:
-        """Units gone [blocks], and notes."""
+        """Units removed [blocks], and notes."""
         return knapsack(queue, bounds, np.zeros_like(queue.units)), []
 
 
@@ -97,7 +97,7 @@ class Global(Ranking[GlobalParams]):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one allocation must hold, in parameters: `capacities`, and the least that each layer loses [layers]."""
+    """Limits of one allocation, in parameters: `capacities`, and the minimum to remove from each layer [layers]."""
 
     budget: int
     capacities: tuple[Capacity, ...]
@@ -116,14 +116,14 @@ class Bounds:
         return cls(budget, tuple(capacities), layer_min, share is not None)
 
     def allow(self, queue: Queue, gone: np.ndarray) -> bool:
-        """Whether everything in `gone` can be paid, and the layers that it leaves alone can still lose their least."""
+        """Whether the limits allow to remove `gone` and the budget then still covers the minimum of the other layers."""
         spent = queue.spent(gone)
         owed = np.delete(self.layer_min, queue.layer[gone > 0])
         return spent.sum() + owed.sum() <= self.budget and all((c.room(spent) >= 0).all() for c in self.capacities)
 
 
 def knapsack(queue: Queue, bounds: Bounds, gone: np.ndarray) -> np.ndarray:
-    """Go on from `gone` [blocks]: first what the layers lose at the least, then attention's share, then the rest."""
+    """Continue from `gone` [blocks]: first the minimum of each layer, then attention's share, then the rest."""
     if bounds.layer_min.any():
         gone = fill(queue, gone, [*bounds.capacities, Capacity.layers(queue, bounds.layer_min)])
     if bounds.attention_first:
@@ -133,10 +133,10 @@ def knapsack(queue: Queue, bounds: Bounds, gone: np.ndarray) -> np.ndarray:
 
 
 def _layer_min(params: GlobalParams, layout: Layout, queue: Queue) -> np.ndarray:
-    """[layers]: parameters that each layer loses at the least, as far as the other limits let it.
+    """[layers]: minimum number of parameters to remove from each layer, as far as the other limits allow.
 
     Raises:
-        PlanError: together that is more than the ratio.
+        PlanError: the minimums together are more than the ratio.
     """
     cost = np.array([layer.cost for layer in layout.layers])
     removable = np.bincount(queue.layer, weights=queue.removable()).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Allocations by rate: from the share that a layer is to lose to whole groups and channels."""
+"""Allocations by rate: from the rate of each layer to numbers of groups and channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hgsp_core.model.layout import Layout
 def scaled_rates(weight: np.ndarray, cost: np.ndarray, budget: int, low: float, high: float) -> np.ndarray:
     """[layers]: clip(s · weight, low, high) with the s for which Σ rate · cost is the budget.
 
-    The sum grows with s, so bisection finds it; where even the largest is below the budget, that one is returned.
+    The sum grows with s, so s is found by bisection; if even `high` everywhere is below the budget, that is returned.
     """
     if not weight.any():
         return np.full(len(weight), low)
@@ -28,9 +28,9 @@ def scaled_rates(weight: np.ndarray, cost: np.ndarray, budget: int, low: float, 
 
 
 def rates_of_blocks(layout: Layout, rates: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Units that attention loses [blocks] (0 for MLPs), and the rate of each block [blocks].
+    """Units to remove from attention [blocks] (0 for MLPs), and the rate of each block [blocks].
 
-    rates [layers], floor [blocks]. The MLP's rate makes up for what the rounding of the groups takes or leaves.
+    rates [layers], floor [blocks]. The MLP's rate compensates for the rounding of the groups.
     """
     blocks = layout.blocks()
     layer = np.array([block.layer for block in blocks])
@@ -49,9 +49,9 @@ def rates_of_blocks(layout: Layout, rates: np.ndarray, floor: np.ndarray) -> tup
 
 
 def queue_by_rate(layout: Layout, scores: Scores, rates: np.ndarray, floor: np.ndarray, multiple: int) -> Queue:
-    """Units ordered so that every block has lost the same part of its rate at any time: (rank + 1) / (units · rate).
+    """Units ordered so that every block has reached the same share of its rate at any time: (rank + 1) / (units · rate).
 
-    rates [blocks], above 0 where the floor lets units go.
+    rates [blocks], above 0 where the floor allows removal.
     """
     block_of = scores.layer * len(scores.axes) + scores.axis  # [units]
     by_block = np.lexsort((scores.index, scores.importance, scores.score, block_of))
@@ -63,7 +63,7 @@ def queue_by_rate(layout: Layout, scores: Scores, rates: np.ndarray, floor: np.n
 
 
 def fill_channels(queue: Queue, gone: np.ndarray, capacities: list[Capacity]) -> np.ndarray:
-    """Go on from `gone` [blocks] with channels, and with groups only where no further bundle of channels fits."""
+    """Continue from `gone` [blocks] with channels, and with groups only if no further bundle of channels fits."""
     attention = int(queue.spent(gone)[queue.attention].sum())
     mlp = int(queue.spent(queue.units)[~queue.attention].sum())
     gone = fill(queue, gone, [*capacities, Capacity.kinds(queue, attention, mlp)])
@@ -71,9 +71,9 @@ def fill_channels(queue: Queue, gone: np.ndarray, capacities: list[Capacity]) ->
 
 
 def fill_shares(queue: Queue, share: float, budget: int, capacities: list[Capacity]) -> np.ndarray:
-    """Units gone [blocks]: attention's share of the budget in whole groups, then channels for what is left.
+    """Units removed [blocks]: groups for attention's share of the budget, then channels for the rest.
 
-    Where the share is 1 no channel goes.
+    With a share of 1 no channel is removed.
     """
     attention = int(share * budget)
     gone = fill(queue, np.zeros_like(queue.units), [*capacities, Capacity.kinds(queue, attention, 0)])

@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from hgsp_core.engine.collectors import Collector
 
 
-#: predicted KL divergence in nats a token from which on a user is warned before anything is cut
+#: predicted KL divergence, in nats per token, above which the user is warned before anything is cut
 FAR = 1.0
-#: the largest ratio that `iterative_steps: auto` removes at once, because prices in nats are local
+#: largest ratio that `iterative_steps: auto` removes in one step, because prices in nats are local
 STEP = 0.25
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Everything up to the plan. `calibration` is None where nothing that was measured needed data.
+    """Everything up to the plan. `calibration` is None if no measurement needed data.
 
-    saved     seconds that it took once to measure what was found in the store
-    measured  the scores of the original model before normalizers;  scales  how large its gradients are in each layer
-    predicted_kl  KL divergence between the original and the pruned model, in nats a token; None where scores do not tell
+    saved     seconds that the measurements found in the store had taken
+    measured  scores of the original model before normalizers;  scales  size of its gradients in each layer
+    predicted_kl  KL divergence between the original and the pruned model, in nats per token; None unless scores are in nats
     """
 
     source: Source
@@ -58,16 +58,19 @@ class Decision:
 
 @dataclass(frozen=True)
 class Methods:
-    """The methods of a recipe that decide what stays. One allocator for each iterative step; no prior where none is asked for.
+    """The methods of a recipe that decide what is kept; no prior where the allocator needs none.
 
-    collectors    what they ask to be measured, together;  scale  the one among them that sees how large gradients are, or None
-    needs_tokens  whether any of it needs the calibration tokens
+    allocator     with the parameters of the recipe, `params`;  steps  number of iterative steps
+    collectors    everything that the methods measure;  scale  the one that measures the size of gradients, or None
+    needs_tokens  whether any of this, or the repair, needs the calibration tokens
     """
 
     scorer: Scorer[Any]
     normalizers: Sequence[Normalizer[Any]]
     prior: Prior[Any] | None
-    allocators: Sequence[Allocator[Any]]
+    allocator: Allocator[Any]
+    params: Params
+    steps: int
     collectors: tuple[Collector, ...]
     scale: Collector | None
     needs_tokens: bool
@@ -81,9 +84,9 @@ def decide(
     store: Store,
     needs_calibration: bool = False,
 ) -> Decision:
-    """All that comes before the cut: calibration, statistics, scores, priors, plan.
+    """Everything before the cut: calibration, statistics, scores, priors, plan.
 
-    With `iterative_steps` the last three are repeated, each time on the model that the plan before leaves.
+    With `iterative_steps` all but the calibration is repeated, each time on the model pruned so far.
     """
     methods = methods_of(recipe, source.layout)
     scorer, prior, scale = methods.scorer, methods.prior, methods.scale
@@ -95,10 +98,10 @@ def decide(
             calibration = calibrate(recipe.calibrate, texts, source, store, reused)
     decided: Decision | None = None
     predicted = 0.0 if scorer.in_nats else None
-    if methods.allocators[0].compares_layers and not scorer.in_nats and not recipe.normalize:
+    if methods.allocator.compares_layers and not scorer.in_nats and not recipe.normalize:
         monitor.say(_incomparable(recipe.score.use))
-    allocators, said = methods.allocators, tuple[str, ...]()
-    for step in range(len(allocators)):
+    params, said = methods.params, tuple[str, ...]()
+    for step in range(1, methods.steps + 1):
         previous = decided.plan if decided else None
         statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, previous)
         with monitor.stage("Plan") as progress:
@@ -109,9 +112,8 @@ def decide(
                 scores = scores.last(previous)
             job = AllocateJob(source.layout, scores, priors, progress, previous)
             if not previous:
-                params, said = sized(recipe.allocate.use, _params(recipe), job, measured if scorer.in_nats else None)
-                allocators = _allocators(recipe, scorer, params)
-            plan = allocators[step](job)
+                params, said = sized(recipe.allocate.use, params, job, measured if scorer.in_nats else None)
+            plan = registry.build(Allocator, recipe.allocate.use, _at_step(params, step, methods.steps))(job)
             if previous and not plan.within(previous):
                 raise PlanError.given_back(recipe.allocate.use)
             if predicted is not None:
@@ -133,7 +135,7 @@ def decide(
 
 
 def _incomparable(scorer: str) -> str:
-    """What to know about a ranking of all layers by scores of any scale."""
+    """Note on ranking all layers by scores of different scales."""
     return (
         f"Scores of '{scorer}' may not be comparable between layers. To keep its order in each block and price the blocks in nats: "
         f"score: {{use: curvature, with: {{order: {scorer}}}}}."
@@ -141,7 +143,7 @@ def _incomparable(scorer: str) -> str:
 
 
 def _far(predicted: float, recipe: Recipe) -> str:
-    """The warning before a model is cut of which little is left."""
+    """Warning of a large predicted KL divergence."""
     return (
         f"Warning: a KL divergence of {predicted:.2f} nats per token is predicted, a perplexity {exp(predicted):.1f} times that "
         f"of the original. Lower allocate.with.ratio ({recipe.allocate.with_.get('ratio', 'its default')}), or train after "
@@ -152,16 +154,20 @@ def _far(predicted: float, recipe: Recipe) -> str:
 def methods_of(recipe: Recipe, layout: Layout) -> Methods:
     """The methods that decide what is kept, ready to be called."""
     scorer = recipe.score.build(Scorer)
-    allocators = _allocators(recipe, scorer, _params(recipe))
-    allocators[0].check(layout)
+    params = _params(recipe)
+    steps = _steps(recipe, scorer, params)
+    allocator = registry.build(Allocator, recipe.allocate.use, params)
+    allocator.check(layout)
     normalizers = [use.build(Normalizer) for use in recipe.normalize]
-    prior = recipe.prior.build(Prior) if allocators[0].needs_priors else None
+    prior = recipe.prior.build(Prior) if allocator.needs_priors else None
     collectors = {c.key: c for method in (scorer, prior) if method for c in method.collectors}
     scale = gradient_scale(collectors.values())
     collectors |= {scale.key: scale} if scale else {}
     repaired = bool(recipe.reconstruct.build(Reconstructor).targets)
     needs_tokens = repaired or any(c.needs_tokens for c in collectors.values())
-    return Methods(scorer, normalizers, prior, allocators, tuple(collectors.values()), scale, needs_tokens)
+    return Methods(
+        scorer, normalizers, prior, allocator, params, steps, tuple(collectors.values()), scale, needs_tokens
+    )
 
 
 def normalized(scores: Scores, normalizers: Sequence[Normalizer[Any]], layout: Layout) -> Scores:
@@ -172,7 +178,7 @@ def normalized(scores: Scores, normalizers: Sequence[Normalizer[Any]], layout: L
 
 
 def replan(decision: Decision) -> Callable[[Recipe], tuple[Scores, Plan]]:
-    """Plans of other recipes from what was measured for this one: nothing is measured, and nothing is written."""
+    """Makes plans of other recipes from the measurements of this one; measures and writes nothing."""
 
     def planned(recipe: Recipe) -> tuple[Scores, Plan]:
         layout = decision.source.layout
@@ -190,14 +196,16 @@ def _params(recipe: Recipe) -> Params:
     return registry.installed().find("allocator", recipe.allocate.use).declared.params(**recipe.allocate.with_)
 
 
-def _allocators(recipe: Recipe, scorer: Scorer[Any], params: Params) -> list[Allocator[Any]]:
-    """One for each iterative step; the ratio grows evenly up to the one asked for."""
-    use, steps, ratio = recipe.allocate.use, recipe.iterative_steps, dict(params).get("ratio")
+def _steps(recipe: Recipe, scorer: Scorer[Any], params: Params) -> int:
+    """Number of iterative steps. Raises PlanError where there are several and the allocator has no ratio."""
+    steps, ratio = recipe.iterative_steps, dict(params).get("ratio")
     if steps == "auto":
-        steps = ceil(ratio / STEP) if scorer.in_nats and ratio else 1
-    if steps == 1:
-        return [registry.build(Allocator, use, params)]
-    if ratio is None:
-        raise PlanError.no_ratio(use)
-    ratios = [ratio * step / steps for step in range(1, steps + 1)]
-    return [registry.build(Allocator, use, params.model_copy(update={"ratio": part})) for part in ratios]
+        return ceil(ratio / STEP) if scorer.in_nats and ratio else 1
+    if steps > 1 and ratio is None:
+        raise PlanError.no_ratio(recipe.allocate.use)
+    return steps
+
+
+def _at_step(params: Params, step: int, steps: int) -> Params:
+    """The parameters of one of the steps, 1 to `steps`: the ratio grows evenly up to the given one."""
+    return params if steps == 1 else params.model_copy(update={"ratio": dict(params)["ratio"] * step / steps})

@@ -81,22 +81,22 @@ class Uniform(Allocator[UniformParams]):
 
 
 def same_rate(queue: Queue, budget: int, share: float | None) -> np.ndarray:
-    """Units gone [blocks]: attention's whole groups, by the common rate or its share, and channels for the rest."""
+    """Units removed [blocks]: groups of attention, by the common rate or its share, and channels for the rest."""
     if share is not None:
         return fill_shares(queue, share, budget, [Capacity.total(queue, budget)])
     return fill_channels(queue, _groups(queue, budget), [Capacity.total(queue, budget)])
 
 
 def alike(queue: Queue, budget: int, multiple: int) -> np.ndarray:
-    """Units gone [blocks], as many in every layer."""
+    """Units removed [blocks], the same numbers in every layer."""
     groups = min(_groups(queue, budget)[queue.attention].tolist(), default=0)
     gone = cut_alike(queue, queue.layer[:0], groups, budget, multiple)
-    assert gone is not None  # the budget pays for the groups that `_groups` counts
+    assert gone is not None  # the budget allows the groups that `_groups` counts
     return gone
 
 
 def _groups(queue: Queue, budget: int) -> np.ndarray:
-    """Units gone [blocks] of attention: rate · groups, rounded (a half down), fewer where the budget does not pay."""
+    """Units removed [blocks] from attention: rate · groups, rounded (a half down), fewer if the budget does not allow them."""
     prunable = queue.floor < queue.units
     rate = budget / max(int(queue.spent(queue.units)[prunable].sum()), 1)
     rounded = np.ceil(rate * queue.units - 0.5).astype(np.int64)

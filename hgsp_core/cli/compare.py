@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hgsp_core.cli.options import Json, path_argument, path_option
+from hgsp_core.cli.show import json_text, plain_table, print_lines
 from hgsp_core.cli.show import output as stdout
-from hgsp_core.cli.show import plain_table, print_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,11 +78,7 @@ def _text(form: str, found: Comparison, table: RunTable) -> str:
     if form == "csv":
         return csv_text(table)
     if form == "json":
-        import json
-
-        from hgsp_core.files.json_files import finite
-
-        return json.dumps(finite(as_data(found, table)), indent=2, ensure_ascii=False) + "\n"
+        return json_text(as_data(found, table))
     from hgsp_core.report.comparison_page import comparison_page
 
     return comparison_page("Comparison of pruning runs", found, table, {})

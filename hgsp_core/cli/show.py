@@ -26,10 +26,14 @@ def plain_console(**settings: Any) -> Console:
     return Console(markup=False, emoji=False, highlight=False, **settings)
 
 
-def print_json(value: Any) -> None:
+def json_text(value: Any) -> str:
     from hgsp_core.files.json_files import finite
 
-    print(json.dumps(finite(value), indent=2, ensure_ascii=False))
+    return json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n"
+
+
+def print_json(value: Any) -> None:
+    print(json_text(value), end="")
 
 
 def plain_table(header: Iterable[str], rows: Iterable[Iterable[str]], left: int = 1, wrap: bool = False) -> Table:

@@ -1,6 +1,7 @@
-"""The backward half of a sweep: the layers last to first, each one's weight gradients reduced and freed at once.
+"""The backward half of the pass: from the last layer to the first, gradients are reduced and freed layer by layer.
 
-They exist for one layer at a time, in fp32 and summed over the whole set, and equal those of one `loss.backward()`.
+Weight gradients exist for one layer at a time, in fp32, summed over the calibration set. They equal those of one
+`loss.backward()`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hgsp_core.engine.batches import Batch, Batches
 from hgsp_core.engine.collectors import Collector
@@ -27,12 +28,12 @@ from hgsp_core.errors import NumericError
 if TYPE_CHECKING:
     from hgsp_core.engine.weights import Weights
 
-#: gradients by logits lie in [-1, 1]; in fp16 most of them would be below its smallest number
+#: gradients with respect to logits are in [-1, 1]; in fp16 most of them would underflow
 FP16_HEAD_SCALE = 2.0**8
 
 
 def loss_slopes(source: Weights, batches: Batches, streams: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
-    """The gradient of the *summed* loss by each stream after the last layer, times the first number.
+    """A scale, and the gradient of the *summed* loss with respect to each stream after the last layer, times that scale.
 
     Raises:
         NumericError: the loss is not finite.
@@ -43,7 +44,7 @@ def loss_slopes(source: Weights, batches: Batches, streams: Sequence[Tensor]) ->
 def head_slopes(
     source: Weights, batches: Batches, streams: Sequence[Tensor], targets: Sequence[Tensor]
 ) -> tuple[float, list[Tensor]]:
-    """The same of -log p of other targets; see `loss_gradient`. targets: per micro-batch [batch, seq_len]."""
+    """As `loss_slopes`, for -log p of other targets (see `loss_gradient`). targets: per micro-batch [batch, seq_len]."""
     scale = FP16_HEAD_SCALE if source.dtype == torch.float16 else 1.0
     with ending(source) as end:
         losses, slopes = zip(
@@ -59,57 +60,78 @@ def head_slopes(
     return scale, list(slopes)
 
 
+#: takes a layer's output gradients back through it: each micro-batch's are replaced by those of what entered the layer, and
+#: the sums get what their collectors see. Returns the layer as `Collector.reduce` sees it
+Through = Callable[[Layer, nn.Module, Batches, Trail, float, list[Tensor], Mapping[Collector, Sums]], Layer]
+
+
 def backward(
     source: Weights,
     batches: Batches,
     trail: Trail,
     scale: float,
-    slopes: list[Tensor],
+    slopes: Sequence[Tensor],
     collectors: Sequence[Collector],
     findings: Findings,
     step: Callable[[], None],
+    through: Through,
 ) -> None:
-    """Bring the slopes back through every layer and collect on the way.
+    """Bring the output gradients back through every layer, the last one first, and collect on the way.
 
     Args:
         trail: what the forward half left; consumed.
-        slopes: per micro-batch [batch, seq_len, hidden], `scale` times the gradient of the summed loss by what leaves
-            the last layer.
+        slopes: per micro-batch [batch, seq_len, hidden], `scale` times the gradient of the summed loss with respect to
+            the output of the last layer.
         step: called after each layer.
+        through: `by_weights`, or `by_activations` (`slopes.py`).
     """
     slopes = list(slopes)
     for index, module in source.layers(reversed(range(len(source.layout.layers)))):
-        layer = Layer.of(source.layout.layers[index], module, batches.tokens, batches.predicted)
         scale *= rescale(slopes)
-        gradients = Sums()
         sums = {collector: Sums() for collector in collectors}
-        open_batches = {size: _GradientBatch(size) for c in collectors if (size := c.gradient_batch)}
-        with differentiable(layer.layout, module) as parameters, torch.enable_grad():
-            for b, batch in enumerate(batches):
-                passage = trail.take(index, b, partial(unwatched(module), batch.calls[index]))
-                wanted = [*parameters.values(), passage.before] if index else list(parameters.values())
-                found = torch.autograd.grad(passage.after, wanted, slopes[b])
-                slopes[b] = found[-1]
-                for name, gradient in zip(parameters, found, strict=False):  # the last is of x
-                    gradients.add(name, gradient)
-                for size, part in open_batches.items():
-                    part.add(batch, dict(zip(parameters, found, strict=False)))
-                    if part.samples == size or b == len(batches) - 1:
-                        seen = replace(layer, gradients=part.mean(scale))
-                        for collector in collectors:
-                            if collector.gradient_batch == size:
-                                collector.observe_gradient(seen, sums[collector])
-                        open_batches[size] = _GradientBatch(size)
-        gradients.add_up()
-        layer = replace(layer, gradients=_divided(gradients, scale * batches.predicted))
-        _check_gradients(layer)
+        entered = Layer.of(source.layout.layers[index], module, batches.tokens, batches.predicted)
+        layer = through(entered, module, batches, trail, scale, slopes, sums)
         for collector in collectors:
             findings.add(collector, layer, sums[collector])
         step()
 
 
+def by_weights(
+    layer: Layer,
+    module: nn.Module,
+    batches: Batches,
+    trail: Trail,
+    scale: float,
+    slopes: list[Tensor],
+    sums: Mapping[Collector, Sums],
+) -> Layer:
+    """A `Through` that takes the gradients of the layer's weights as well."""
+    index, gradients = layer.layout.index, Sums()
+    open_batches = {size: _GradientBatch(size) for c in sums if (size := c.gradient_batch)}
+    with differentiable(layer.layout, module) as parameters, torch.enable_grad():
+        for b, batch in enumerate(batches):
+            passage = trail.take(index, b, partial(unwatched(module), batch.calls[index]))
+            wanted = [*parameters.values(), passage.before] if index else list(parameters.values())
+            found = torch.autograd.grad(passage.after, wanted, slopes[b])
+            slopes[b] = found[-1]
+            for name, gradient in zip(parameters, found, strict=False):  # the last is of x
+                gradients.add(name, gradient)
+            for size, part in open_batches.items():
+                part.add(batch, dict(zip(parameters, found, strict=False)))
+                if part.samples == size or b == len(batches) - 1:
+                    seen = replace(layer, gradients=part.mean(scale))
+                    for collector, own in sums.items():
+                        if collector.gradient_batch == size:
+                            collector.observe_gradient(seen, own)
+                    open_batches[size] = _GradientBatch(size)
+    gradients.add_up()
+    layer = replace(layer, gradients=_divided(gradients, scale * batches.predicted))
+    _check_gradients(layer)
+    return layer
+
+
 class _GradientBatch:
-    """The gradient of one batch of samples, as it comes together from micro-batches."""
+    """The gradient of one batch of samples, accumulated over micro-batches."""
 
     def __init__(self, size: int) -> None:
         self.size, self.samples, self._predicted, self._sums = size, 0, 0, Sums()
@@ -131,7 +153,7 @@ def _divided(sums: Sums, by: float) -> Sums:
 
 
 def rescale(slopes: list[Tensor]) -> float:
-    """In fp16, bring the largest slope near 1 by a power of two, which loses no digit; returns that power."""
+    """In fp16, scale the largest output gradient to about 1 by a power of two, which is exact. Returns that power."""
     if slopes[0].dtype != torch.float16:
         return 1.0
     largest = float(torch.stack([slope.abs().max() for slope in slopes]).max())

@@ -1,4 +1,4 @@
-"""The calibration set, cut into micro-batches that know how to go through the model's layers."""
+"""The calibration set as micro-batches, each with the arguments that the layers are called with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hgsp_core.engine.calls import Call, record_calls
-from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.errors import EngineError
 from hgsp_core.engine.findings import is_finite
 from hgsp_core.engine.parallel import share
 from hgsp_core.errors import NumericError
@@ -53,38 +53,38 @@ NO_BATCHES = Batches((), 0, 0)
 
 
 def embed(
-    source: Weights, tokens: np.ndarray, batch_size: int, gradient_batches: Iterable[int] = ()
+    weights: Weights, tokens: np.ndarray, batch_size: int, gradient_batches: Iterable[int] = ()
 ) -> tuple[Batches, list[Tensor]]:
     """Cut tokens [samples, seq_len] into micro-batches and look up their embeddings.
 
     Args:
-        batch_size: samples of a micro-batch at the most.
+        batch_size: maximum samples of a micro-batch.
         gradient_batches: sample counts whose multiples no micro-batch may straddle.
 
     Returns:
         the batches, and for each the residual stream that enters the first layer [batch, seq_len, hidden].
 
     Raises:
-        SweepError: no samples, samples shorter than two tokens, or a token that the embedding does not have.
+        EngineError: no samples, samples shorter than two tokens, or a token that the embedding does not have.
         NumericError: the embedding is not finite.
     """
     if len(tokens) == 0:
-        raise SweepError.no_tokens()
+        raise EngineError.no_tokens()
     if tokens.shape[1] < 2:
-        raise SweepError.too_short(tokens.shape[1])
-    rows = source.layout.outside[f"{source.layout.architecture.embed}.weight"][0]
+        raise EngineError.too_short(tokens.shape[1])
+    rows = weights.layout.outside[f"{weights.layout.architecture.embed}.weight"][0]
     if tokens.max() >= rows:
-        raise SweepError.unknown_token(int(tokens.max()), rows)
+        raise EngineError.unknown_token(int(tokens.max()), rows)
     common = gcd(*gradient_batches)  # 0 where there are none
     size = max(s for s in range(1, batch_size + 1) if common % s == 0) if common else batch_size
-    ids_of_process = torch.from_numpy(np.ascontiguousarray(share(tokens, gradient_batches))).to(source.device)
-    architecture = source.layout.architecture
-    layers = [source.model.get_submodule(layer.module) for layer in source.layout.layers]
+    ids_of_process = torch.from_numpy(np.ascontiguousarray(share(tokens, gradient_batches))).to(weights.device)
+    architecture = weights.layout.architecture
+    layers = [weights.model.get_submodule(layer.module) for layer in weights.layout.layers]
     batches, streams = [], []
     calls_of: dict[torch.Size, list[Call]] = {}  # nothing but a batch's shape matters: there is no padding
-    with source.outside(architecture.embed):
+    with weights.outside(architecture.embed):
         for ids in ids_of_process.split(size):
-            stream, calls = record_calls(source.model, layers, ids)
+            stream, calls = record_calls(weights.model, layers, ids)
             batches.append(Batch(ids, calls_of.setdefault(ids.shape, calls)))
             streams.append(stream)
     if not is_finite(*streams):

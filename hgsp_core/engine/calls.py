@@ -1,4 +1,4 @@
-"""How a model calls its decoder layers, learned from the model itself.
+"""How a model calls its decoder layers, recorded from the model itself.
 
 Masks, position embeddings and sliding windows differ between families and layers. The model's own forward is run for
 each micro-batch with recorders in place of the layers, so no architecture needs code for them.
@@ -20,7 +20,7 @@ Output = Tensor | tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Call:
-    """What a layer is called with besides the residual stream."""
+    """The arguments of a layer besides the residual stream."""
 
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
@@ -32,11 +32,11 @@ class Call:
 
 
 class _AllRecorded(Exception):
-    """Ends the model's forward at its last layer: what follows is not wanted."""
+    """Ends the model's forward at its last layer: the rest is not needed."""
 
 
 def record_calls(model: nn.Module, layers: Sequence[nn.Module], ids: Tensor) -> tuple[Tensor, list[Call]]:
-    """Embed a micro-batch and learn how each layer would be called; no layer runs.
+    """Embed a micro-batch and record how each layer would be called; no layer runs.
 
     Args:
         ids: [batch, seq_len] token ids on the model's device.
@@ -62,7 +62,7 @@ def record_calls(model: nn.Module, layers: Sequence[nn.Module], ids: Tensor) -> 
 
 @contextmanager
 def forwards_replaced(modules: Sequence[nn.Module], forward: Callable[..., Output]) -> Iterator[None]:
-    """Within the context `forward` stands for the modules' own."""
+    """Within the context, `forward` replaces that of the modules."""
     own = [vars(module).get("forward") for module in modules]
     for module in modules:
         module.forward = forward

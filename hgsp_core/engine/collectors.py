@@ -1,7 +1,7 @@
-"""Collectors: what a sweep measures. A method lists the ones it needs; the sweep runs the union of all, once.
+"""Collectors: what the pass over the layers measures. A method lists the ones it needs; one pass measures all of them.
 
 A collector is a small frozen dataclass. It adds up over tokens, then turns the sums into numbers per unit or per layer;
-so micro-batches and parallel processes change nothing but the order of additions. A plugin's own is written alike:
+so micro-batches and parallel processes change only the order of additions. A plugin writes its own in the same way:
 
     @dataclass(frozen=True)
     class MeanOutput(Collector):
@@ -36,25 +36,25 @@ from hgsp_core.engine.sums import Sums
 
 
 class Depth(IntEnum):
-    """How far a sweep must go for a collector."""
+    """How deep the pass must go for a collector."""
 
     WEIGHTS = 0  # no calibration data
     FORWARD = 1  # activations
     BACKWARD = 2  # gradients of the causal-LM loss
     REMOVAL = 3  # losses of the model without a block or layer (RemovalLoss only)
-    CURVATURE = 4  # gradients by what blocks add to the stream, of tokens drawn from the model
+    CURVATURE = 4  # gradients of what blocks add to the stream, for tokens drawn from the model
 
 
 @dataclass(frozen=True)
 class Collector(ABC):
-    """One measurement. `version` goes up when the same input would give other numbers: old results are not reused."""
+    """One measurement. Raise `version` when the same input gives other numbers, so that old results are not reused."""
 
     depth: ClassVar[Depth]
     version: ClassVar[int] = 1
 
     @property
     def key(self) -> str:
-        """The collector's name in a cache: class, version and parameters."""
+        """The collector's name in the store: class, version and parameters."""
         parameters = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))
         return f"{type(self).__module__}.{type(self).__qualname__}/{self.version}({parameters})"
 
@@ -64,7 +64,7 @@ class Collector(ABC):
 
     @property
     def gradient_batch(self) -> int | None:
-        """Samples of one gradient, for a collector of BACKWARD that wants to see the gradient of each batch."""
+        """Samples of one gradient, for a BACKWARD collector that observes the gradient of each batch."""
         return None
 
     def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:  # noqa: B027
@@ -124,7 +124,7 @@ class TaylorAbs(Collector):
 class GradientScale(Collector):
     """`mean`, `std`, `norm`, `max` and `min` of |g| over all weights of the layer's units: how large its gradients are.
 
-    Four readings of gradients that are there anyway, once a layer; no copy of them is made.
+    Reads existing gradients four times per layer and makes no copy.
     """
 
     depth = Depth.BACKWARD
@@ -146,7 +146,7 @@ class GradientScale(Collector):
 class TaylorCurvature(Collector):
     """Axis -> Σ ½ W²·H of each unit, H the mean over batches of g_b², g_b the gradient of one batch's mean loss.
 
-    batch: samples of one gradient. It belongs to the result, and is not the micro-batch, which only changes cost.
+    batch: samples of one gradient. It affects the result, unlike the micro-batch, which only affects cost.
     """
 
     batch: int = 4
@@ -199,7 +199,7 @@ class OutputNorm(Collector):
 
 
 def add_input_squares(passage: Passage, sums: Sums) -> None:
-    """Names of the linears that read an input, in one text -> its Σ x²."""
+    """Adds Σ x² of each input under the names of the linears that read it, joined by spaces."""
     for linears, squares in passage.input_squares:
         sums.add(" ".join(linears), squares)
 
@@ -219,7 +219,7 @@ class InputNorm(Collector):
 
 @dataclass(frozen=True)
 class WandaAbs(Collector):
-    """Axis -> Σ |W_ij|·‖X_j‖₂ over each unit's weights; biases have no input and count nothing (Wanda, eq. 1; R2)."""
+    """Axis -> Σ |W_ij|·‖X_j‖₂ over each unit's weights; biases have no input and do not count (Wanda, eq. 1)."""
 
     depth = Depth.FORWARD
     version = 3
@@ -267,7 +267,8 @@ class InputMoments(Collector):
 class Gram(Collector):
     """Linear -> XᵀX [in, in] in fp32, for the linears named (relative to the layer), or all whose inputs are units.
 
-    in² numbers a linear and about in² operations a token: half as much as a layer's forward. Ask for what you need.
+    in² numbers per linear and about in² operations per token: half as many as a layer's forward. Name only the linears you
+    need.
     """
 
     linears: tuple[str, ...] = ()
@@ -285,15 +286,15 @@ class Gram(Collector):
 
 @dataclass(frozen=True)
 class OutputError(Collector):
-    """Axis -> squared error of what the block adds to the stream, over all tokens, when a unit goes by itself.
+    """Axis -> squared error of what the block adds to the stream, over all tokens, when one unit alone is removed.
 
     With W_S [out, columns of the unit] of the writer, X its input, μ the mean of X over the tokens and H = XᵀX:
 
         ridge None   Σ |W_S (x_S − μ_S)|²: kept weights do not change; a constant does not count, as in FLAP
-        ridge ρ      tr(W_S [(H + λI)⁻¹_SS]⁻¹ W_Sᵀ), λ = ρ · mean(diag H): what stays is refitted (Optimal Brain Surgeon)
+        ridge ρ      tr(W_S [(H + λI)⁻¹_SS]⁻¹ W_Sᵀ), λ = ρ · mean(diag H): kept columns are refitted (Optimal Brain Surgeon)
 
-    `AXIS.heads` -> the same for single query heads. A ridge needs all of H, at the price of `Gram`; without one the blocks
-    H_SS of the units suffice, which cost next to nothing. Nothing of it is kept.
+    `AXIS.heads` -> the errors of single query heads. A ridge needs all of H, at the cost of `Gram`; without one, the blocks
+    H_SS of the units are enough and cost almost nothing. H is not kept.
     """
 
     ridge: float | None = None
@@ -343,7 +344,7 @@ class OutputError(Collector):
 
 @dataclass(frozen=True)
 class RemovalLoss(Collector):
-    """Layer and axis -> loss of the model with that layer (or only that block) skipped - its loss as it is.
+    """Layer and axis -> loss of the model with that layer (or only that block) skipped − loss of the unchanged model.
 
     samples: of the calibration set, from its beginning; a skipped block adds nothing to the residual stream.
     """
@@ -353,5 +354,5 @@ class RemovalLoss(Collector):
     depth = Depth.REMOVAL
 
     def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
-        """From the summed losses of "layer", of each axis, and of "", the whole model; `layer.tokens` are predicted."""
+        """From the summed losses of "layer", of each axis, and of "", the whole model; `layer.tokens` counts predicted tokens."""
         return {name: (sums.numpy(name) - sums.numpy("")) / layer.tokens for name in sums if name}

@@ -1,12 +1,12 @@
-"""Prices of units in nats: what the model's predictions lose with them, from local curvature (K-FAC).
+"""Prices of units in nats: how much the model's predictions change without them, from local curvature (K-FAC).
 
 A change ΔW of a linear with input x and output y costs, to second order, in nats a predicted token
 
     KL ≈ ½ tr(ΔW A ΔWᵀ B) · tokens / predicted,   A = mean of x xᵀ,   B = mean of g gᵀ
 
-with g the gradient of -log p by y, p of a token drawn from the model (Martens & Grosse 2015: the Fisher information of
-the linear as a Kronecker product). With B = L Lᵀ that is the squared error of Lᵀ W on the inputs, so Optimal Brain
-Surgeon in that metric tells in which order units go and what all of them cost so far, the kept ones refitted.
+with g the gradient of -log p with respect to y, p of a token drawn from the model (Martens & Grosse 2015: the Fisher information of
+the linear as a Kronecker product). With B = L Lᵀ this is the squared error of Lᵀ W on the inputs. So Optimal Brain
+Surgeon in this metric gives the order of removal and the total cost after each step, with the kept columns refitted.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from hgsp_core.engine.obs import inverse_hessian, removal_errors
 from hgsp_core.engine.sums import Sums
 from hgsp_core.model.layout import BlockLayout
 
-#: of the units that are left, the part that goes at once before errors are found anew
+#: share of the remaining units that is removed before errors are computed again
 BATCH = 1 / 16
-#: the part of a price that tells units of equal prices apart: those that go first stay first
+#: relative difference between units of equal price, so that those removed first stay first
 TILT = 1e-6
 
 
 @dataclass(frozen=True)
 class RemovalCurvature(Collector):
-    """Axis -> price of each unit in nats, and `AXIS.heads` -> of each of its query heads alone, together at most as much.
+    """Axis -> price of each unit in nats; `AXIS.heads` -> price of each query head alone, together at most that of the unit.
 
-    A block's units go by backward elimination in the metric of B. The lower convex hull of the KL so far over parameters
-    so far has slopes that never fall, and a unit's price is its parameters times the slope where it goes: so a knapsack
-    over all blocks in order of price per parameter takes each block's units in the order of elimination.
+    A block's units are removed by backward elimination in the metric of B. The lower convex hull of cumulative KL over
+    cumulative parameters has slopes that never decrease, and a unit's price is its parameters times the slope at its
+    removal. So a knapsack over all blocks, by price per parameter, removes each block's units in the order of elimination.
 
-    damping: λ of H = A + λI, as a share of the mean diagonal of A; None = inputs of the writer per token, at most 1: the
-    weights as they are count as much as one token for each column, without which a fit to few tokens looks too good.
+    damping: λ of H = A + λI, as a share of the mean diagonal of A; None = inputs of the writer per token, at most 1. The
+    original weights then count as much as one token per column; otherwise a fit to few tokens looks too good.
     """
 
     damping: float | None = None
@@ -81,7 +81,7 @@ def root(b: Tensor) -> Tensor:
 
 
 def unit_prices(block: BlockLayout, w: Tensor, inverse: Tensor) -> np.ndarray:
-    """[units]: the prices, of the writer in the metric of B, w [rank, in], and H⁻¹ [in, in]; both are used up."""
+    """[units]: the prices. w [rank, in] is the writer in the metric of B, `inverse` [in, in] is H⁻¹; both are overwritten."""
     steps, cost, errors = list[Tensor](), [0], list[Tensor]()
     for gone, error in elimination(w, inverse, block.writer.width, 0, lambda left: max(1, int(BATCH * left))):
         steps.append(gone)
@@ -98,7 +98,7 @@ def unit_prices(block: BlockLayout, w: Tensor, inverse: Tensor) -> np.ndarray:
 
 
 def hull(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The lower convex hull of (cost, KL), ascending in cost: slopes never fall from one segment to the next."""
+    """The lower convex hull of (cost, KL), ascending in cost: slopes never decrease from one segment to the next."""
     kept: list[tuple[int, float]] = []
     for x, y in points:
         while len(kept) > 1:

@@ -1,4 +1,4 @@
-"""The results of a sweep as they come in, layer by layer, each checked to be finite."""
+"""The results of collectors, layer by layer, each checked to be finite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hgsp_core.errors import NumericError
 
 
 class Findings:
-    """Collector key -> what it found in each layer."""
+    """Collector key -> its result in each layer."""
 
     def __init__(self, collectors: Sequence[Collector], layers: int):
         self._values: dict[str, list[LayerStatistics]] = {c.key: [{}] * layers for c in collectors}
@@ -40,9 +40,9 @@ class Findings:
 
 
 def is_finite(*tensors: Tensor) -> bool:
-    """Without NaN and infinity: only then are the sums finite, and if one overflows, entries are looked at.
+    """Whether no entry is NaN or infinite. Entries are only read if a sum, which can overflow, is not finite.
 
-    The host waits for the device once for all of them.
+    The host waits for the device once for all tensors.
     """
     totals = torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors])
     return bool(totals.isfinite().all()) or all(bool(tensor.isfinite().all()) for tensor in tensors)

@@ -1,4 +1,4 @@
-"""The forward half of a sweep: one layer after another, all micro-batches through each."""
+"""The forward half of the pass: layer by layer, all micro-batches through each."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from hgsp_core.model.layout import LayerLayout
 if TYPE_CHECKING:
     from hgsp_core.engine.weights import Weights
 
-#: how the layer is called with what enters it (a Call, mostly) -> what leaves it
+#: calls the layer with its input stream (usually a Call) and returns its output stream
 Run = Callable[[nn.Module, Tensor], Tensor]
-#: an axis or a linear -> what was seen of it
+#: axis or linear -> the recorded tensor
 Noted = dict[str, Tensor]
 
 
@@ -38,13 +38,13 @@ def forward(
     step: Callable[[], None],
     by_weights: bool = False,
 ) -> list[Tensor]:
-    """Send the streams through every layer and collect on the way; without batches, only weights are seen.
+    """Run the streams through every layer and call the collectors; without batches, they see only weights.
 
     Args:
         streams: what enters the first layer, per micro-batch [batch, seq_len, hidden].
-        trail: filled for the backward half, where one follows.
+        trail: filled for the backward half, if there is one.
         step: called after each layer.
-        by_weights: whether that half asks for gradients by weights, or only by what the blocks add to the stream.
+        by_weights: whether that half needs gradients of weights, or only of what the blocks add to the stream.
 
     Returns:
         the streams after the last layer.
@@ -93,7 +93,7 @@ def watched(layout: LayerLayout, module: nn.Module) -> Iterator[Callable[[Run, T
 
 @contextmanager
 def watched_until(layout: LayerLayout, module: nn.Module, linear: str) -> Iterator[Callable[[Run, Tensor], Beginning]]:
-    """The same for runs that end at a linear, given by its name relative to the layer: its input is the last thing seen."""
+    """As `watched`, for runs that end at a linear, named relative to the layer: its input is recorded last."""
     with _noted(layout, module, linear) as noted:
 
         def run(call: Run, x: Tensor) -> Beginning:
@@ -151,7 +151,7 @@ def _noted(
 
 
 class _Reached(Exception):
-    """The run has come to where it was to end."""
+    """Ends a run at its last linear."""
 
 
 def unwatched(module: nn.Module) -> Callable[[Run, Tensor], Passage]:

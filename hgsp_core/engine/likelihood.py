@@ -1,6 +1,6 @@
-"""What a model makes of token windows: its total loss and its logits, from resident or streamed weights.
+"""Total loss and logits of token windows, from resident or streamed weights.
 
-`model_loss` is the total loss of any transformers model, of which nothing needs to be known.
+`model_loss` gives the total loss of any transformers model and needs no data of its architecture.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from hgsp_core.engine.weights import Weights
 
-#: the most that one forward pass of a transformers model spends on logits, if one window allows
+#: maximum bytes of logits in one forward pass of a transformers model; one window is always run
 LOGITS_BYTES = 2**29
 
 
@@ -40,9 +40,9 @@ def total_loss(
 ) -> float:
     """Σ -log p over the predicted tokens of the windows [windows, seq_len].
 
-    `context` [windows]: so many tokens at the start of each window are read and not predicted; None = the first one.
-    As many windows go through the layers at a time as memory has room for their streams; streamed weights are read once
-    for each such part. Several processes share the windows.
+    `context` [windows]: number of tokens at the start of each window that are read but not predicted; None = 1.
+    Free memory decides how many windows go through the layers together; streamed weights are read once for each such
+    part. Several processes share the windows.
 
     Raises:
         NumericError: a weight or an activation is not finite.
@@ -70,7 +70,7 @@ def model_loss(
     progress: Callable[[int, int], None] = lambda done, total: None,
     context: np.ndarray | None = None,
 ) -> float:
-    """As `total_loss`, of a transformers model through its own forward pass.
+    """As `total_loss`, for a transformers model with its own forward pass.
 
     Raises:
         NumericError: the loss is not finite.
@@ -92,7 +92,7 @@ def model_loss(
 
 @torch.no_grad()
 def window_logits(source: Weights, tokens: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-    """[seq_len, vocabulary] of each window [windows, seq_len] of this process's share; those of one exist at a time.
+    """Logits [seq_len, vocabulary] of each window in this process's share of `tokens` [windows, seq_len], one at a time.
 
     Raises:
         NumericError: a weight or an activation is not finite.
@@ -109,13 +109,13 @@ def window_logits(source: Weights, tokens: np.ndarray, batch_size: int) -> Itera
 
 @torch.no_grad()
 def model_logits(model: PreTrainedModel, tokens: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-    """As `window_logits`, of a transformers model through its own forward pass."""
+    """As `window_logits`, for a transformers model with its own forward pass."""
     for ids in torch.from_numpy(share(tokens)).split(_windows_at_once(model, tokens, batch_size)):
         yield from model(input_ids=ids.to(model.device), use_cache=False).logits
 
 
 def logits(source: Weights, tokens: np.ndarray) -> Tensor:
-    """[windows, seq_len, vocabulary] of a few windows, in every process that asks."""
+    """Logits [windows, seq_len, vocabulary] of a few windows, the same in every process."""
     _, (stream,) = _through(source, _of_every_process(tokens), len(tokens))
     with torch.no_grad(), ending(source) as end:
         return torch.stack([end(window) for window in stream])
@@ -128,20 +128,20 @@ def _through(source: Weights, tokens: np.ndarray, batch_size: int) -> tuple[Batc
 
 
 def _of_every_process(tokens: np.ndarray) -> np.ndarray:
-    """Tokens of which every process takes its own `tokens` as its share."""
+    """The tokens repeated, so that the share of every process is all of them."""
     return np.concatenate([tokens] * processes())
 
 
 def _windows_at_once(model: PreTrainedModel, tokens: np.ndarray, batch_size: int) -> int:
-    """Windows of one forward pass of a transformers model, for what their logits take in fp32."""
+    """Number of windows in one forward pass of a transformers model, limited by their logits in fp32."""
     window = tokens.shape[1] * model.config.get_text_config().vocab_size * 4
     return max(1, min(batch_size, LOGITS_BYTES // window))
 
 
 def _windows_at_a_time(source: Weights, tokens: np.ndarray, batch_size: int) -> int:
-    """A resident model takes a batch at a time, streamed weights as many windows as fit a part of memory."""
+    """One batch if the weights are resident; as many windows as fit in memory if they are streamed."""
     if source.stays:
         return batch_size
     hidden = source.layout.outside[f"{source.layout.architecture.embed}.weight"][1]
-    window = tokens.shape[1] * hidden * source.dtype.itemsize * 4  # the stream, and what a layer makes of it
+    window = tokens.shape[1] * hidden * source.dtype.itemsize * 4  # the stream, and a layer's activations
     return max(batch_size, int(SHARE * free_bytes(source.device) / window))

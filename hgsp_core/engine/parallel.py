@@ -1,7 +1,7 @@
-"""Several processes on one calibration set: each sweeps its share of the samples, and the sums are added over all.
+"""Several processes on one calibration set: each takes a share of the samples, and sums are added over all processes.
 
 Start them with `torchrun --nproc-per-node=N -m hgsp_core run …` or `accelerate launch`; gloo on CPU, nccl on GPU. A
-single process goes through the same lines and finds nothing to do.
+single process runs the same code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.errors import EngineError
 from hgsp_core.engine.launched import launched
 
 
@@ -40,7 +40,7 @@ def processes() -> int:
 
 
 def processes_here() -> int:
-    """Those of them that share this machine's memory."""
+    """Number of processes that share this machine's memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
 
 
@@ -49,23 +49,23 @@ def rank() -> int:
 
 
 def share(tokens: np.ndarray, gradient_batches: Iterable[int] = ()) -> np.ndarray:
-    """This process's samples of tokens [samples, seq_len]: one run of neighbours, cut where gradient batches end.
+    """This process's samples of tokens [samples, seq_len]: consecutive ones, in whole gradient batches.
 
     Raises:
-        SweepError: fewer samples (or gradient batches) than processes.
+        EngineError: fewer samples (or gradient batches) than processes.
     """
     if processes() == 1:
         return tokens
     size = lcm(*gradient_batches)
     groups = -(-len(tokens) // size)
     if groups < processes():
-        raise SweepError.too_many_processes(processes(), groups)
+        raise EngineError.too_many_processes(processes(), groups)
     first, last = (groups * r // processes() for r in (rank(), rank() + 1))
     return tokens[first * size : last * size]
 
 
 def of_all(own: Tensor) -> Tensor:
-    """What the processes have [n of the process, ...], one after another in the order of their samples."""
+    """The tensors of all processes, each [n of the process, ...], concatenated in the order of their samples."""
     if processes() == 1:
         return own
     counts = torch.zeros(processes(), dtype=torch.int64, device=own.device)

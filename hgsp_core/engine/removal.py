@@ -1,7 +1,7 @@
-"""Losses of a model without each of its layers and blocks, all from one walk through the layers.
+"""Losses of the model without each layer and each block, from one pass over the layers.
 
-At layer j the streams of all models "without i", i <= j, are carried along beside the model's own. They part only at
-layer i, so the walk costs N/2 forwards per kind for N layers instead of N, and loads each weight once.
+At layer j, the streams of all models "without i", i <= j, are computed along with the model's own. They differ only from
+layer i on, so the pass costs N/2 forwards per kind for N layers instead of N, and loads each weight once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hgsp_core.engine.sums import Sums
 if TYPE_CHECKING:
     from hgsp_core.engine.weights import Weights
 
-#: the model that lacks nothing; "3 mlp" lacks the MLP of layer 3, "3 layer" the whole layer
+#: key of the whole model; "3 mlp" is the model without the MLP of layer 3, "3 layer" without that layer
 WHOLE = ""
 
 
@@ -39,11 +39,11 @@ def removal_losses(
     findings: Findings,
     step: Callable[[], None],
 ) -> None:
-    """Find every removal loss over the samples in `batches`.
+    """Measure every removal loss on the samples in `batches`.
 
     Args:
         streams: what enters the first layer, per micro-batch [batch, seq_len, hidden].
-        step: called after each layer, as often as `visits` says.
+        step: called after each layer, `visits` times in all.
     """
     losses = Sums()
     size = _batches_at_once(source, streams)
@@ -56,7 +56,7 @@ def removal_losses(
 
 
 def visits(source: Weights, streams: Sequence[Tensor]) -> int:
-    """How many times a layer will be visited."""
+    """Number of visits to layers."""
     return len(source.layout.layers) * -(-len(streams) // _batches_at_once(source, streams))
 
 
@@ -64,7 +64,7 @@ def _walk(
     source: Weights, batches: Sequence[Batch], streams: Sequence[Tensor], losses: Sums, step: Callable[[], None]
 ) -> None:
     """Add the summed loss of every variant of the model over some micro-batches."""
-    variants = [{WHOLE: stream} for stream in streams]  # per micro-batch: what the model lacks -> its stream
+    variants = [{WHOLE: stream} for stream in streams]  # per micro-batch: what the model is without -> its stream
     with torch.no_grad():
         for index, module in source.layers(range(len(source.layout.layers))):
             layout = source.layout.layers[index]
@@ -88,7 +88,7 @@ def _walk(
 
 
 def _batches_at_once(source: Weights, streams: Sequence[Tensor]) -> int:
-    """As many micro-batches as memory holds all variants of, at least one; streamed weights are read once for them."""
+    """Number of micro-batches whose variants fit in memory, at least 1; streamed weights are read once for all of them."""
     if source.stays:
         return 1
     variants = 1 + len(source.layout.layers) * (1 + len(source.layout.architecture.axes))

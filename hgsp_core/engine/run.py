@@ -1,4 +1,4 @@
-"""The sweep: exact statistics of a whole calibration set, one decoder layer at a time (see docs/architecture.md).
+"""The pass over the layers: exact statistics of the calibration set, one decoder layer at a time (docs/architecture.md).
 
 statistics = run_sweep(Resident(model, layout), layout, tokens, [TaylorAbs(), ResidualCosine()])
 statistics[TaylorAbs()][3]["mlp"]  # layer 3, [channels]
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from hgsp_core.artifacts import Statistics
-from hgsp_core.engine.backward import backward, loss_slopes
+from hgsp_core.engine.backward import backward, by_weights, loss_slopes
 from hgsp_core.engine.batches import NO_BATCHES, embed
 from hgsp_core.engine.collectors import Collector, Depth, RemovalLoss
-from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.errors import EngineError
 from hgsp_core.engine.findings import Findings
 from hgsp_core.engine.forward import forward
 from hgsp_core.engine.layer import Layer, Passage
 from hgsp_core.engine.memory import choose_trail, free_bytes
 from hgsp_core.engine.parallel import share
 from hgsp_core.engine.removal import removal_losses, visits
-from hgsp_core.engine.slopes import drawn_slopes, numbers, slopes_backward
+from hgsp_core.engine.slopes import by_activations, drawn_slopes, numbers
 from hgsp_core.engine.sums import Sums
 from hgsp_core.engine.weights import Masked, Resident, Streamed, Weights
 from hgsp_core.model.layout import Layout
@@ -36,7 +36,7 @@ log = logging.getLogger("hgsp")
 
 
 def run_sweep(
-    source: Weights,
+    weights: Weights,
     layout: Layout,
     tokens: np.ndarray | None,
     collectors: Iterable[Collector],
@@ -45,18 +45,18 @@ def run_sweep(
     memory: str = "auto",
     say: Callable[[str], None] = log.info,
 ) -> Statistics:
-    """Run the union of the collectors, no deeper than they need.
+    """Measure what all collectors need, in one pass that is as deep as they need.
 
     Args:
-        tokens: [samples, seq_len] int64; not looked at, and may be None, where all collectors see weights only.
-        batch_size: samples of a micro-batch; changes cost, not results.
-        progress: called with the layers visited and to visit.
-        memory: "auto", "graphs", "device", "cpu" or "disk": where a backward half's needs are kept (`memory.py`).
-        say: told which of them "auto" took.
+        tokens: [samples, seq_len] int64; may be None if all collectors see weights only.
+        batch_size: samples of a micro-batch; affects cost, not results.
+        progress: called with the number of layers visited, and to visit in all.
+        memory: "auto", "graphs", "device", "cpu" or "disk": where activations are kept for the backward half (`memory.py`).
+        say: called with what "auto" chose.
 
     Raises:
         NumericError: weights, activations, loss or statistics are not finite; names layer and tensor.
-        SweepError: no samples, samples too short for a loss, or not enough memory.
+        EngineError: no samples, samples too short for a loss, or not enough memory.
     """
     collectors = list({collector.key: collector for collector in collectors}.values())
     shallow = [c for c in collectors if c.depth <= Depth.FORWARD]
@@ -66,44 +66,44 @@ def run_sweep(
     tokens = np.empty((0, 0), np.int64) if tokens is None else tokens
     findings = Findings(collectors, len(layout.layers))
 
-    with _memory_errors(source):
-        entering = {c: embed(source, tokens[: c.samples], batch_size) for c in removals}
+    with _memory_errors(weights):
+        entering = {c: embed(weights, tokens[: c.samples], batch_size) for c in removals}
         batches, streams = NO_BATCHES, list[Tensor]()
         sizes = [c.gradient_batch for half in halves for c in half if c.gradient_batch]
         if halves or any(c.needs_tokens for c in shallow):
-            batches, streams = embed(source, tokens, batch_size, sizes)
+            batches, streams = embed(weights, tokens, batch_size, sizes)
 
         passes = max(bool(shallow), len(halves)) + len(halves)
-        total = passes * len(layout.layers) + sum(visits(source, streams) for _, streams in entering.values())
+        total = passes * len(layout.layers) + sum(visits(weights, streams) for _, streams in entering.values())
         done = iter(range(1, total + 1))
 
         def step() -> None:
             progress(next(done), total)
 
         if shallow and not halves:
-            forward(source, batches, streams, shallow, findings, None, step)
+            forward(weights, batches, streams, shallow, findings, None, step)
         for deep in halves:
-            by_weights = deep[0].depth == Depth.BACKWARD
-            trail = choose_trail(source, batches, streams, memory, say)
-            last = forward(source, batches, streams, shallow, findings, trail, step, by_weights)
+            of_weights = deep[0].depth == Depth.BACKWARD
+            trail = choose_trail(weights, batches, streams, memory, say)
+            last = forward(weights, batches, streams, shallow, findings, trail, step, of_weights)
             shallow = []  # seen
-            if by_weights:
-                scale, slopes = loss_slopes(source, batches, last)
+            if of_weights:
+                scale, slopes = loss_slopes(weights, batches, last)
             else:
-                scale, slopes = drawn_slopes(source, batches, last, share(numbers(tokens.shape), sizes))
+                scale, slopes = drawn_slopes(weights, batches, last, share(numbers(tokens.shape), sizes))
             del last
-            way_back = backward if by_weights else slopes_backward
-            way_back(source, batches, trail, scale, slopes, deep, findings, step)
+            through = by_weights if of_weights else by_activations
+            backward(weights, batches, trail, scale, slopes, deep, findings, step, through)
         for collector, (batches, streams) in entering.items():
-            removal_losses(source, batches, streams, collector, findings, step)
+            removal_losses(weights, batches, streams, collector, findings, step)
     return findings.statistics()
 
 
 @contextmanager
-def _memory_errors(source: Weights) -> Iterator[None]:
+def _memory_errors(weights: Weights) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
-        raise SweepError.out_of_memory(f"{free_bytes(source.device) / 2**30:.2f} GiB", error) from error
+        raise EngineError.out_of_memory(f"{free_bytes(weights.device) / 2**30:.2f} GiB", error) from error

@@ -1,4 +1,4 @@
-"""What the forward half leaves behind for the backward half: graphs, or the streams to rebuild them from."""
+"""What the forward half keeps for the backward half: autograd graphs, or the streams from which layers run again."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Trail(Protocol):
     keeps_graphs: bool
 
     def put(self, layer: int, batch: int, passage: Passage) -> None:
-        """Keep the stream [batch, seq_len, hidden] that enters a layer, or the whole passage with its graph."""
+        """Keep the stream [batch, seq_len, hidden] that enters a layer, or the passage with its graph."""
 
     def take(self, layer: int, batch: int, run: Run) -> Passage:
-        """The passage, run(stream) where only the stream was kept, in the graph of that stream; kept no longer."""
+        """The passage, which is then forgotten. If only the stream was kept, it is run(stream), with a graph from the stream."""
 
 
 class Graphs:
-    """The graphs themselves: nothing is run twice, and every activation of the set is in memory."""
+    """The graphs: nothing is run twice, and every activation of the calibration set is in memory."""
 
     keeps_graphs = True
 
@@ -59,7 +59,7 @@ class Boundaries:
 
 
 class DiskBoundaries:
-    """The streams that enter the layers, in one temporary file that goes with the process; each layer is run again."""
+    """The streams that enter the layers, in one temporary file that is deleted with the process; each layer is run again."""
 
     keeps_graphs = False
 

@@ -1,4 +1,4 @@
-"""Where a sweep's weights come from: whole in memory, streamed from a checkpoint, or those of another source masked."""
+"""The weights of a model: resident in memory, streamed from a checkpoint, or masked by a plan."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _M_MMAP_THRESHOLD, _MMAP_THRESHOLD = -3, 2**20
 
 
 class Weights(ABC):
-    """A source of weights, which hands out decoder layers one at a time, in any order asked for.
+    """The weights of a model, which gives out decoder layers one at a time, in any order.
 
-    model   its modules; those that the source has not handed out may be on the meta device
-    device  of the weights that it hands out;  dtype  their dtype
-    stays   whether every layer's weights stay where they are, so that graphs over them may be kept
+    model   its modules; those that are not given out may be on the meta device
+    device  of the weights that are given out;  dtype  their dtype
+    stays   whether all weights stay in memory, so that graphs over them can be kept
     """
 
     stays: ClassVar[bool]
@@ -49,7 +49,7 @@ class Weights(ABC):
 
 
 class Resident(Weights):
-    """A transformers model that is loaded whole. It is put in evaluation mode; nothing else of it changes."""
+    """A transformers model in memory. It is put in evaluation mode and not changed otherwise."""
 
     stays = True
 
@@ -69,7 +69,7 @@ class Resident(Weights):
 
 
 class Streamed(Weights):
-    """A checkpoint directory of which one layer is in memory, and the next one being read.
+    """A checkpoint directory: one layer is in memory while the next one is read.
 
     The model is a skeleton on the meta device. Layers take turns in two buffers that are allocated once.
     """
@@ -182,19 +182,19 @@ def _filled(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> Itera
 
 
 class Masked(Weights):
-    """Another source's weights with the units that a plan removes set to zero: the pruned model at its old size."""
+    """Weights with the units that a plan removes set to zero: the pruned model at its old size."""
 
     stays = False  # the masked weights of a layer are made anew each time it is visited
 
-    def __init__(self, source: Weights, plan: Plan):
-        self._source, self._plan = source, plan
-        self.model, self.layout, self.device, self.dtype = source.model, source.layout, source.device, source.dtype
+    def __init__(self, weights: Weights, plan: Plan):
+        self._weights, self._plan = weights, plan
+        self.model, self.layout, self.device, self.dtype = weights.model, weights.layout, weights.device, weights.dtype
 
     def outside(self, *names: str) -> AbstractContextManager[list[nn.Module]]:
-        return self._source.outside(*names)
+        return self._weights.outside(*names)
 
     def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
-        for index, module in self._source.layers(order):
+        for index, module in self._weights.layers(order):
             layer = self.layout.layers[index]
             own = dict(module.named_parameters())
             named = ((f"{layer.module}.{name}", parameter.detach()) for name, parameter in own.items())

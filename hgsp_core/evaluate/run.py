@@ -99,10 +99,7 @@ def evaluate_one(evaluators: Evaluators, opener: Opener, stage: str, monitor: Mo
     if not evaluators.all:
         return {}
     with monitor.stage(stage) as progress:
-        job = opener(progress)
-        _require(evaluators.all, job)
-        _check_pairs(evaluators, job)
-        return metrics(evaluators.alone, job)
+        return metrics(evaluators.alone, _opened(evaluators, opener, progress))
 
 
 def evaluate_source(
@@ -118,26 +115,22 @@ def evaluate_source(
     made_of = _made_of(source, recipe)
     opener = partial(open_job, source.directory, source.layout, source.dtype, recipe, monitor)
     keys: list[dict[str, Any] | None] = []
-    found: dict[int, dict[str, Any]] = {}
-    for i, (_, e) in enumerate(evaluators.alone):
+    for _, e in evaluators.alone:
         evaluator, inputs = f"{type(e).__module__}:{type(e).__qualname__}", e.inputs()
         keys.append(None if inputs is None else {**made_of, "evaluator": evaluator, "inputs": inputs})
-        if (key := keys[-1]) and (known_metrics := _find(store, key)) is not None:
-            found[i] = known_metrics
-    known = [name for i, (name, _) in enumerate(evaluators.alone) if i in found]
-    if len(found) < len(keys) or evaluators.paired:
+    found: list[Metrics | None] = [_find(store, key) if key else None for key in keys]
+    known = [name for (name, _), there in zip(evaluators.alone, found, strict=True) if there is not None]
+    if None in found or evaluators.paired:
         with monitor.stage("Evaluate original") as progress:
-            job = opener(progress)
-            _require(evaluators.all, job)
-            _check_pairs(evaluators, job)
+            job = _opened(evaluators, opener, progress)
             for i, (item, key) in enumerate(zip(evaluators.alone, keys, strict=True)):
-                if i not in found:
-                    found[i] = metrics([item], job)
+                if found[i] is None:
+                    found[i] = measured = metrics([item], job)
                     if key:
-                        _keep(store, key, found[i])
+                        _keep(store, key, measured)
     result: dict[str, Any] = {}
-    for i in range(len(keys)):
-        merge(result, found[i])
+    for of_one in found:
+        merge(result, of_one or {})
     return result, known
 
 
@@ -181,11 +174,14 @@ def _require(evaluators: Sequence[tuple[str, Evaluator[Any]]], job: EvaluateJob)
             raise EvaluationError.streamed(name)
 
 
-def _check_pairs(evaluators: Evaluators, job: EvaluateJob) -> None:
-    """Refuse texts that do not suit the model before it is pruned: pairs are measured at the end."""
+def _opened(evaluators: Evaluators, opener: Opener, progress: Progress) -> EvaluateJob:
+    """A model that suits all evaluators. Texts of the paired ones are checked here, because those measure at the end."""
+    job = opener(progress)
+    _require(evaluators.all, job)
     if job.rows is not None:
         for _, evaluator in evaluators.paired:
             evaluator.check_tokens(job.tokenizer, job.rows)
+    return job
 
 
 def merge(result: dict[str, Any], found: Mapping[str, Any]) -> None:

@@ -22,5 +22,5 @@ class Bias(Reconstructor[Params]):
             linear = job.writer.module.rpartition(".")[2]
             return Repair(job.kept, job.weight, None, f"not compensated: {linear} has no bias in this model")
         mean = (job.fit.total / job.fit.tokens).to(job.weight.dtype)
-        mean[job.columns.to(mean.device)] = 0  # only what goes is compensated
+        mean[job.columns.to(mean.device)] = 0  # only removed columns are compensated
         return Repair(job.kept, job.weight, job.bias + job.weight @ mean)

@@ -1,4 +1,4 @@
-"""The kept weights refitted: what a reconstructor is given and gives."""
+"""Repair of the kept weights: jobs, result and contract of reconstructors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over tokens of a linear's input x [in] and of outputs y [out] that it should give; torch tensors, fp32.
+    """Sums over tokens of a linear's input x [in] and of target outputs y [out]; torch tensors, fp32.
 
-    tokens   how many
+    tokens   number of tokens
     total    Σ x [in]
     gram     G = Σ x xᵀ [in, in]
     cross    target -> C = Σ y xᵀ [out, in]
@@ -34,12 +34,12 @@ class Moments:
 
 @dataclass(frozen=True)
 class BlockJob:
-    """One block about to be cut, in a model of which everything before this block is already pruned and repaired.
+    """One block before its cut; everything before this block is already pruned and repaired.
 
     kept      units that the plan keeps
-    columns   columns of the writer that stay, ascending: those of the kept units, or of their kept query heads
+    columns   kept columns of the writer, ascending: those of the kept units, or of their kept query heads
     writer    the linear that writes to the residual stream; its columns are the units
-    weight    W [out, in] of the writer, as it was, fp32;  bias [out] or None where the model has no place for one
+    weight    original W [out, in] of the writer, fp32;  bias [out], or None if the model has no place for one
     fit       moments of the writer's input on the pruned model, over the calibration windows to fit on
     held_out  windows that no fit may use, with the last of the targets: they tell how good a fit is
     """
@@ -56,13 +56,13 @@ class BlockJob:
 
 @dataclass(frozen=True)
 class ReadJob:
-    """What a block's readers (its linears that do not write to the stream), or the head, read after the cuts below.
+    """The input of a block's readers (its linears that do not write to the stream), or of the head, after all earlier cuts.
 
-    block          None: the head (asked last, where it is a tensor of its own)
-    fit, held_out  of that input x with the one target "dense": what they read in the dense model
+    block          None: the head, which comes last, and only if it is a tensor of its own
+    fit, held_out  of this input x, with one target "dense": the input in the dense model
 
-    The answer is a matrix M [in, in] that each of the readers absorbs, W ← W M, or None to change nothing. Only a
-    reconstructor whose `reads` is true is asked, by its method `read`, before the same block's `BlockJob`.
+    The result is a matrix M [in, in] that is multiplied into each reader, W ← W M, or None to change nothing. `read` is
+    called only if `reads` is true, before the `BlockJob` of the same block.
     """
 
     block: BlockLayout | None
@@ -72,9 +72,9 @@ class ReadJob:
 
 @dataclass(frozen=True)
 class Repair:
-    """What a reconstructor decided for one block: which units stay (as many as planned), and the writer at its old size.
+    """The repair of one block: the kept units, in the planned number, and the writer at its old size.
 
-    Columns of units that go are ignored. `note`: what a user should know, or empty.
+    Columns of removed units are ignored. `note`: for the user, or empty.
     """
 
     kept: tuple[int, ...]
@@ -88,7 +88,7 @@ class Reconstructor(Implementation[P]):
 
     targets  the outputs that moments are measured against: "own", "dense", "residual" (see `sequential.py`); empty =
              nothing is measured and the class is not called
-    reads    whether `read` is asked, too
+    reads    whether `read` is called too
     damps    whether the output of each block, also of those that lose nothing, is scaled in the checkpoint by its standard
              deviation on held-out windows relative to the dense model's, if smaller; blocks are repaired as if it were not
     """
@@ -100,8 +100,8 @@ class Reconstructor(Implementation[P]):
 
     @abstractmethod
     def __call__(self, job: BlockJob) -> Repair:
-        """The units that stay, as many as planned, and the writer at its old size."""
+        """The kept units, in the planned number, and the writer at its old size."""
 
     def read(self, job: ReadJob) -> Tensor | None:
-        """What a block's readers, or the head (`job.block` is None), absorb; None changes nothing."""
+        """The matrix to multiply into a block's readers, or into the head (`job.block` is None); None changes nothing."""
         return None

@@ -28,7 +28,7 @@ def repair(
     reconstructor = recipe.reconstruct.build(Reconstructor)
     if not reconstructor.targets:
         return plan
-    assert calibration is not None  # `Methods.needs_tokens` sees to it
+    assert calibration is not None  # ensured by `Methods.needs_tokens`
     from hgsp_core.repair.sequential import repair_blocks
 
     with monitor.stage("Repair") as progress:

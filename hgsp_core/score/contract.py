@@ -1,4 +1,4 @@
-"""Importance of units and layers: what scorers, priors and normalizers are given and give."""
+"""Importance of units and layers: jobs and contracts of scorers, priors and normalizers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ScoreJob:
 
 @dataclass(frozen=True)
 class PriorJob:
-    """What a prior sees; the same as a scorer, and it returns one number per layer and per block."""
+    """What a prior sees: shapes and the statistics of its declared collectors; never a model."""
 
     layout: Layout
     statistics: Statistics
@@ -34,7 +34,7 @@ class PriorJob:
 
 @dataclass(frozen=True)
 class NormalizeJob:
-    """The scores as the stage before left them."""
+    """The scores after the previous stage."""
 
     layout: Layout
     scores: Scores
@@ -43,8 +43,8 @@ class NormalizeJob:
 class Scorer(Implementation[P]):
     """Importance of units.
 
-    collectors   the statistics to measure: `job.statistics[collector]` has them
-    in_nats      whether importances are nats per predicted token and add up: what a plan removes predicts its KL divergence
+    collectors   the statistics to measure, which are in `job.statistics[collector]`
+    in_nats      whether importances are nats per predicted token and add up to the predicted KL divergence of a plan
     """
 
     kind: ClassVar[str] = "scorer"
@@ -53,7 +53,7 @@ class Scorer(Implementation[P]):
 
     @abstractmethod
     def __call__(self, job: ScoreJob) -> Scores:
-        """A score for each unit of each block (`Scores.of`); the least ones are removed first."""
+        """A score for each unit of each block (`Scores.of`); the lowest ones are removed first."""
 
 
 class Prior(Implementation[P]):
@@ -64,7 +64,7 @@ class Prior(Implementation[P]):
 
     @abstractmethod
     def __call__(self, job: PriorJob) -> Priors:
-        """A number for each layer, and for each block where the method tells blocks apart."""
+        """A number for each layer, and for each block if the method measures blocks."""
 
 
 class Normalizer(Implementation[P]):

@@ -1,7 +1,7 @@
-"""Normalizers bring the scores of layers, whose gradients differ by 1000 times and more, to one scale.
+"""Normalizers bring the scores of all layers to one scale: gradients of layers differ by factors of 1000 and more.
 
-Each keeps the order of the units inside a block, and changes only the balance between blocks. With `level: layer` the
-order inside a whole layer, attention against MLP, stays too.
+Each keeps the order of units inside a block and changes only the balance between blocks. With `level: layer` the order
+inside a layer, attention against MLP, is kept too.
 """
 
 from __future__ import annotations
@@ -60,11 +60,6 @@ def _minimum(x: np.ndarray, group: np.ndarray) -> np.ndarray:
     return result
 
 
-def _maximum(x: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """The highest of each group. [groups]."""
-    return -_minimum(-x, group)
-
-
 class MinMax(Normalizer[LevelParams]):
     """Maps the scores of each group to 0..1.
 
@@ -74,7 +69,7 @@ class MinMax(Normalizer[LevelParams]):
 
     def __call__(self, job: NormalizeJob) -> Scores:
         x, group = job.scores.score, self.params.groups(job.scores)
-        low, high = _minimum(x, group), _maximum(x, group)
+        low, high = _minimum(x, group), -_minimum(-x, group)
         return job.scores.with_score((x - low[group]) / _not_zero(high - low)[group])
 
 

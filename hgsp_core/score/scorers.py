@@ -1,4 +1,4 @@
-"""The scorers: importance of units, from what the engine has summed over each unit's weights W, gradients g and inputs X."""
+"""The scorers: importance of units, from the engine's sums over each unit's weights W, gradients g and inputs X."""
 
 from dataclasses import replace
 
@@ -108,7 +108,7 @@ class Curvature(Scorer[CurvatureParams]):
 
 
 def reordered(prices: Scores, order: Scores) -> Scores:
-    """The prices of each block handed out again: the unit with the lowest score of `order` has the lowest price."""
+    """The prices of each block reassigned: the unit with the lowest score in `order` gets the lowest price."""
     by_price, by_order = (np.lexsort((s.index, s.score, s.axis, s.layer)) for s in (prices, order))
     importance = np.empty_like(prices.importance)
     importance[by_order] = prices.importance[by_price]

@@ -24,7 +24,7 @@ from hgsp_core.engine.collectors import (
     WeightAbs,
     WeightSquare,
 )
-from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.errors import EngineError
 from hgsp_core.engine.run import Collector, Depth, run_sweep
 from hgsp_core.engine.weights import Resident, Streamed
 from hgsp_core.errors import NumericError
@@ -396,9 +396,9 @@ def test_an_activation_out_of_range_names_its_layer(tokens):
 
 def test_samples_too_short_for_a_loss_are_refused():
     model = tiny_model("llama")
-    with pytest.raises(SweepError, match="at least 2"):
+    with pytest.raises(EngineError, match="at least 2"):
         sweep(model, np.zeros((4, 1), dtype=np.int64))
-    with pytest.raises(SweepError, match="calibration set is empty"):
+    with pytest.raises(EngineError, match="calibration set is empty"):
         sweep(model, np.zeros((0, 8), dtype=np.int64))
 
 
@@ -406,14 +406,14 @@ def test_a_setting_that_does_not_fit_says_what_was_needed_and_what_helps(tokens,
     model = tiny_model("llama")
     monkeypatch.setattr("hgsp_core.engine.memory.free_bytes", lambda device: 2000)
     for memory, help in (("graphs", "memory: device"), ("device", "memory: cpu or disk"), ("cpu", "memory: disk")):
-        with pytest.raises(SweepError, match=f"{memory}: .*GiB.*GiB are free.*Use {help}"):
+        with pytest.raises(EngineError, match=f"{memory}: .*GiB.*GiB are free.*Use {help}"):
             sweep(model, tokens, [TaylorAbs()], memory=memory)
     said = []
     sweep(model, tokens, [TaylorAbs()], say=said.append)
     assert len(said) == 1
     assert "on disk" in said[0]
     model.save_pretrained(tmp_path)
-    with pytest.raises(SweepError, match="streamed"):
+    with pytest.raises(EngineError, match="streamed"):
         sweep_of(Streamed(tmp_path, layout_of(model), torch.float32), tokens, [TaylorAbs()], memory="graphs")
 
 
@@ -463,5 +463,5 @@ def test_tokens_that_the_embedding_does_not_have_are_refused():
     model = tiny_model("llama")
     layout = layout_of(model)
     tokens = np.full((2, 4), model.config.vocab_size)
-    with pytest.raises(SweepError, match="tokenizer and weights do not match"):
+    with pytest.raises(EngineError, match="tokenizer and weights do not match"):
         run_sweep(Resident(model, layout), layout, tokens, [ResidualCosine()], 2)

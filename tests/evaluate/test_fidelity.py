@@ -28,6 +28,7 @@ from hgsp_core.runtime.recipe import Use, parse_recipe
 from hgsp_core.runtime.store import Store
 from tests.helpers.command import MODEL, hgsp
 from tests.helpers.evaluations import prune_demo_model
+from tests.helpers.tasks import GENERATE, LAST_WORD, write_questions, write_task
 
 SEQ_LEN, WINDOWS = 24, 10
 QUESTIONS = [
@@ -37,40 +38,6 @@ QUESTIONS = [
     ("The following example shows", [" a a a a", " purple", " how to use the module"], 2),
     ("Changed in version", [" monkey.", " 3.8:", " of the a"], 1),
 ]
-CHOICE = """\
-task: {name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: gold
-target_delimiter: ""
-metric_list: [{{metric: acc}}, {{metric: acc_mutual_info}}]
-"""
-LAST_WORD = """\
-task: last_word
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: loglikelihood
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{choices[gold]}}}}"
-target_delimiter: ""
-metric_list: [{{metric: perplexity}}, {{metric: acc}}]
-"""
-GENERATE = """\
-task: generates
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: generate_until
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{choices[gold]}}}}"
-generation_kwargs: {{until: ["\\n"], max_gen_toks: 4}}
-metric_list: [{{metric: exact_match}}]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +48,12 @@ def pruned(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tasks")
-    rows = [{"question": q, "choices": choices, "gold": gold} for q, choices, gold in QUESTIONS]
-    data = directory / "questions.jsonl"
-    data.write_text("\n".join(map(json.dumps, rows)))
-    (directory / "one.jsonl").write_text(json.dumps(rows[0]))
-    (directory / "choice.yaml").write_text(CHOICE.format(name="choice", data=data))
-    (directory / "single.yaml").write_text(CHOICE.format(name="single", data=directory / "one.jsonl"))
-    (directory / "last_word.yaml").write_text(LAST_WORD.format(data=data))
-    (directory / "generates.yaml").write_text(GENERATE.format(data=data))
+    data = write_questions(directory / "questions.jsonl", QUESTIONS)
+    one = write_questions(directory / "one.jsonl", QUESTIONS[:1])
+    write_task(directory, "choice", data, metric_list=[{"metric": "acc"}, {"metric": "acc_mutual_info"}])
+    write_task(directory, "single", one)
+    write_task(directory, "last_word", data, LAST_WORD)
+    write_task(directory, "generates", data, GENERATE)
     return directory
 
 

@@ -18,6 +18,7 @@ from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import Use
 from tests.helpers.command import MODEL, hgsp
 from tests.helpers.evaluations import prune_demo_model
+from tests.helpers.tasks import CHOICE, GENERATE, write_questions, write_task
 
 QUESTIONS = [
     ("If the argument is not given, the default value", [" is used.", " apples.", " raises the sea by ten metres."], 0),
@@ -29,29 +30,16 @@ QUESTIONS = [
     ("An instance of the class", [" is created when the file is opened", " no", " zebra zebra zebra"], 0),
     ("For example, the string", [" object", " is, is, is, is, is, is", " moon"], 0),
 ]
-TASK = """\
-task: {name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: gold
-target_delimiter: ""
-metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
-metadata: {{version: 3.0}}
-"""
+TASK = CHOICE | {"metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}], "metadata": {"version": 3.0}}
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
     """A directory with two tasks; the second bears a name whose accuracy the literature reports normalised."""
     directory = tmp_path_factory.mktemp("tasks")
-    rows = [{"question": q, "choices": choices, "gold": gold} for q, choices, gold in QUESTIONS]
-    (directory / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = write_questions(directory / "questions.jsonl", QUESTIONS)
     for name in ("pydoc_choice", "openbookqa"):
-        (directory / f"{name}.yaml").write_text(TASK.format(name=name, data=directory / "questions.jsonl"))
+        write_task(directory, name, data, TASK)
     return directory
 
 
@@ -194,7 +182,7 @@ def test_a_task_folder_that_is_not_there_is_one_error(tmp_path):
 
 
 def test_a_task_whose_data_is_missing_is_found_before_any_work(tmp_path):
-    (tmp_path / "task.yaml").write_text(TASK.format(name="lost", data=tmp_path / "lost.jsonl"))
+    write_task(tmp_path, "lost", tmp_path / "lost.jsonl", TASK)
     with pytest.raises(EvaluationError, match="the task 'lost' cannot be prepared"):
         open_evaluators([lm_eval(tmp_path, tasks=["lost"])])
 
@@ -221,19 +209,6 @@ def test_an_unknown_task_is_one_message_with_the_nearest_names_and_nothing_is_ma
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
-GENERATE = """\
-task: pydoc_generate
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: generate_until
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{choices[gold]}}}}"
-generation_kwargs: {{until: ["\\n"], max_gen_toks: 4}}
-metric_list: [{{metric: exact_match}}]
-"""
-
-
 def test_a_tokenizer_without_special_tokens_gives_the_same_answers_and_the_protocol_names_the_stand_in(tasks, tmp_path):
     """The tasks' questions are not empty, so that no token need stand before them: accuracy is that with special tokens."""
     bare = tmp_path / "bare"
@@ -246,7 +221,7 @@ def test_a_tokenizer_without_special_tokens_gives_the_same_answers_and_the_proto
     folder = tmp_path / "tasks"
     folder.mkdir()
     shutil.copy(tasks / "pydoc_choice.yaml", folder)
-    (folder / "pydoc_generate.yaml").write_text(GENERATE.format(data=tasks / "questions.jsonl"))
+    write_task(folder, "pydoc_generate", tasks / "questions.jsonl", GENERATE)
     use = lm_eval(folder, tasks=["pydoc_choice", "pydoc_generate"])
     with_tokens = evaluate_checkpoint(MODEL, [use], LogMonitor())["after"]
     without = evaluate_checkpoint(bare, [use], LogMonitor())["after"]

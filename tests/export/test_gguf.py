@@ -235,7 +235,7 @@ def test_an_unknown_family_is_refused(tmp_path):
 
     layout = dense_layout("llama")
     other = replace(layout, architecture=replace(layout.architecture, model_type="gemma", gguf=""))
-    with pytest.raises(GgufError, match="no architecture of llama.cpp is known to compute the same as 'gemma'"):
+    with pytest.raises(GgufError, match=r"no architecture of llama\.cpp is known to compute the same as 'gemma'"):
         network(other, CONFIGS["llama"](**SIZES))
 
 

@@ -8,18 +8,8 @@ from hgsp_core.evaluate.errors import EvaluationError
 from hgsp_core.evaluate.harness import LmEval, LmEvalParams
 from tests.helpers.command import MODEL
 from tests.helpers.hostile import Trap
+from tests.helpers.tasks import write_questions, write_task
 
-PLAIN = """\
-task: mine
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: ["yes", "no"]
-doc_to_target: 0
-metric_list: [{{metric: acc}}]
-"""
 #: what is added to a plain task -> what the message quotes
 CODE = {
     "a function": ("process_docs: !function evil.function", "!function evil.function"),
@@ -42,9 +32,8 @@ def trap(tmp_path_factory):
 def folder(tmp_path_factory, trap):
     """A directory with one plain task, and Python beside it."""
     folder = tmp_path_factory.mktemp("tasks")
-    rows = [{"question": text} for text in ("Is it?", "Was it?")]
-    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "mine.yaml").write_text(PLAIN.format(data=folder / "data.jsonl"))
+    questions = [(text, [" yes", " no"], 0) for text in ("Is it?", "Was it?")]
+    write_task(folder, "mine", write_questions(folder / "data.jsonl", questions))
     (folder / "evil.py").write_text(
         trap.source + "def function(*args, **kwargs):\n    return args[0] if args else None\n"
     )
@@ -96,9 +85,7 @@ def test_the_permission_alone_means_nothing(refused):
 def test_a_template_cannot_leave_its_sandbox(refused, folder, trap, late):
     escape = "{{ cycler.__init__.__globals__.os.system('touch " + str(trap.path) + "') }}"
     template = "{% if question == 'Was it?' %}" + escape + "{% endif %}" if late else escape
-    (folder / "mine.yaml").write_text(
-        (folder / "mine.yaml").read_text().replace('"{{question}}"', json.dumps(template))
-    )
+    write_task(folder, "mine", folder / "data.jsonl", doc_to_text=template)
     message = refused(*evaluate(folder))
     assert "lm_eval" in message
     assert "unsafe" in message

@@ -24,9 +24,8 @@ from hgsp_core.runtime.fresh import run_fresh
 #: value of a block
 _STEP = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": 0.5 / 127 + 2.0**-10}
 
-
 #: from fine to coarse: dtype in the file -> its name in `TOLERANCE`
-_COARSENESS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "Q8_0": "q8_0"}
+COARSENESS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "Q8_0": "q8_0"}
 
 
 class Answer(NamedTuple):
@@ -86,7 +85,7 @@ def summary(path: Path) -> tuple[int, int, str]:
     except (ValueError, IndexError, AttributeError, OverflowError) as error:
         raise GgufError.damaged(path, error) from None
     kinds = {tensor.tensor_type.name for tensor in reader.tensors}
-    return len(reader.tensors), context, _COARSENESS[max(kinds, key=list(_COARSENESS).index)]
+    return len(reader.tensors), context, COARSENESS[max(kinds, key=list(COARSENESS).index)]
 
 
 def _fresh(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -8,18 +8,15 @@ from hgsp_core.checkpoint.fingerprint import TOLERANCE, distance
 from hgsp_core.checkpoint.load import load_config, load_tokenizer
 from hgsp_core.checkpoint.shards import Shards
 from hgsp_core.export.contract import ExportJob
-from hgsp_core.export.gguf.check import compare_tensors, llama_cpp_is_there, run_llama_cpp
+from hgsp_core.export.gguf.check import COARSENESS, compare_tensors, llama_cpp_is_there, run_llama_cpp
 from hgsp_core.export.gguf.errors import GgufError
 from hgsp_core.export.gguf.network import network
 from hgsp_core.export.gguf.vocabulary import texts, vocabulary
 from hgsp_core.export.gguf.write import write_gguf
 
-#: dtype of the file -> that of `TOLERANCE`
-PRECISION = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}
-
 
 def export_gguf(job: ExportJob, path: Path, number_type: str) -> None:
-    """Write the file and compare it with the checkpoint in other processes. `number_type`: of the matrices, one of PRECISION.
+    """Write the file and compare it with the checkpoint in other processes. `number_type`: of the matrices, one of `TYPES` (`write.py`).
 
     Raises:
         GgufError: GGUF cannot hold the model, the file cannot be written, or is not what it should be.
@@ -38,7 +35,7 @@ def export_gguf(job: ExportJob, path: Path, number_type: str) -> None:
     asked = texts(words)
     answer = run_llama_cpp(path, job.tokens[:, : held.context], asked)
     reference = job.logits[:, : held.context].float().cpu().numpy()
-    most = max(TOLERANCE[PRECISION[number_type]], TOLERANCE[str(job.logits.dtype).removeprefix("torch.")])
+    most = max(TOLERANCE[COARSENESS[number_type.upper()]], TOLERANCE[str(job.logits.dtype).removeprefix("torch.")])
     found = distance(answer.logits, reference)
     if not found <= most:
         raise GgufError.other_logits(path, found, most)
