@@ -114,7 +114,7 @@ class CalibratePart(_Part):
         Annotated[str, Field(min_length=1), Tag(_NAME)] | Annotated[tuple[TextShare, ...], Tag(_LIST)],
         Discriminator(lambda value: _LIST if isinstance(value, (list, tuple)) else _NAME),
     ] = Field(
-        "wikitext2",
+        (TextShare(use="wikitext2"), TextShare(use="c4")),
         description="dataset name, local .txt/.json/.jsonl/.parquet file, or hub id; or a list of these, or of mappings {use, with, share}",
     )
     with_: dict[str, Any] = Field({}, alias="with", description="parameters of the dataset (hgsp plugins show NAME)")
