@@ -69,7 +69,7 @@ def describe(entry: Entry, alone: bool) -> Description:
     method = entry.method
     own = (entry.kind, entry.name, entry.distribution, method.summary)
     if isinstance(method, Architecture):
-        axes = tuple(Axis(a.name, a.units, tuple(s.module for s in a.slices)) for a in method.axes)
+        axes = tuple(Axis(a.name, a.units, tuple(dict.fromkeys(s.module for s in a.slices))) for a in method.axes)
         return Description(*own, axes=axes)
     schema = method.params.model_json_schema()
     found = tuple(parameters(schema))

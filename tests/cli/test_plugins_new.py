@@ -21,7 +21,7 @@ from hgsp_core.plugin.method import HOOKS
 from tests.helpers.command import MODEL, ROOT, hgsp
 
 #: a family of transformers with the modules of Llama and the name of no known plugin
-FAMILY = "smollm3"
+FAMILY = "seed_oss"
 NAMES = {kind: FAMILY if kind == "architecture" else f"my-{kind}" for kind in HOOKS}
 TEMPLATES = ROOT / "hgsp_core" / "cli" / "templates"
 
@@ -190,9 +190,10 @@ def test_new_code_is_what_ruff_likes(projects):
 def test_a_new_architecture_is_the_data_of_llama():
     values = substitutions("architecture", FAMILY, set())
     namespace = {}
-    exec(project_files("architecture", values)[Path("hgsp_smollm3/__init__.py")], namespace)
+    exec(project_files("architecture", values)[Path(f"hgsp_{FAMILY}/__init__.py")], namespace)
     made = namespace["ARCHITECTURE"]
-    assert replace(made, model_type="llama", summary=LLAMA.summary) == LLAMA
+    own = {"model_type": "llama", "summary": LLAMA.summary, "relative": LLAMA.relative, "gguf": LLAMA.gguf}
+    assert replace(made, **own) == LLAMA
     assert made.model_type == FAMILY
 
 

@@ -1,14 +1,32 @@
 """Tiny random models of several families, with their architectures as data, for what must hold for all of them."""
 
 import torch
+from hgsp_gemma import GEMMA2, GEMMA3
 from hgsp_llama import LLAMA
 from hgsp_mistral import MISTRAL
+from hgsp_more import GLM4, GRANITE, OLMO2, OLMO3, SMOLLM3
+from hgsp_phi import PHI3
 from hgsp_qwen import QWEN2, QWEN3
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    Glm4Config,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Olmo3Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from hgsp_core.model.layout import Layout, read_layout
 
 ARCHITECTURES = {a.model_type: a for a in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+ARCHITECTURES |= {a.model_type: a for a in (GEMMA2, GEMMA3, PHI3, OLMO2, OLMO3, GRANITE, SMOLLM3, GLM4)}
 
 SHAPE = dict(
     vocab_size=97,
@@ -20,6 +38,17 @@ SHAPE = dict(
     max_position_embeddings=64,
     tie_word_embeddings=False,
 )
+#: for families whose defaults name ids of a larger vocabulary
+NO_IDS = dict(pad_token_id=None, bos_token_id=None, eos_token_id=None)
+HEADS_OF_8 = dict(head_dim=8, query_pre_attn_scalar=8)
+MULTIPLIERS = dict(embedding_multiplier=6.0, attention_multiplier=0.25, residual_multiplier=0.3, logits_scaling=4.0)
+
+
+def every_other(num_hidden_layers=SHAPE["num_hidden_layers"], **_):
+    """Layers of two kinds in turns."""
+    return [("sliding_attention", "full_attention")[i % 2] for i in range(num_hidden_layers)]
+
+
 CONFIGS = {
     "llama": lambda **kw: LlamaConfig(**{**SHAPE, **kw}),
     "llama-biases": lambda **kw: LlamaConfig(**{**SHAPE, "attention_bias": True, "mlp_bias": True, **kw}),
@@ -31,6 +60,16 @@ CONFIGS = {
         **{**SHAPE, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2, **kw}
     ),
     "qwen3": lambda **kw: Qwen3Config(**{**SHAPE, "head_dim": 8, **kw}),
+    "gemma2-window": lambda **kw: Gemma2Config(**{**SHAPE, **NO_IDS, **HEADS_OF_8, "sliding_window": 5, **kw}),
+    "gemma3-window": lambda **kw: Gemma3TextConfig(
+        **{**SHAPE, **NO_IDS, **HEADS_OF_8, "sliding_window": 5, "layer_types": every_other(**kw), **kw}
+    ),
+    "phi3": lambda **kw: Phi3Config(**{**SHAPE, **NO_IDS, **kw}),
+    "olmo2": lambda **kw: Olmo2Config(**{**SHAPE, **NO_IDS, **kw}),
+    "olmo3-window": lambda **kw: Olmo3Config(**{**SHAPE, **NO_IDS, "sliding_window": 5, **kw}),
+    "granite": lambda **kw: GraniteConfig(**{**SHAPE, **MULTIPLIERS, **kw}),
+    "smollm3": lambda **kw: SmolLM3Config(**{**SHAPE, **NO_IDS, "no_rope_layer_interval": 2, **kw}),
+    "glm4": lambda **kw: Glm4Config(**{**SHAPE, **NO_IDS, "head_dim": 8, "attention_bias": True, **kw}),
 }
 
 

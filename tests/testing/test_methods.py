@@ -196,7 +196,7 @@ def test_a_broken_distribution_is_told_why(installed):
 
 
 @pytest.mark.slow  # starts fresh processes to reload what was exported
-@pytest.mark.parametrize("name", ["hgsp-llama", "hgsp-mistral", "hgsp-qwen"])
+@pytest.mark.parametrize("name", ["hgsp-llama", "hgsp-mistral", "hgsp-qwen", "hgsp-gemma", "hgsp-phi", "hgsp-more"])
 def test_the_repositorys_own_distributions_pass_with_models_that_the_kit_makes(name):
     results = check_distribution(name)
     assert any("with biases" in r.subject for r in results)

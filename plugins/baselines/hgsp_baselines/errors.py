@@ -22,6 +22,13 @@ class TorchPruningError(HgspError):
         )
 
     @classmethod
+    def no_heads(cls, model_type: str) -> TorchPruningError:
+        return cls(
+            f"allocate.with.attention: Torch-Pruning finds no heads to remove in a model of type '{model_type}': norms of single "
+            "heads stand in its way. Set attention: keep to prune only the MLPs, or use another allocator (hgsp plugins list)."
+        )
+
+    @classmethod
     def not_traced(cls, model_type: str, error: Exception) -> TorchPruningError:
         return cls(
             f"allocate: Torch-Pruning cannot trace a model of type '{model_type}': {type(error).__name__}: {first_line(error)} "

@@ -65,8 +65,9 @@ class Vector(Collector):
         found = {}
         for axis, block in layer.layout.blocks.items():
             parts = []
-            for s in block.slices:
-                lines = (layer.weights[s.weight] * layer.gradients[s.weight]).sum(1 - s.dim).abs_()  # [units * width]
+            for s in block.linears:
+                product = s.part(layer.weights[s.weight]) * s.part(layer.gradients[s.weight])
+                lines = product.sum(1 - s.dim).abs_()  # [units * width]
                 parts.append(lines.double().view(block.units, s.width).sum(1))
             found[axis] = sum(parts[1:], parts[0]).cpu().numpy()
         return found

@@ -10,7 +10,9 @@ Its `iterative_steps` is not offered: the scores stay the same from step to step
 and for heads it removes more (it takes each step's share of the heads that are left).
 
 Torch-Pruning removes heads only where each has its own KV head. On grouped-query attention it takes query heads out of
-each group, and with two query heads to a group it never ends: there only the MLPs are pruned, and the plan says so.
+each group, and with two query heads to a group it never ends: there only the MLPs are pruned, and the plan says so. The
+same holds where norms of single heads (Qwen3, Gemma 3) stand between q, k and the attention. Through linears that hold
+several (Phi-3's) it traces well.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class TorchPruning(Allocator[TorchPruningParams]):
     Cost: about 3 traces of a narrow stand-in of the model, 13 s each for an 8B model.
     When: comparing its allocation with this project's on the same scores.
     Notes: Its pruning ratio is searched for, so that the real model meets the budget. It cannot prune grouped-query
-        attention: a note says so, or, with `attention: prune`, an error.
+        attention, or heads behind norms of their own: a note says so, or, with `attention: prune`, an error.
     """
 
     needs_priors = False
@@ -92,6 +94,11 @@ class TorchPruning(Allocator[TorchPruningParams]):
         else:
             raise TorchPruningError.short(p.ratio, p.of, most / p.denominator(layout), with_attention)
         notes = [f"Torch-Pruning removes {most:,} of {budget:,} parameters."]
+        heads = [b for b in blocks if mixes_tokens(b)]
+        if heads and whole_heads(heads, rate, p.global_pruning) and not any(best.block(b).loses for b in heads):
+            if p.attention == "prune":
+                raise TorchPruningError.no_heads(layout.architecture.model_type)
+            notes.append("Attention is not pruned: Torch-Pruning finds no heads to remove (norms of single heads).")
         if grouped and p.attention == "auto":
             notes.append("Attention is not pruned: Torch-Pruning cannot remove groups of grouped-query attention.")
         return Plan.of(layout, {_key(b): best.block(b).kept for b in layout.blocks()}, budget, notes)
@@ -148,7 +155,7 @@ def decide(
                 num_heads=state.heads(),
                 prune_num_heads=True,
                 prune_head_dims=False,
-                head_pruning_ratio=state.whole_heads(head_ratio, params.global_pruning),
+                head_pruning_ratio=whole_heads(blocks, head_ratio, params.global_pruning),
                 output_transform=lambda output: output.logits,
                 root_module_types=[type(model.get_submodule(blocks[0].writer.module))],
             )
@@ -176,8 +183,18 @@ def stand_in(layout: Layout) -> Any:
         "eos_token_id": None,
         "dtype": "float32",
     }
-    config = CONFIG_MAPPING[layout.architecture.model_type].from_dict({**layout.config, **narrow})
+    rotary = ("rope_parameters", "rope_scaling")  # may have a number for each half of a head of the real size
+    given = {key: value for key, value in layout.config.items() if key not in rotary}
+    config = CONFIG_MAPPING[layout.architecture.model_type].from_dict({**given, **narrow})
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False).eval()
+
+
+def whole_heads(blocks: list[BlockLayout], ratio: float, together: bool) -> float:
+    """The ratio at which Torch-Pruning, which rounds up, removes floor(ratio · heads), of a layer or of all `together`."""
+    counts = [block.units for block in blocks if mixes_tokens(block)]
+    heads = sum(counts) if together else min(counts, default=0)
+    gone = floor(ratio * heads)
+    return (gone - 0.5) / heads if gone else 0.0
 
 
 class _State:
@@ -200,13 +217,6 @@ class _State:
         """Linear -> its heads, for the linears that write q, k and v."""
         attention = [block for block in self.blocks if mixes_tokens(block)]
         return {self.model.get_submodule(s.module): b.units for b in attention for s in b.slices if s.dim == 0}
-
-    def whole_heads(self, ratio: float, together: bool) -> float:
-        """The ratio at which Torch-Pruning, which rounds up, removes floor(ratio · heads), of a layer or of all `together`."""
-        counts = [block.units for block in self.blocks if mixes_tokens(block)]
-        heads = sum(counts) if together else min(counts, default=0)
-        gone = floor(ratio * heads)
-        return (gone - 0.5) / heads if gone else 0.0
 
     def importance(self, group: Any) -> Any:
         """Score of the unit that each column of the group's writer belongs to, [columns]; None = not to be pruned."""

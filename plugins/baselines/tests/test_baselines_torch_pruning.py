@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hgsp_baselines.errors import TorchPruningError
 from hgsp_baselines.torch_pruning import TorchPruning, TorchPruningParams
-from transformers import LlamaConfig
+from hgsp_gemma import GEMMA3
+from hgsp_phi import PHI3
+from transformers import Gemma3TextConfig, LlamaConfig, Phi3Config
 
 from hgsp_core import Scores
 from hgsp_core.allocate.contract import AllocateJob
@@ -17,6 +19,15 @@ HEADS = layout_of(SAMPLE, random_model(LlamaConfig(**SIZE, num_key_value_heads=6
 GROUPS = layout_of(
     SAMPLE, random_model(LlamaConfig(**SIZE, num_key_value_heads=3))
 )  # 2 to a group: the case that never ends
+
+FUSED = layout_of(PHI3, random_model(Phi3Config(**SIZE, num_key_value_heads=6, pad_token_id=None)))
+#: for the heads of 8 numbers that the model has, not for those of the stand-in
+LONG_ROPE = dict(rope_type="longrope", rope_theta=1e4, original_max_position_embeddings=32)
+LONG_ROPE |= dict(short_factor=[1.0] * 4, long_factor=[2.0] * 4)
+LONG = layout_of(
+    PHI3, random_model(Phi3Config(**SIZE, num_key_value_heads=6, pad_token_id=None, rope_parameters=LONG_ROPE))
+)
+NORMED = layout_of(GEMMA3, random_model(Gemma3TextConfig(**SIZE, num_key_value_heads=6)))
 
 
 def plan(layout, **params):
@@ -32,12 +43,13 @@ def channels(layout):
     return sum(b.unit_cost for b in layout.blocks() if b.axis.name == "mlp")
 
 
-def test_the_lowest_scored_heads_and_channels_of_every_layer_go():
-    scores, result = plan(HEADS, ratio=0.3)
+@pytest.mark.parametrize("layout", [HEADS, FUSED, LONG], ids=["apart", "fused", "fused, with long rope"])
+def test_the_lowest_scored_heads_and_channels_of_every_layer_go(layout):
+    scores, result = plan(layout, ratio=0.3)
     sizes = {axis: {len(layer[axis].kept) for layer in result.layers} for axis in ("attention", "mlp")}
     assert sizes["attention"] == {5}
     assert len(sizes["mlp"]) == 1
-    for block in HEADS.blocks():
+    for block in layout.blocks():
         units = scores.units_of(block.layer, block.axis.name)
         kept = result.block(block).kept
         assert sorted(np.argsort(scores.score[units])[-len(kept) :].tolist()) == list(kept)
@@ -67,6 +79,16 @@ def test_grouped_attention_stays_whole_and_the_plan_says_so():
     assert all(len(layer["attention"].kept) == 3 for layer in result.layers)
     assert "Attention is not pruned" in result.notes[1]
     assert len(plan(GROUPS, ratio=0.2, attention="keep")[1].notes) == 1  # asked for: nothing to tell
+
+
+def test_heads_that_torch_pruning_does_not_find_are_told_or_an_error():
+    _, result = plan(NORMED, ratio=0.3)
+    assert all(len(layer["attention"].kept) == 6 for layer in result.layers)
+    assert "finds no heads to remove" in result.notes[1]
+    with pytest.raises(
+        TorchPruningError, match=r"no heads to remove in a model of type 'gemma3_text'.*attention: keep"
+    ):
+        plan(NORMED, ratio=0.3, attention="prune")
 
 
 def test_grouped_attention_that_must_be_pruned_is_an_error_before_torch_pruning_is_called(monkeypatch):
