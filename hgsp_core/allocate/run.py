@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, exp
@@ -97,12 +98,13 @@ def decide(
     predicted = 0.0 if scorer.in_nats else None
     if methods.allocators[0].compares_layers and not scorer.in_nats and not recipe.normalize:
         monitor.say(_incomparable(recipe.score.use))
-    allocators, said = methods.allocators, tuple[str, ...]()
+    allocators, said, unscored = methods.allocators, tuple[str, ...](), tuple[str, ...]()
     for step in range(len(allocators)):
         previous = decided.plan if decided else None
         statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, previous)
         with monitor.stage("Plan") as progress:
             measured = scorer(ScoreJob(source.layout, statistics, recipe.calibrate.seed))
+            unscored = _unscored(measured, source.layout, recipe.score.use)
             scores = normalized(measured, methods.normalizers, source.layout)
             priors = prior(PriorJob(source.layout, statistics)) if prior else None
             if previous:
@@ -122,7 +124,9 @@ def decide(
             scales = Scales.of_gradients(statistics[scale]) if scale else Scales.of_scores(measured)
             decided = Decision(source, calibration, scores, priors, plan, (), 0.0, measured, scales, None)
     assert decided is not None  # there is at least one step
-    decided = replace(decided, plan=replace(decided.plan, notes=(*decided.plan.notes, *said)))
+    for note in unscored:
+        monitor.say(note)
+    decided = replace(decided, plan=replace(decided.plan, notes=(*decided.plan.notes, *said, *unscored)))
     if predicted is not None and predicted > FAR:
         plan = replace(decided.plan, notes=(*decided.plan.notes, _far(predicted, recipe)))
         decided = replace(decided, plan=plan)
@@ -140,6 +144,16 @@ def _incomparable(scorer: str) -> str:
     )
 
 
+def _unscored(scores: Scores, layout: Layout, scorer: str) -> tuple[str, ...]:
+    """What stays whole because the scorer says nothing of it, one note an axis."""
+    blocks = zip(layout.blocks(), scores.scored(layout), strict=True)
+    layers = Counter(block.axis.name for block, scored in blocks if not scored)
+    return tuple(
+        f"The {axis} of {count} {'layer stays' if count == 1 else 'layers stay'} whole: '{scorer}' has no score for {axis}."
+        for axis, count in layers.items()
+    )
+
+
 def _far(predicted: float, recipe: Recipe) -> str:
     """The warning before a model is cut of which little is left."""
     return (
@@ -152,6 +166,8 @@ def _far(predicted: float, recipe: Recipe) -> str:
 def methods_of(recipe: Recipe, layout: Layout) -> Methods:
     """The methods that decide what is kept, ready to be called."""
     scorer = recipe.score.build(Scorer)
+    if scorer.only_experts and not any(block.routed for block in layout.blocks()):
+        raise PlanError.only_experts(recipe.score.use, layout.architecture.model_type)
     allocators = _allocators(recipe, scorer, _params(recipe))
     normalizers = [use.build(Normalizer) for use in recipe.normalize]
     prior = recipe.prior.build(Prior) if allocators[0].needs_priors else None

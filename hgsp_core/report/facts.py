@@ -33,7 +33,9 @@ class RunFacts:
 
     @property
     def axes(self) -> list[str]:
-        return [axis.name for axis in self.layout.architecture.axes]
+        """Of at least one layer."""
+        there = {block.axis.name for block in self.layout.blocks()}
+        return [axis.name for axis in self.layout.architecture.axes if axis.name in there]
 
     @property
     def model(self) -> str:

@@ -45,11 +45,13 @@ class Scorer(Implementation[P]):
 
     collectors   the statistics to measure: `job.statistics[collector]` has them
     in_nats      whether importances are nats per predicted token and add up: what a plan removes predicts its KL divergence
+    only_experts whether it scores nothing but experts: a model without any is refused before anything is measured
     """
 
     kind: ClassVar[str] = "scorer"
     collectors: Sequence[Collector] = ()
     in_nats: bool = False
+    only_experts: bool = False
 
     @abstractmethod
     def __call__(self, job: ScoreJob) -> Scores:
