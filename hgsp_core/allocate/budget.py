@@ -83,6 +83,7 @@ class Queue:
     `floor` (units that stay), `least` (units that stay if any does).
     `axis` [blocks]: position in `scores.axes`.
     `states`, one per block: what stays, by `gone`. A block without scores has no bundles.
+    `unscored`: the axes of such blocks.
     """
 
     score: np.ndarray
@@ -98,6 +99,7 @@ class Queue:
     floor: np.ndarray
     least: np.ndarray
     states: tuple[Ranked | Path, ...]
+    unscored: tuple[str, ...]
 
     @classmethod
     def of(
@@ -107,7 +109,7 @@ class Queue:
 
         A bundle is `channel_multiple` channels of one block (but one expert), scored by their mean; a block's first bundle is the
         remainder, so that what is kept is a multiple. The best-scored unit of each axis always stays: a model without
-        any attention or any MLP is none.
+        any attention or any MLP is none. So do as many experts as a token goes to where others are shared, whose worth nobody scores.
 
         Args:
             floors: [blocks], units that must stay.
@@ -146,6 +148,7 @@ class Queue:
                 order = np.lexsort((scores.index[rows], scores.importance[rows], scores.score[rows]))
                 states.append(Ranked(scores.index[rows][order]))
                 single = attention[i] or block.routed
+                floor_of[i] = max(floor_of[i], block.least if block.shared else 0)
                 parts.append(_bundles(block, scores.score[rows][order], 1 if single else channel_multiple))
 
         block_of = np.repeat(np.arange(len(blocks)), [len(score) for score, *_ in parts])
@@ -169,6 +172,7 @@ class Queue:
             floor=floor_of,
             least=np.array([block.least for block in blocks]),
             states=tuple(states),
+            unscored=tuple(scores.axes[i] for i in np.unique(axis[~scores.scored(layout)])),
         )
 
     def by(self, score: np.ndarray) -> Queue:
@@ -309,6 +313,7 @@ def plan_within(
             reached = budget - short
             budget, short = reached, reached - int(queue.spent(solve(reached)[0]).sum())
         largest = (budget - short) / params.denominator(layout)
+        limits = [*limits, *(f"no scores for {axis}" for axis in queue.unscored)]
         raise PlanError.ratio_impossible(params.ratio, params.of, largest, limits)
     if short >= queue.unit_cost.min():
         notes = [*notes, shortfall(short, budget, limits)]

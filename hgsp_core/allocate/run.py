@@ -121,11 +121,13 @@ def decide(
         if decided:
             decided = replace(decided, scores=scores, priors=priors, plan=plan)
         else:
-            scales = Scales.of_gradients(statistics[scale]) if scale else Scales.of_scores(measured)
+            scales = (
+                Scales.of_gradients(statistics[scale])
+                if scale
+                else Scales.of_scores(measured, len(source.layout.layers))
+            )
             decided = Decision(source, calibration, scores, priors, plan, (), 0.0, measured, scales, None)
     assert decided is not None  # there is at least one step
-    for note in unscored:
-        monitor.say(note)
     decided = replace(decided, plan=replace(decided.plan, notes=(*decided.plan.notes, *said, *unscored)))
     if predicted is not None and predicted > FAR:
         plan = replace(decided.plan, notes=(*decided.plan.notes, _far(predicted, recipe)))
@@ -149,7 +151,8 @@ def _unscored(scores: Scores, layout: Layout, scorer: str) -> tuple[str, ...]:
     blocks = zip(layout.blocks(), scores.scored(layout), strict=True)
     layers = Counter(block.axis.name for block, scored in blocks if not scored)
     return tuple(
-        f"The {axis} of {count} {'layer stays' if count == 1 else 'layers stay'} whole: '{scorer}' has no score for {axis}."
+        f"{count} {'layer keeps all of its' if count == 1 else 'layers keep all of their'} {axis}: "
+        f"'{scorer}' has no score for {axis}."
         for axis, count in layers.items()
     )
 

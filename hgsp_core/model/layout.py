@@ -106,6 +106,11 @@ class BlockLayout:
         return bool(self.chosen)
 
     @property
+    def shared(self) -> bool:
+        """Whether it has experts that every token goes to, beside those that it is cut along."""
+        return self.routed and any(len(shape) > 1 for _, shape in self.fixed)
+
+    @property
     def least(self) -> int:
         """Units that stay if any does."""
         return max(1, self.chosen)

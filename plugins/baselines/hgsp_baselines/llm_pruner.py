@@ -63,7 +63,7 @@ class Vector(Collector):
 
     def reduce(self, layer: Layer, sums: Sums) -> LayerStatistics:
         found = {}
-        for axis, block in layer.layout.blocks.items():
+        for axis, block in layer.layout.written.items():
             parts = []
             for s in block.slices:
                 lines = (layer.weights[s.weight] * layer.gradients[s.weight]).sum(1 - s.dim).abs_()  # [units * width]
