@@ -2,13 +2,22 @@
 
 import torch
 from hgsp_llama import LLAMA
-from hgsp_mistral import MISTRAL
-from hgsp_qwen import QWEN2, QWEN3
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from hgsp_mistral import MISTRAL, MIXTRAL
+from hgsp_qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Qwen2Config,
+    Qwen2MoeConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from hgsp_core.model.layout import Layout, read_layout
 
-ARCHITECTURES = {a.model_type: a for a in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+ARCHITECTURES = {a.model_type: a for a in (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE)}
 
 SHAPE = dict(
     vocab_size=97,
@@ -32,12 +41,27 @@ CONFIGS = {
     ),
     "qwen3": lambda **kw: Qwen3Config(**{**SHAPE, "head_dim": 8, **kw}),
 }
+EXPERTS = {**SHAPE, "num_experts_per_tok": 2}
+#: with experts in all layers, in all but one, and with a shared one in every other layer
+WITH_EXPERTS = {
+    "mixtral": lambda **kw: MixtralConfig(**{**EXPERTS, "head_dim": 8, "num_local_experts": 6, **kw}),
+    "qwen3_moe": lambda **kw: Qwen3MoeConfig(
+        **EXPERTS
+        | {"head_dim": 8, "num_experts": 6, "moe_intermediate_size": 16, "norm_topk_prob": True, "mlp_only_layers": [1]}
+        | kw
+    ),
+    "qwen2_moe": lambda **kw: Qwen2MoeConfig(
+        **EXPERTS
+        | {"num_experts": 6, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24, "decoder_sparse_step": 2}
+        | kw
+    ),
+}
 
 
 def tiny_model(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **config):
     """A random model whose norms and biases are not the neutral ones they start as."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[kind](**config)).eval()
+    model = AutoModelForCausalLM.from_config((CONFIGS | WITH_EXPERTS)[kind](**config)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
