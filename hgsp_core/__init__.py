@@ -21,6 +21,7 @@ _PUBLIC = {
     "Axis": "model.architecture",
     "Slice": "model.architecture",
     "Relative": "model.architecture",
+    "GATED_EXPERTS": "model.architecture",
     "GATED_MLP": "model.architecture",
     "GROUPED_ATTENTION": "model.architecture",
     "pre_norm_decoder": "model.architecture",

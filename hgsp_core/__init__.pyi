@@ -23,6 +23,7 @@ from hgsp_core.evaluate.contract import Evaluator as Evaluator
 from hgsp_core.evaluate.contract import PairEvaluator as PairEvaluator
 from hgsp_core.export.contract import Exporter as Exporter
 from hgsp_core.export.contract import ExportJob as ExportJob
+from hgsp_core.model.architecture import GATED_EXPERTS as GATED_EXPERTS
 from hgsp_core.model.architecture import GATED_MLP as GATED_MLP
 from hgsp_core.model.architecture import GROUPED_ATTENTION as GROUPED_ATTENTION
 from hgsp_core.model.architecture import Architecture as Architecture

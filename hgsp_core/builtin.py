@@ -45,6 +45,8 @@ def hgsp_scorers() -> list[Method]:
             ObsParams,
             "squared output error after refitting the kept weights: Optimal Brain Surgeon",
         ),
+        _own("reap", "score.experts:Reap", Params, "router weight times norm of the expert's output; only experts"),
+        _own("frequency", "score.experts:Frequency", Params, "share of tokens that go to the expert; only experts"),
         _own("magnitude", "score.scorers:Magnitude", Params, "sum of |W|; needs no calibration data"),
         _own("l2", "score.scorers:L2", Params, "sum of W^2; needs no calibration data"),
         _own("random", "score.scorers:Random", Params, "seeded noise, as a control"),

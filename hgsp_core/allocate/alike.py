@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from hgsp_core.allocate.budget import Queue, Ranked
+from hgsp_core.allocate.budget import Queue, Ranked, block_starts
 from hgsp_core.allocate.heads import Path
 from hgsp_core.artifacts import Scores
+from hgsp_core.model.layout import Layout
 
 
-def least_lost(queue: Queue, scores: Scores, budget: int, multiple: int, whole: bool) -> np.ndarray:
+def least_lost(layout: Layout, queue: Queue, scores: Scores, budget: int, multiple: int, whole: bool) -> np.ndarray:
     """Units removed [blocks]: of all such plans that use the budget, the one whose removed units have the lowest mean score.
 
     It tries every number of groups and, if `whole` layers may be removed, every number of layers; channels of the kept
     layers make up the rest. The removed layers are those with the least score in units that the plan would otherwise keep.
     Inside a block the lowest-scored units are removed. The score of a plan is Σ score · cost, as in the knapsack.
     """
-    starts = np.append(0, np.cumsum(queue.units))
+    starts = block_starts(layout, scores)
     score = scores.score - min(scores.score.min(), 0)
-    lost = [  # by block: [units + 1], by the number of removed units
+    lost = [  # by block: [units + 1], by the number of removed units; a block without scores loses none
         np.append(0, np.cumsum(score[starts[i] + _ranked(state)])) * queue.unit_cost[i]
+        if starts[i] < starts[i + 1]
+        else np.zeros(queue.units[i] + 1)
         for i, state in enumerate(queue.states)
     ]
     layers = np.arange(queue.layer.max() + 1)
@@ -67,15 +70,24 @@ def cut_alike(queue: Queue, whole: np.ndarray, groups: int, budget: int, multipl
     rest = budget - int(queue.spent(gone).sum())
     if rest < 0:
         return None
-    mlp = ~queue.attention & ~leaves
-    channels = rest * queue.units // max(int((queue.units * queue.unit_cost)[mlp].sum()), 1)
-    kept = np.maximum(queue.units - channels, max(int(queue.floor[mlp].max(initial=0)), 1))
-    kept = np.minimum(-(-kept // multiple) * multiple, queue.units)
-    return np.where(mlp, queue.units - kept, gone)
+    open_to = ~queue.attention & ~leaves & np.isin(queue.axis, queue.axis[queue.block])
+    whole_cost = np.where(open_to, queue.units * queue.unit_cost, 0)
+    axes = sorted(set(queue.axis[open_to].tolist()), key=lambda axis: -queue.unit_cost[queue.axis == axis].max())
+    for axis in axes:  # finer units make up for what the coarser ones leave of the budget
+        own = open_to & (queue.axis == axis)
+        units = rest * queue.units // max(int(whole_cost.sum()), 1)
+        kept = np.maximum(queue.units - units, max(int(np.maximum(queue.floor, queue.least)[own].max(initial=0)), 1))
+        step = 1 if (queue.least[own] > 1).any() else multiple
+        kept = np.minimum(-(-kept // step) * step, queue.units)
+        gone = np.where(own, queue.units - kept, gone)
+        rest -= int(((queue.units - kept) * queue.unit_cost)[own].sum())
+        whole_cost[own] = 0
+    return gone
 
 
 def _as_all(queue: Queue, gone: np.ndarray) -> np.ndarray:
     """[blocks]: `gone`, with the numbers of the kept layers in every layer."""
-    empty = np.bincount(queue.layer, weights=queue.units - gone) == 0
-    one = gone[queue.layer == int(np.argmin(empty))]
-    return np.tile(one, len(empty))
+    stays = np.isin(queue.layer, queue.layer[gone < queue.units])
+    of_axis = np.zeros(queue.axis.max() + 1, gone.dtype)
+    of_axis[queue.axis[stays]] = gone[stays]
+    return np.where(np.isin(queue.axis, queue.axis[stays]), of_axis[queue.axis], gone)

@@ -50,15 +50,24 @@ class Ranked:
 
 
 def _bundles(block: BlockLayout, score: np.ndarray, multiple: int) -> tuple[np.ndarray, ...]:
-    """Columns [bundles] of one block: score, units gone after it, cost, units left. score [units], ascending."""
+    """Columns [bundles] of one block: score, units gone after it, cost, units left. score [units], ascending.
+
+    The last bundle is as many experts as a token goes to.
+    """
     rank = np.arange(block.units)
     remainder = (block.units - 1) % multiple + 1  # size of the first bundle, 1..multiple
     first = np.flatnonzero(np.diff((rank + multiple - remainder) // multiple, prepend=-1))
+    first = first[first <= block.units - block.least]
     last = np.append(first[1:], block.units) - 1
     size = last - first + 1
     mean = np.clip(np.add.reduceat(score, first) / size, score[first], score[last])  # rounding must not reverse them
     left = block.units - last - 1
     return mean, last + 1, size * block.unit_cost + np.where(left == 0, block.fixed_cost, 0), left
+
+
+def block_starts(layout: Layout, scores: Scores) -> np.ndarray:
+    """[blocks + 1]: where each block's units start in the scores; a block without scores has none."""
+    return np.append(0, np.cumsum(np.bincount(scores.blocks(layout), minlength=len(layout.blocks()))))
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,10 @@ class Queue:
     Columns, each [bundles]: `score` (ascending), `block` (position in `layout.blocks()`), `after` (`gone` of that block
     after this bundle), `cost` (parameters; the bundle that empties a block also costs the block's fixed parameters).
     Columns, each [blocks]: `layer`, `attention` (bool), `units` (`gone` of an empty block), `unit_cost`, `fixed_cost`,
-    `floor` (minimum units to keep).
-    `states`, one per block: what is kept, by `gone`.
+    `floor` (minimum units to keep), `least` (minimum units of a block that keeps any).
+    `axis` [blocks]: position in `scores.axes`.
+    `states`, one per block: what is kept, by `gone`. A block without scores has no bundles.
+    `unscored`: the axes of such blocks.
     """
 
     score: np.ndarray
@@ -80,12 +91,15 @@ class Queue:
     after: np.ndarray
     cost: np.ndarray
     layer: np.ndarray
+    axis: np.ndarray
     attention: np.ndarray
     units: np.ndarray
     unit_cost: np.ndarray
     fixed_cost: np.ndarray
     floor: np.ndarray
+    least: np.ndarray
     states: tuple[Ranked | Path, ...]
+    unscored: tuple[str, ...]
 
     @classmethod
     def of(
@@ -93,9 +107,9 @@ class Queue:
     ) -> Queue:
         """Order by score, ascending; equal scores by layer, axis, importance (which a gate of zero hides) and index.
 
-        A bundle is `channel_multiple` channels of one block, scored by their mean; a block's first bundle is the
-        remainder, so that what is kept is a multiple. The best-scored unit of each axis is always kept: a
-        model needs attention and an MLP.
+        A bundle is `channel_multiple` channels of one block (or one expert), scored by their mean; a block's first bundle is
+        the remainder, so that what is kept is a multiple. The best-scored unit of each axis is always kept: a model needs
+        attention and an MLP. As many experts are kept as a token goes to where others are shared, which have no scores.
 
         Args:
             floors: [blocks], minimum units to keep.
@@ -109,14 +123,20 @@ class Queue:
             raise PlanError.score_not_finite(
                 int(scores.layer[worst]), scores.axes[scores.axis[worst]], int(scores.index[worst])
             )
-        blocks, axes = layout.blocks(), len(scores.axes)
+        blocks = layout.blocks()
+        axis = np.array([scores.axes.index(block.axis.name) for block in blocks])
         attention = np.array([mixes_tokens(block) for block in blocks])
-        starts = np.append(0, np.cumsum([block.units for block in blocks]))
+        starts = block_starts(layout, scores)
+        floor_of = np.array(floors)
         states: list[Ranked | Path] = []
         parts: list[tuple[np.ndarray, ...]] = []
         for i, block in enumerate(blocks):
             rows = slice(starts[i], starts[i + 1])
-            if query_heads and block.heads > 1:
+            if starts[i] == starts[i + 1]:
+                states.append(Ranked(np.arange(block.units)))
+                parts.append((np.empty(0), *np.empty((3, 0), np.int64)))
+                floor_of[i] = block.units
+            elif query_heads and block.heads > 1:
                 shares = scores.heads[block.layer].get(block.axis.name) if scores.heads else None
                 if shares is None:
                     raise PlanError.no_head_scores(block.layer, block.axis.name)
@@ -127,14 +147,15 @@ class Queue:
             else:
                 order = np.lexsort((scores.index[rows], scores.importance[rows], scores.score[rows]))
                 states.append(Ranked(scores.index[rows][order]))
-                parts.append(_bundles(block, scores.score[rows][order], 1 if attention[i] else channel_multiple))
+                single = attention[i] or block.routed
+                floor_of[i] = max(floor_of[i], block.least if block.shared else 0)
+                parts.append(_bundles(block, scores.score[rows][order], 1 if single else channel_multiple))
 
         block_of = np.repeat(np.arange(len(blocks)), [len(score) for score, *_ in parts])
         score, after, cost, left = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(score, kind="stable")  # bundles stand in order of layer, axis, rank: so do equal scores
-        floor_of = np.array(floors)
-        for axis in range(axes):
-            best = block_of[order[block_of[order] % axes == axis][-1]]
+        for own in np.unique(axis[block_of]):
+            best = block_of[order[axis[block_of[order]] == own][-1]]
             floor_of[best] = max(floor_of[best], 1)
         order = order[(left >= floor_of[block_of])[order]]
         return cls(
@@ -143,12 +164,15 @@ class Queue:
             after=after[order],
             cost=cost[order],
             layer=np.array([block.layer for block in blocks]),
+            axis=axis,
             attention=attention,
             units=np.array([state.last for state in states]),
             unit_cost=np.array([block.unit_cost for block in blocks]),
             fixed_cost=np.array([block.fixed_cost for block in blocks]),
             floor=floor_of,
+            least=np.array([block.least for block in blocks]),
             states=tuple(states),
+            unscored=tuple(scores.axes[i] for i in np.unique(axis[~scores.scored(layout)])),
         )
 
     def spent(self, gone: np.ndarray) -> np.ndarray:
@@ -275,6 +299,7 @@ def plan_within(
             reached = budget - short
             budget, short = reached, reached - int(queue.spent(solve(reached)[0]).sum())
         largest = (budget - short) / params.denominator(layout)
+        limits = [*limits, *(f"no scores for {axis}" for axis in queue.unscored)]
         raise PlanError.ratio_impossible(params.ratio, params.of, largest, limits)
     if short >= queue.unit_cost.min():
         notes = [*notes, shortfall(short, budget, limits)]

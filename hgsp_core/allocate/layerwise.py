@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from hgsp_core.allocate.budget import Capacity, RatioParams, plan_within
 from hgsp_core.allocate.contract import AllocateJob, Allocator
-from hgsp_core.allocate.limits import Limits, finite_layer_priors, floors, in_force, prunable_layers
+from hgsp_core.allocate.limits import Limits, finite_layer_priors, floors, in_force, of_blocks, prunable_layers
 from hgsp_core.allocate.rates import fill_channels, fill_shares, queue_by_rate, rates_of_blocks, scaled_rates
 from hgsp_core.artifacts import Plan, Priors
 from hgsp_core.artifacts.errors import PlanError
@@ -71,13 +71,15 @@ class Layerwise(Allocator[LayerwiseParams]):
         self.needs_priors = params.strategy != "uniform" or params.limits.freeze_most_important > 0
 
     def __call__(self, job: AllocateJob) -> Plan:
-        p, layout, axes = self.params, job.layout, len(job.scores.axes)
+        p, layout = self.params, job.layout
         rates = layer_rates(p, layout, job.priors)
-        floor = np.maximum(floors(p.limits, layout, np.repeat(rates > 0, axes)), 1)  # [blocks]
+        floor = np.maximum(
+            floors(p.limits, layout, of_blocks(rates > 0, layout) & job.scores.scored(layout)), 1
+        )  # [blocks]
         share = p.limits.attention_share
         groups, block_rates = rates_of_blocks(layout, rates, floor)
         if share is not None:
-            block_rates = np.repeat(rates, axes)
+            block_rates = of_blocks(rates, layout)
         queue = queue_by_rate(layout, job.scores, block_rates, floor, p.limits.multiple)
         cost = np.array([layer.cost for layer in layout.layers])
         layer_max = Capacity.layers(queue, np.floor(p.limits.layer_max_rate * cost).astype(np.int64))

@@ -145,11 +145,16 @@ def finite_layer_priors(priors: Priors | None) -> np.ndarray:
     return values
 
 
+def of_blocks(values: np.ndarray, layout: Layout) -> np.ndarray:
+    """[blocks]: the value of each block's layer. values [layers]."""
+    return values[[block.layer for block in layout.blocks()]]
+
+
 def floors(limits: SizeLimits, layout: Layout, prunable: np.ndarray) -> np.ndarray:
     """[blocks]: minimum units to keep. prunable [blocks] bool; a block that is not prunable keeps all units."""
     blocks = layout.blocks()
     units = np.array([block.units for block in blocks])
-    least = np.array([limits.min_heads if mixes_tokens(block) else limits.min_channels for block in blocks])
+    least = [limits.min_heads if mixes_tokens(b) else 0 if b.routed else limits.min_channels for b in blocks]
     return np.where(prunable, np.minimum(least, units), units)
 
 

@@ -33,7 +33,7 @@ def sized(use: str, params: Params, job: AllocateJob, nats: Scores | None) -> tu
         nats: scores in nats, by which plans are compared; None = the allocator's own scores.
     """
     layout = job.layout
-    widest = max((block.units for block in layout.blocks() if not mixes_tokens(block)), default=0)
+    widest = max((b.units for b in layout.blocks() if not (mixes_tokens(b) or b.routed)), default=0)
     if widest < WIDE or numbered(params, 1) == params:
         return params, ()
     ratio = dict(params).get("ratio")

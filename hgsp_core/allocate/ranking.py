@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from hgsp_core.allocate.alike import least_lost
 from hgsp_core.allocate.budget import Capacity, Queue, RatioParams, fill, plan_within
 from hgsp_core.allocate.contract import AllocateJob, Allocator
-from hgsp_core.allocate.limits import Limits, SizeLimits, floors, in_force, prunable_layers
+from hgsp_core.allocate.limits import Limits, SizeLimits, floors, in_force, of_blocks, prunable_layers
 from hgsp_core.artifacts import Plan
 from hgsp_core.artifacts.errors import PlanError
 from hgsp_core.model.layout import Layout
@@ -55,13 +55,13 @@ class Ranking(Allocator[G]):
 
     def __call__(self, job: AllocateJob) -> Plan:
         p, layout, scores = self.params, job.layout, self.scores(job)
-        prunable = np.repeat(prunable_layers(p.limits, layout, job.priors), len(scores.axes))  # [blocks]
+        prunable = of_blocks(prunable_layers(p.limits, layout, job.priors), layout)
         multiple = p.limits.multiple
         queue = Queue.of(layout, scores, floors(p.limits, layout, prunable), multiple, p.query_heads)
         if p.uniform:
 
             def alike(budget: int) -> tuple[np.ndarray, list[str]]:
-                return least_lost(queue, scores, budget, multiple, self.whole_layers), []
+                return least_lost(layout, queue, scores, budget, multiple, self.whole_layers), []
 
             coarse = multiple * int(queue.unit_cost[~queue.attention].sum())
             return plan_within(layout, queue, p, alike, [*in_force(p), "allocate.with.uniform: true"], coarse)

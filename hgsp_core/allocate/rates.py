@@ -53,9 +53,9 @@ def queue_by_rate(layout: Layout, scores: Scores, rates: np.ndarray, floor: np.n
 
     rates [blocks], above 0 where the floor allows removal.
     """
-    block_of = scores.layer * len(scores.axes) + scores.axis  # [units]
+    block_of = scores.blocks(layout)  # [units]
     by_block = np.lexsort((scores.index, scores.importance, scores.score, block_of))
-    units = np.bincount(block_of)
+    units = np.bincount(block_of, minlength=len(rates))
     share = np.empty(len(scores))
     share[by_block] = np.arange(1, len(scores) + 1) - (np.cumsum(units) - units)[block_of[by_block]]
     share /= (units * np.where(rates > 0, rates, 1))[block_of]

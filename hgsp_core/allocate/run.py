@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, exp
@@ -100,12 +101,13 @@ def decide(
     predicted = 0.0 if scorer.in_nats else None
     if methods.allocator.compares_layers and not scorer.in_nats and not recipe.normalize:
         monitor.say(_incomparable(recipe.score.use))
-    params, said = methods.params, tuple[str, ...]()
+    params, said, unscored = methods.params, tuple[str, ...](), tuple[str, ...]()
     for step in range(1, methods.steps + 1):
         previous = decided.plan if decided else None
         statistics = measure(recipe, source, calibration, methods.collectors, monitor, store, reused, previous)
         with monitor.stage("Plan") as progress:
             measured = scorer(ScoreJob(source.layout, statistics, recipe.calibrate.seed))
+            unscored = _unscored(measured, source.layout, recipe.score.use)
             scores = normalized(measured, methods.normalizers, source.layout)
             priors = prior(PriorJob(source.layout, statistics)) if prior else None
             if previous:
@@ -121,10 +123,14 @@ def decide(
         if decided:
             decided = replace(decided, scores=scores, priors=priors, plan=plan)
         else:
-            scales = Scales.of_gradients(statistics[scale]) if scale else Scales.of_scores(measured)
+            scales = (
+                Scales.of_gradients(statistics[scale])
+                if scale
+                else Scales.of_scores(measured, len(source.layout.layers))
+            )
             decided = Decision(source, calibration, scores, priors, plan, (), 0.0, measured, scales, None)
     assert decided is not None  # there is at least one step
-    decided = replace(decided, plan=replace(decided.plan, notes=(*decided.plan.notes, *said)))
+    decided = replace(decided, plan=replace(decided.plan, notes=(*decided.plan.notes, *said, *unscored)))
     if predicted is not None and predicted > FAR:
         plan = replace(decided.plan, notes=(*decided.plan.notes, _far(predicted, recipe)))
         decided = replace(decided, plan=plan)
@@ -142,6 +148,17 @@ def _incomparable(scorer: str) -> str:
     )
 
 
+def _unscored(scores: Scores, layout: Layout, scorer: str) -> tuple[str, ...]:
+    """What stays whole because the scorer says nothing of it, one note an axis."""
+    blocks = zip(layout.blocks(), scores.scored(layout), strict=True)
+    layers = Counter(block.axis.name for block, scored in blocks if not scored)
+    return tuple(
+        f"{count} {'layer keeps all of its' if count == 1 else 'layers keep all of their'} {axis}: "
+        f"'{scorer}' has no score for {axis}."
+        for axis, count in layers.items()
+    )
+
+
 def _far(predicted: float, recipe: Recipe) -> str:
     """Warning of a large predicted KL divergence."""
     return (
@@ -154,6 +171,8 @@ def _far(predicted: float, recipe: Recipe) -> str:
 def methods_of(recipe: Recipe, layout: Layout) -> Methods:
     """The methods that decide what is kept, ready to be called."""
     scorer = recipe.score.build(Scorer)
+    if scorer.only_experts and not any(block.routed for block in layout.blocks()):
+        raise PlanError.only_experts(recipe.score.use, layout.architecture.model_type)
     params = _params(recipe)
     steps = _steps(recipe, scorer, params)
     allocator = registry.build(Allocator, recipe.allocate.use, params)

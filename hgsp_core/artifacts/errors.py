@@ -42,6 +42,23 @@ class PlanError(HgspError):
         )
 
     @classmethod
+    def no_scores(cls) -> PlanError:
+        return cls("score: the scorer has no score for any unit of this model. Choose another one (score.use).")
+
+    @classmethod
+    def only_experts(cls, scorer: str, model_type: str) -> PlanError:
+        return cls(
+            f"score.use: '{scorer}' scores experts, and the model ('{model_type}') has none. Choose another scorer, such as curvature."
+        )
+
+    @classmethod
+    def too_few_experts(cls, layer: int, axis: str, kept: int, least: int) -> PlanError:
+        return cls(
+            f"Plan of layer {layer}, {axis}: {kept} experts would be kept, but each token goes to {least}: keep as many, or none. "
+            "Plan again (hgsp plan); if a plugin made the plan, this is a bug in it."
+        )
+
+    @classmethod
     def uneven_heads(cls, layer: int, axis: str, heads: int) -> PlanError:
         return cls(
             f"Plan of layer {layer}, {axis}: every kept unit must keep the same number of query heads, at least one, indexed below {heads} "

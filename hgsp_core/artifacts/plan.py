@@ -63,7 +63,8 @@ class Plan:
         `heads`: `(layer, axis) -> unit -> query heads that are kept`, of every kept unit, where only some are kept.
 
         Raises:
-            PlanError: units of one block that would keep different numbers of query heads, or none.
+            PlanError: units of one block that would keep different numbers of query heads, or none; fewer experts than a token
+                goes to.
         """
         layers = []
         for layer in layout.layers:
@@ -74,6 +75,8 @@ class Plan:
                 sizes = {len(set(own) & set(range(block.heads))) for own in stay} | {len(own) for own in stay}
                 if len(sizes) > 1 or 0 in sizes:
                     raise PlanError.uneven_heads(layer.index, name, block.heads)
+                if 0 < len(units) < block.least:
+                    raise PlanError.too_few_experts(layer.index, name, len(units), block.least)
                 blocks[name] = BlockPlan(block.units, tuple(units), stay if sizes and block.heads not in sizes else ())
             layers.append(blocks)
         return cls(tuple(layers), layout.parameters, layout.parameters - removed_target, tuple(notes))
@@ -114,9 +117,12 @@ class Plan:
         return [i for i, layer in enumerate(self.layers) if any(block.kept for block in layer.values())]
 
     def is_uniform(self) -> bool:
-        """Same sizes in every kept layer: the pruned model fits the stock class."""
-        sizes = {tuple((len(b.kept), b.heads_per_unit) for b in self.layers[i].values()) for i in self.kept_layers()}
-        return len(sizes) == 1 and all(kept for kept, _ in next(iter(sizes)))
+        """Same sizes in every kept layer that has the axis: the pruned model fits the stock class."""
+        sizes: dict[str, set[tuple[int, int | None]]] = {}
+        for layer in self.kept_layers():
+            for axis, b in self.layers[layer].items():
+                sizes.setdefault(axis, set()).add((len(b.kept), b.heads_per_unit))
+        return bool(sizes) and all(len(of) == 1 and all(kept for kept, _ in of) for of in sizes.values())
 
     def layout_after(self, layout: Layout) -> Layout:
         """The pruned model's own layout: layers renumbered, blocks at their new sizes, removed blocks absent."""

@@ -13,7 +13,10 @@ from hgsp_core.artifacts.scores import Scores
 
 @dataclass(frozen=True)
 class Scales:
-    """How large the gradients of each layer are, or, without gradients, the scores of its units. Columns [layers]."""
+    """How large the gradients of each layer are, or, without gradients, the scores of its units. Columns [layers].
+
+    NaN for a layer without scores.
+    """
 
     source: str
     mean: np.ndarray
@@ -29,9 +32,10 @@ class Scales:
         return cls("gradients", **{name: np.array([float(layer[name]) for layer in layers]) for name in names})
 
     @classmethod
-    def of_scores(cls, scores: Scores) -> Scales:
+    def of_scores(cls, scores: Scores, layers: int) -> Scales:
         """Of the units' absolute scores as measured, before normalizers."""
-        sizes = [np.abs(scores.score[scores.layer == i]) for i in range(int(scores.layer.max()) + 1)]
+        sizes = [np.abs(scores.score[scores.layer == i]) for i in range(layers)]
+        sizes = [x if len(x) else np.array([np.nan]) for x in sizes]
         measures = (np.mean, np.std, lambda x: np.sqrt((x**2).sum()), np.max, np.min)
         return cls("scores", *(np.array([measure(x) for x in sizes]) for measure in measures))
 

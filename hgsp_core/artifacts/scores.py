@@ -20,6 +20,8 @@ class Scores:
 
     The score starts as importance / cost; normalizers return a copy with other scores. Low scores are removed first.
 
+    Blocks that the scorer has no importance for have no units here: they stay whole.
+
     `heads`: of each layer, axis -> [units, query heads], the share (0..1) of a unit's importance in each query head; empty if
     the scorer does not give it.
     """
@@ -35,12 +37,14 @@ class Scores:
 
     @classmethod
     def of(cls, layout: Layout, importance: Sequence[LayerStatistics]) -> Scores:
-        """Scores from importances: `importance[layer][axis]` is an array [units of that block].
+        """Scores from importances: `importance[layer][axis]` is an array [units of that block]; without one it stays whole.
 
         `importance[layer]["AXIS.heads"]`, where there, is [units, query heads]: what of it each query head brings.
         """
         axes = tuple(axis.name for axis in layout.architecture.axes)
-        blocks = layout.blocks()
+        blocks = [b for b in layout.blocks() if b.axis.name in importance[b.layer]]
+        if not blocks:
+            raise PlanError.no_scores()
         values = [np.asarray(importance[b.layer][b.axis.name], dtype=np.float64) for b in blocks]
         for block, value in zip(blocks, values, strict=True):
             if value.shape != (block.units,):
@@ -70,8 +74,11 @@ class Scores:
 
         Importance becomes zero, not the smallest one: no gate lifts it, and an empty group is removed before any query head.
         """
-        blocks = [block for layer in plan.layers for block in layer.values()]
-        gone = np.concatenate([~np.isin(np.arange(block.of), block.kept) for block in blocks])
+        gone = np.zeros(len(self), bool)
+        for layer, blocks in enumerate(plan.layers):
+            for axis, block in blocks.items():
+                own = self.units_of(layer, axis)
+                gone[own] = ~np.isin(self.index[own], block.kept)
         score, importance = self.score.copy(), self.importance.copy()
         score[gone] = score[~gone].min(initial=0)
         importance[gone] = 0  # first among equal scores
@@ -87,6 +94,8 @@ class Scores:
         for layer, blocks in enumerate(plan.layers):
             for axis, block in blocks.items():
                 importance = self.importance[self.units_of(layer, axis)]
+                if not len(importance):
+                    continue
                 total += float(importance.sum() - importance[list(block.kept)].sum())
                 if block.heads:
                     shares = self.heads[layer][axis]
@@ -95,8 +104,20 @@ class Scores:
         return total
 
     def units_of(self, layer: int, axis: str) -> np.ndarray:
-        """Positions (rows of the table) of one block's units, in order of index."""
+        """Positions (rows of the table) of one block's units, in order of index; none where the block has no scores."""
         return np.flatnonzero((self.layer == layer) & (self.axis == self.axes.index(axis)))
+
+    def blocks(self, layout: Layout) -> np.ndarray:
+        """[units]: position of each unit's block in `layout.blocks()`."""
+        place = {(block.layer, block.axis.name): i for i, block in enumerate(layout.blocks())}
+        table = np.full((len(layout.layers), len(self.axes)), -1)
+        for (layer, axis), i in place.items():
+            table[layer, self.axes.index(axis)] = i
+        return table[self.layer, self.axis]
+
+    def scored(self, layout: Layout) -> np.ndarray:
+        """[blocks] bool: which blocks of `layout.blocks()` have units here."""
+        return np.bincount(self.blocks(layout), minlength=len(layout.blocks())) > 0
 
 
 def _stays(plan: BlockPlan, shares: np.ndarray) -> np.ndarray:

@@ -81,6 +81,8 @@ def prune_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Itera
 def mask_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Iterator[Named]:
     """The same model at its old size with the removed units set to zero: what a pruned model must equal.
 
+    No weight of a router keeps tokens from an expert, so experts are cut here, too, unless all of a layer are removed.
+
     Exact because every axis is cut on both sides: a zero row of v, gate or up meets a zero column of o or down, so the unit
     adds nothing to the residual stream. A removed block also loses its output bias. A norm over all units takes the mean
     square of those that are there, so among zeros it gives √(all / kept) times as much, which its weight takes back.
@@ -90,7 +92,12 @@ def mask_tensors(tensors: Iterable[Named], layout: Layout, plan: Plan) -> Iterat
         if name in homes:
             home = homes[name]
             own = plan.block(home.block)
-            if home.slices and own.loses:
+            if home.block.routed:
+                if not own.kept:
+                    tensor = torch.zeros_like(tensor)
+                elif home.slices and own.loses:
+                    tensor = tensor.index_select(0, home.kept(own).to(tensor.device))
+            elif home.slices and own.loses:
                 s, kept = home.slices[0], home.kept(own).to(tensor.device)
                 mask = torch.zeros(tensor.shape[s.dim], dtype=tensor.dtype, device=tensor.device)
                 mask[kept] = (len(kept) / len(mask)) ** 0.5 if s.is_norm and name == s.weight else 1

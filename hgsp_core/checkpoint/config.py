@@ -23,8 +23,10 @@ def pruned_config(layout: Layout, plan: Plan) -> dict[str, Any]:
     config = _reduced_config(layout, plan)
     if plan.is_uniform():
         uniform = deepcopy(config)
-        for block in layout.layers[plan.kept_layers()[0]].blocks.values():
-            uniform.update(_sizes(layout, plan, block))
+        for layer in plan.kept_layers():  # which may have different axes
+            for block in layout.layers[layer].blocks.values():
+                uniform.update(_sizes(layout, plan, block))
+        uniform |= {old: uniform[new] for old, new in layout.architecture.renamed.items() if old in uniform}
         if housed := housed_config(layout, uniform):
             return dict(housed)
     return _layered_config(layout, plan, config)
@@ -48,6 +50,7 @@ def _layered_config(layout: Layout, plan: Plan, config: dict[str, Any]) -> dict[
         if sizes:
             per_layer[str(new)] = sizes
 
+    pairs = [axis.name for axis in layout.architecture.axes if axis.pair]
     return {
         **config,
         "model_type": MODEL_TYPE,
@@ -55,6 +58,7 @@ def _layered_config(layout: Layout, plan: Plan, config: dict[str, Any]) -> dict[
         "architectures": ["HgspForCausalLM"],
         "auto_map": dict(AUTO_MAP),
         "blocks": {axis.name: [axis.block, *_norms(axis)] for axis in layout.architecture.axes},
+        **({"pairs": pairs} if pairs else {}),
         "per_layer_config": per_layer,
         "hgsp": {"kept_layers": kept_layers},
     }
@@ -72,6 +76,10 @@ def _reduced_config(layout: Layout, plan: Plan) -> dict[str, Any]:
     for key, value in vars(original_config(layout)).items():
         if "layer" in key and isinstance(value, (list, tuple)) and len(value) == len(layout.layers):
             config[key] = [value[i] for i in kept]
+    for axis in layout.architecture.axes:
+        if axis.absent:
+            lacking = [new for new, old in enumerate(kept) if axis.name not in layout.layers[old].blocks]
+            config |= {**axis.with_absent, axis.absent: lacking}
     for block in layout.layers[0].blocks.values():
         for module in block.axis.cache[:1]:
             config["head_dim"] = block.slice_of(module).width

@@ -8,6 +8,7 @@ config.json is the family's own, plus
     per_layer_config  {"3": {"num_key_value_heads": 2, "intermediate_size": 96}, "5": {"skip": ["attention"]}}:
                       where a layer differs from the values at the top
     blocks            {"attention": ["self_attn", "input_layernorm"], ...}: what a skip removes, module and norms
+    pairs             the blocks whose module returns its output as the first of two things
 """
 
 from functools import cache
@@ -47,6 +48,13 @@ class HgspConfig(PreTrainedConfig):
 
     base_model_type: str | None = None
     blocks: dict[str, list[str]] | None = None
+    pairs: list[str] | None = None
+
+    @property
+    def attribute_map(self):
+        # the family's; found without `self.`, which asks for the map itself
+        family = object.__getattribute__(self, "__dict__").get("base_model_type")
+        return CONFIG_MAPPING[family].attribute_map if family in CONFIG_MAPPING else {}
 
     def __post_init__(self, **kwargs):
         per_layer_config = kwargs.pop("per_layer_config", None)
@@ -78,12 +86,25 @@ class HgspConfig(PreTrainedConfig):
     def _attn_implementation(self, value):
         PreTrainedConfig._attn_implementation.fset(self, value)
 
+    @property
+    def _experts_implementation(self):
+        return vars(self).get("_whole", self)._experts_implementation_internal
+
+    @_experts_implementation.setter
+    def _experts_implementation(self, value):
+        PreTrainedConfig._experts_implementation.fset(self, value)
+
 
 class RemovedMLP(nn.Module):
-    """In place of a removed MLP: adds nothing to the residual stream."""
+    """In place of a removed MLP, or of removed experts: adds nothing to the residual stream."""
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states.new_zeros(())
+    def __init__(self, pair: bool):
+        super().__init__()
+        self.pair = pair
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, None]:
+        nothing = hidden_states.new_zeros(())
+        return (nothing, None) if self.pair else nothing
 
 
 class RemovedAttention(nn.Module):
@@ -121,7 +142,8 @@ def build_layer(config: HgspConfig, index: int, layer_class: type[nn.Module]) ->
     layer = layer_class(own, index)
     for block in getattr(own, "skip", []):
         module, *norms = config.blocks[block]
-        layer.set_submodule(module, RemovedAttention(own, index) if block == "attention" else RemovedMLP())
+        removed = RemovedAttention(own, index) if block == "attention" else RemovedMLP(block in (config.pairs or ()))
+        layer.set_submodule(module, removed)
         for norm in norms:
             layer.set_submodule(norm, nn.Identity())
     return layer
@@ -165,6 +187,10 @@ def of_family(own: type[HgspPreTrainedModel], family: type[PreTrainedModel]) -> 
             layer_class = type(decoder.layers[0])
             decoder.layers = nn.ModuleList([build_layer(config, index, layer_class) for index in range(layers)])
             self.post_init()
+
+        @classmethod
+        def _can_set_experts_implementation(cls):
+            return family._can_set_experts_implementation()  # which looks into the source of the class
 
     Sized.__name__, Sized.__qualname__, Sized.__module__ = own.__name__, own.__qualname__, own.__module__
     return Sized

@@ -80,9 +80,10 @@ def as_data(result: Forecast) -> dict[str, Any]:
 def layer_table(result: Forecast) -> Table:
     """Kept units of each layer's blocks."""
     plan_ = result.decision.plan
-    axes = [axis.name for axis in result.decision.source.layout.architecture.axes]
+    layers = plan_.layers
+    axes = [a.name for a in result.decision.source.layout.architecture.axes if any(a.name in layer for layer in layers)]
     rows = (
-        (str(index), *(f"{len(layer[axis].kept)} / {layer[axis].of}" for axis in axes))
+        (str(index), *(f"{len(layer[axis].kept)} / {layer[axis].of}" if axis in layer else "-" for axis in axes))
         for index, layer in enumerate(plan_.layers)
     )
     return plain_table(("layer", *(f"{axis} kept" for axis in axes)), rows, left=0)

@@ -230,13 +230,13 @@ class WandaAbs(Collector):
     def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         prefix = layer.layout.module
         norms = {f"{prefix}.{linear}.weight": sums[name].sqrt().float() for name in sums for linear in name.split()}
-        rows = {s.weight for block in layer.layout.blocks.values() for s in block.slices if s.dim == 0}
+        rows = {s.weight for block in layer.layout.written.values() for s in block.slices if s.dim == 0}
 
         def summed(name: str) -> Tensor:  # along a unit's line: an array of products would cost three times as much
             weight = layer.weights[name].abs()
             return weight.float() @ norms[name] if name in rows else weight.sum(0, dtype=torch.float32) * norms[name]
 
-        return layer.per_unit(summed, biases=False)
+        return layer.per_unit(summed, biases=False, experts=False)
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ class OutputError(Collector):
     version = 2
 
     def observe(self, layer: Layer, passage: Passage, sums: Sums) -> None:
-        for block in layer.layout.blocks.values():
+        for block in layer.layout.written.values():
             linear = block.writer.local
             x = passage.inputs[linear].flatten(0, -2)
             if self.ridge is None:
@@ -314,7 +314,7 @@ class OutputError(Collector):
 
     def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         found = {}
-        for axis, block in layer.layout.blocks.items():
+        for axis, block in layer.layout.written.items():
             writer = block.writer
             linear = writer.local
             weight, gram = layer.weights[writer.weight].double(), sums[linear].double()

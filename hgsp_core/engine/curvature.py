@@ -38,6 +38,8 @@ class RemovalCurvature(Collector):
     A block's units are removed by backward elimination in the metric of B. The lower convex hull of cumulative KL over
     cumulative parameters has slopes that never decrease, and a unit's price is its parameters times the slope at its
     removal. So a knapsack over all blocks, by price per parameter, removes each block's units in the order of elimination.
+    An expert has the price of its outputs y, weighted by the router: ½ tr(mean of y yᵀ · B) · tokens / predicted, as if no
+    other expert took its tokens.
 
     damping: λ of H = A + λI, as a share of the mean diagonal of A; None = inputs of the writer per token, at most 1. The
     original weights then count as much as one token per column; otherwise a fit to few tokens looks too good.
@@ -48,13 +50,19 @@ class RemovalCurvature(Collector):
     depth = Depth.CURVATURE
 
     def observe_slopes(self, layer: Layer, passage: Passage, slopes: Mapping[str, Tensor], sums: Sums) -> None:
-        for axis, block in layer.layout.blocks.items():
+        for axis, block in layer.layout.written.items():
             sums.add_gram(f"{axis} input", passage.inputs[block.writer.local].flatten(0, -2))
             sums.add_gram(f"{axis} slope", slopes[axis].flatten(0, -2))
+        for axis, routed in passage.routed.items():
+            sums.add_gram(f"{axis} slope", slopes[axis].flatten(0, -2))
+            for expert in range(layer.layout.blocks[axis].units):
+                sums.add_gram(f"{axis} {expert}", routed.x[:0])  # all processes add up the same names
+            for expert, _, y in routed.outputs():
+                sums.add_gram(f"{axis} {expert}", y)
 
     def reduce(self, layer: Layer, sums: Sums) -> dict[str, np.ndarray]:
         found = {}
-        for axis, block in layer.layout.blocks.items():
+        for axis, block in layer.layout.written.items():
             weight = layer.weights[block.writer.weight].double()
             metric = root(sums[f"{axis} slope"].double()) * (2 * layer.tokens * layer.predicted) ** -0.5
             damping = min(1.0, weight.shape[1] / layer.tokens) if self.damping is None else self.damping
@@ -67,7 +75,16 @@ class RemovalCurvature(Collector):
                 found[f"{axis}.heads"] = (
                     single * np.minimum(1, found[axis] / np.maximum(single.sum(1), np.finfo(float).tiny))[:, None]
                 )
+        for axis, block in layer.layout.blocks.items():
+            if block.routed:
+                found[axis] = expert_prices(sums, axis, block.units) / (2 * layer.tokens * layer.predicted)
         return found
+
+
+def expert_prices(sums: Sums, axis: str, experts: int) -> np.ndarray:
+    """[experts]: Σ yᵀ (Σ g gᵀ) y over the outputs y of each, g the gradient by what the block gives."""
+    metric = sums[f"{axis} slope"].double()
+    return torch.stack([(sums[f"{axis} {e}"].double() * metric).sum() for e in range(experts)]).cpu().numpy()
 
 
 def root(b: Tensor) -> Tensor:

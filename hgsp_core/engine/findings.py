@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,9 +16,18 @@ from hgsp_core.errors import NumericError
 
 
 class Findings:
-    """Collector key -> its result in each layer."""
+    """Collector key -> its result in each layer.
 
-    def __init__(self, collectors: Sequence[Collector], layers: int):
+    of_all_units: a source's (`Weights.of_all_units`).
+    """
+
+    def __init__(
+        self,
+        collectors: Sequence[Collector],
+        layers: int,
+        of_all_units: Callable[[int, LayerStatistics], LayerStatistics] = lambda layer, found: found,
+    ):
+        self._of_all_units = of_all_units
         self._values: dict[str, list[LayerStatistics]] = {c.key: [{}] * layers for c in collectors}
 
     def add(self, collector: Collector, layer: Layer, sums: Sums) -> None:
@@ -33,7 +42,7 @@ class Findings:
             if not np.isfinite(array).all():
                 check_weights(layer)
                 raise NumericError.statistic(layer.layout.index, collector.key, name)
-        self._values[collector.key][layer.layout.index] = found
+        self._values[collector.key][layer.layout.index] = self._of_all_units(layer.layout.index, found)
 
     def statistics(self) -> Statistics:
         return Statistics({key: tuple(layers) for key, layers in self._values.items()})

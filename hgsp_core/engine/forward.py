@@ -13,7 +13,7 @@ from hgsp_core.engine.batches import Batches
 from hgsp_core.engine.calls import Output
 from hgsp_core.engine.collectors import Collector
 from hgsp_core.engine.findings import Findings, check_weights, is_finite
-from hgsp_core.engine.layer import Beginning, Layer, Passage, differentiable, frozen
+from hgsp_core.engine.layer import Beginning, Layer, Passage, Routed, differentiable, frozen
 from hgsp_core.engine.sums import Sums
 from hgsp_core.engine.trail import Trail
 from hgsp_core.errors import NumericError
@@ -99,7 +99,7 @@ def watched_until(layout: LayerLayout, module: nn.Module, linear: str) -> Iterat
         def run(call: Run, x: Tensor) -> Beginning:
             with suppress(_Reached):
                 call(module, x)
-            return Beginning(x, *noted())
+            return Beginning(x, *noted()[:3])
 
         yield run
 
@@ -107,11 +107,12 @@ def watched_until(layout: LayerLayout, module: nn.Module, linear: str) -> Iterat
 @contextmanager
 def _noted(
     layout: LayerLayout, module: nn.Module, until: str = ""
-) -> Iterator[Callable[[], tuple[Noted, Noted, Noted]]]:
-    """A function that hands over what was seen since the last call: what blocks added and wrote, and what linears read."""
+) -> Iterator[Callable[[], tuple[Noted, Noted, Noted, dict[str, Routed]]]]:
+    """A function that hands over what was seen since the last call: what blocks added and wrote, linears read, experts got."""
     added: Noted = {}
     written: Noted = {}
     inputs: Noted = {}
+    routed: dict[str, Routed] = {}
 
     def keep(found: Noted, axis: str) -> Callable[[nn.Module, Sequence[Tensor], Output], None]:
         def hook(block: nn.Module, arguments: Sequence[Tensor], output: Output) -> None:
@@ -127,7 +128,14 @@ def _noted(
 
         return hook
 
-    def hand_over() -> tuple[Noted, Noted, Noted]:
+    def keep_routed(axis: str) -> Callable[[nn.Module, Sequence[Tensor]], None]:
+        def hook(experts: nn.Module, arguments: Sequence[Tensor]) -> None:
+            x, chosen, weights = arguments
+            routed[axis] = Routed(experts, x.detach(), chosen, weights.detach())
+
+        return hook
+
+    def hand_over() -> tuple[Noted, Noted, Noted, dict[str, Routed]]:
         every: Noted = {}
         for axis, y in written.items():  # in the order in which the blocks ran
             block = layout.blocks[axis]
@@ -135,8 +143,8 @@ def _noted(
                 every[axis] = y if block.gain == 1 else y * block.gain
             elif axis in added:  # not yet where the run ended inside the block
                 every[axis] = added[axis]
-        found = every, dict(written), dict(inputs)
-        for seen in (added, written, inputs):
+        found = every, dict(written), dict(inputs), dict(routed)
+        for seen in (added, written, inputs, routed):
             seen.clear()
         return found
 
@@ -145,6 +153,8 @@ def _noted(
             for place, found in ((block.axis.block, written), (block.axis.after, added)):
                 if place:
                     hooks.enter_context(module.get_submodule(place).register_forward_hook(keep(found, axis)))
+            for experts in dict.fromkeys(s.local.rpartition(".")[0] for s in block.slices if block.routed and s.bare):
+                hooks.enter_context(module.get_submodule(experts).register_forward_pre_hook(keep_routed(axis)))
             for linear in dict.fromkeys(s.local for s in block.linears):
                 hooks.enter_context(module.get_submodule(linear).register_forward_pre_hook(keep_input(linear)))
         yield hand_over

@@ -15,12 +15,12 @@ from hgsp_core.model.layout import BlockLayout, LayerLayout, SliceLayout
 
 
 def head_sums(tensor: Tensor, s: SliceLayout) -> Tensor:
-    """Sums [units, heads] fp64 of a weight [out, in], or of a vector along the slice's dimension (a bias, or sums).
+    """Sums [units, heads] fp64 of a weight [out, in] or [experts, ...], or of a vector along the slice's dimension (a bias, or sums).
 
     Every axis of every architecture is reduced to units and their query heads here and nowhere else.
     """
-    if tensor.dim() == 2:
-        tensor = tensor.sum(1 - s.dim, dtype=torch.float32)  # [units * width]
+    if tensor.dim() > 1:
+        tensor = tensor.sum([d for d in range(tensor.dim()) if d != s.dim], dtype=torch.float32)  # [units * width]
     return tensor.double().view(-1, s.heads, s.width // s.heads).sum(2)
 
 
@@ -54,25 +54,56 @@ class Layer:
         weights = {f"{layout.module}.{name}": p.detach() for name, p in module.named_parameters()}
         return cls(layout, weights, tokens, predicted)
 
-    def per_unit(self, measure: Callable[[str], Tensor], biases: bool = True) -> dict[str, np.ndarray]:
+    def per_unit(
+        self, measure: Callable[[str], Tensor], biases: bool = True, experts: bool = True
+    ) -> dict[str, np.ndarray]:
         """Axis -> [units]: `measure(tensor name)`, summed over each unit's entries.
 
         It gives an array shaped like the tensor, or one that is already summed along the units' lines: [out] where rows
         are units, [in] where columns are.
 
-        `biases`: also over vectors, which are biases and norms.
+        `biases`: also over vectors, which are biases and norms; `experts`: also of blocks whose units are experts.
 
         `AXIS.heads` -> [units, query heads]: the part of it that lies in single query heads, where units have several.
         """
         found = {}
-        for axis, block in self.layout.blocks.items():
-            tensors = [(name, s) for name, s in unit_tensors(block) if biases or (name == s.weight and not s.is_norm)]
+        for axis, block in (self.layout.blocks if experts else self.layout.written).items():
+            tensors = [
+                (name, s) for name, s in unit_tensors(block) if biases or (name == s.weight and len(s.shape) > 1)
+            ]
             sums = [(s, head_sums(s.part(measure(name)), s)) for name, s in tensors]
             nothing = torch.zeros(())
             found[axis] = sum((part.sum(1) for _, part in sums), nothing).cpu().numpy()
             if block.heads > 1:
                 found[f"{axis}.heads"] = sum((part for s, part in sums if s.heads > 1), nothing).cpu().numpy()
         return found
+
+
+@dataclass(frozen=True)
+class Routed:
+    """One micro-batch among the experts of a layer.
+
+    module   the experts, which transformers calls with x [tokens, hidden] and
+    chosen   the experts of each token, [tokens, experts a token]
+    weights  of their outputs in the sum, [tokens, experts a token]
+    """
+
+    module: nn.Module
+    x: Tensor
+    chosen: Tensor
+    weights: Tensor
+
+    def tokens(self, experts: int) -> Tensor:
+        """[experts] fp64: tokens that go to each."""
+        return torch.bincount(self.chosen.flatten(), minlength=experts).double()
+
+    @torch.no_grad()
+    def outputs(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Of each expert that has tokens: its number, its tokens [n], and what it adds at them, [n, hidden]."""
+        for expert in self.chosen.unique().tolist():
+            tokens, place = (self.chosen == expert).nonzero(as_tuple=True)
+            alone = torch.full_like(tokens, expert)[:, None]
+            yield expert, tokens, self.module.forward(self.x[tokens], alone, self.weights[tokens, place][:, None])
 
 
 @dataclass(frozen=True)
@@ -83,6 +114,7 @@ class Passage:
     added          axis -> what the axis's block adds to the stream, in the order in which the blocks ran
     written        axis -> what its writer gives: the same, unless a norm or a factor stands between
     inputs         linear, by its name relative to the layer -> its input; linears that share an input share the tensor
+    routed         axis of experts -> what went to which of them
     """
 
     before: Tensor
@@ -90,6 +122,7 @@ class Passage:
     added: Mapping[str, Tensor]
     written: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor]
+    routed: Mapping[str, Routed] = field(default_factory=dict)
 
     def detached(self) -> Passage:
         added = {axis: output.detach() for axis, output in self.added.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torch.func import functional_call
 
 from hgsp_core.engine.calls import Call, Output
 from hgsp_core.model.layout import LayerLayout
+
+#: attribute of transformers' routers and experts
+_COUNT = "num_experts"
 
 
 def own_weights(layout: LayerLayout, module: nn.Module) -> dict[str, nn.Parameter]:
@@ -28,4 +32,23 @@ def run_layer(layout: LayerLayout, module: nn.Module, call: Call, weights: Mappi
     def layer(*arguments: Any, **keywords: Any) -> Output:
         return functional_call(module, local, arguments, keywords)
 
-    return call(layer, x)
+    with experts_counted(layout, module, weights):
+        return call(layer, x)
+
+
+@contextmanager
+def experts_counted(layout: LayerLayout, module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the context the modules of experts know that there are as many as in these weights, by full name."""
+    changed: list[tuple[nn.Module, int]] = []
+    for block in layout.blocks.values():
+        if block.routed:
+            experts = len(weights[block.slices[0].weight])
+            for part in module.get_submodule(block.axis.block).modules():
+                if vars(part).get(_COUNT, experts) != experts:
+                    changed.append((part, vars(part)[_COUNT]))
+                    setattr(part, _COUNT, experts)
+    try:
+        yield
+    finally:
+        for part, experts in changed:
+            setattr(part, _COUNT, experts)

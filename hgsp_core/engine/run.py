@@ -64,7 +64,7 @@ def run_sweep(
     halves = [half for half in halves if half]
     removals = [c for c in collectors if isinstance(c, RemovalLoss)]
     tokens = np.empty((0, 0), np.int64) if tokens is None else tokens
-    findings = Findings(collectors, len(layout.layers))
+    findings = Findings(collectors, len(layout.layers), weights.of_all_units)
 
     with _memory_errors(weights):
         entering = {c: embed(weights, tokens[: c.samples], batch_size) for c in removals}

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hgsp_core.artifacts import Plan
+from hgsp_core.artifacts import LayerStatistics, Plan
 from hgsp_core.artifacts.surgery import mask_tensors
 from hgsp_core.checkpoint.load import require_agreement, skeleton
 from hgsp_core.checkpoint.shards import Shards
-from hgsp_core.model.layout import Layout
+from hgsp_core.engine.replaced import experts_counted
+from hgsp_core.model.layout import LayerLayout, Layout
 
 #: mallopt(3): the number of the parameter, and blocks of how many bytes are mapped one by one
 _M_MMAP_THRESHOLD, _MMAP_THRESHOLD = -3, 2**20
@@ -42,6 +45,10 @@ class Weights(ABC):
     @abstractmethod
     def layers(self, order: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
         """(index, module) in the given order; a module's weights are there until the next one is asked for."""
+
+    def of_all_units(self, layer: int, found: LayerStatistics) -> LayerStatistics:
+        """A layer's statistics for all units of the model, also for those that this source does not have."""
+        return found
 
     @abstractmethod
     def outside(self, *names: str) -> AbstractContextManager[list[nn.Module]]:
@@ -87,7 +94,7 @@ class Streamed(Weights):
         """
         self.layout, self.dtype, self.device = layout, dtype, torch.device(device)
         _give_back_freed_memory()
-        self.shards = Shards(directory)
+        self.shards = Shards(directory, layout.architecture)
         self.model = _skeleton(directory, dtype, self.device)
         require_agreement(directory, self.model, layout.shapes())
         self._names = [
@@ -182,13 +189,34 @@ def _filled(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> Itera
 
 
 class Masked(Weights):
-    """Weights with the units that a plan removes set to zero: the pruned model at its old size."""
+    """Weights with the units that a plan removes set to zero: the pruned model at its old size.
+
+    Experts are cut, not set to zero: a layer that keeps some has a layout with only those.
+    """
 
     stays = False  # the masked weights of a layer are made anew each time it is visited
 
     def __init__(self, weights: Weights, plan: Plan):
         self._weights, self._plan = weights, plan
-        self.model, self.layout, self.device, self.dtype = weights.model, weights.layout, weights.device, weights.dtype
+        self.model, self.device, self.dtype = weights.model, weights.device, weights.dtype
+        self.layout = replace(weights.layout, layers=tuple(map(self._cut, weights.layout.layers)))
+
+    def _cut(self, layer: LayerLayout) -> LayerLayout:
+        """The layer's layout with the experts that are kept."""
+        blocks = dict(layer.blocks)
+        for axis, block in blocks.items():
+            if block.routed and (kept := self._plan.block(block).kept):
+                blocks[axis] = block.resized(layer.index, layer.module, layer.module, len(kept), block.heads)
+        return replace(layer, blocks=blocks)
+
+    def of_all_units(self, layer: int, found: LayerStatistics) -> LayerStatistics:
+        whole = dict(found)
+        for axis, block in self._weights.layout.layers[layer].blocks.items():
+            cut = self.layout.layers[layer].blocks[axis]
+            if axis in found and np.shape(found[axis]) == (cut.units,) != (block.units,):
+                whole[axis] = np.zeros(block.units, found[axis].dtype)
+                whole[axis][list(self._plan.block(block).kept)] = found[axis]
+        return whole
 
     def outside(self, *names: str) -> AbstractContextManager[list[nn.Module]]:
         return self._weights.outside(*names)
@@ -198,9 +226,17 @@ class Masked(Weights):
             layer = self.layout.layers[index]
             own = dict(module.named_parameters())
             named = ((f"{layer.module}.{name}", parameter.detach()) for name, parameter in own.items())
-            masked = {layer.local(name): t for name, t in mask_tensors(named, self.layout, self._plan)}
-            module.load_state_dict(masked, assign=True)
+            masked = dict(mask_tensors(named, self._weights.layout, self._plan))
+            _place(module, {layer.local(name): nn.Parameter(t, requires_grad=False) for name, t in masked.items()})
             try:
-                yield index, module
+                with experts_counted(layer, module, masked):
+                    yield index, module
             finally:
-                module.load_state_dict(own, assign=True)
+                _place(module, own)
+
+
+def _place(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put parameters in place of those of the module; a cut one has another shape, which `load_state_dict` refuses."""
+    for name, parameter in parameters.items():
+        place, _, own = name.rpartition(".")
+        module.get_submodule(place).register_parameter(own, parameter)

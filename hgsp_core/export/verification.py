@@ -14,18 +14,20 @@ import numpy as np
 
 from hgsp_core.checkpoint import MODEL_TYPE
 from hgsp_core.checkpoint.fingerprint import TOLERANCE, file_sha256, sample_distance
-from hgsp_core.checkpoint.read import read_config, require_model, stored_dtype, tensor_shapes
+from hgsp_core.checkpoint.read import read_config, require_model, stored_dtype
 from hgsp_core.checkpoint.record import RECORD, read_record
+from hgsp_core.checkpoint.stored import stored_shapes
 from hgsp_core.checkpoint.trust import MODELING_FILE, code_fault
 from hgsp_core.errors import HgspError
 from hgsp_core.export.errors import VerifyError
 from hgsp_core.export.gguf.errors import GgufError
 from hgsp_core.files.forms import Report
 from hgsp_core.files.text import read_object
+from hgsp_core.plugin.errors import PluginError
 from hgsp_core.runtime.measure import open_weights
 from hgsp_core.runtime.monitor import Monitor
 from hgsp_core.runtime.recipe import ModelPart, Recipe
-from hgsp_core.runtime.source import checkpoint_layout
+from hgsp_core.runtime.source import architecture_of, checkpoint_layout
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,11 @@ def _tensors(folder: Path, place: str, monitor: Monitor) -> Iterator[Finding]:
     from hgsp_core.checkpoint.load import parameter_shapes, require_agreement, skeleton
 
     model = skeleton(folder)
-    require_agreement(folder, model, tensor_shapes(folder))
+    try:
+        architecture = architecture_of(folder)
+    except PluginError:  # its tensors are in files what they are in memory
+        architecture = None
+    require_agreement(folder, model, stored_shapes(folder, architecture))
     yield Finding(place, True, f"config.json and {len(parameter_shapes(model))} tensors agree")
 
 

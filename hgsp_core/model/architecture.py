@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 #: version of the contracts that a plugin is written for
@@ -16,11 +16,14 @@ class Slice:
 
     A fused linear has a slice for each of its parts, in the order in which they lie in it; its lines are shared out in
     proportion to the config keys `rows` (empty = `units`).
+
+    bare  `module` is the name of a parameter, not of a module with a `weight`
     """
 
     module: str
     dim: int
     rows: str = ""
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Axis:
     norms   norms over the heads of all units (OLMo 2's q_norm and k_norm), which lose entries with them
     after   the norm that the block's output goes through before it is added; empty = none
     gain    config key of the number that the block's output is multiplied by before it is added; empty = none
+    pair    whether the block returns its output as the first of two things
+
+    optional  layers may lack the axis: the tensors that are there decide
+    router    module that chooses units for each token, which are experts then: a slice with dim 0, as all others of the axis
+    chosen    config key of the number of experts that a token goes to
+    absent    config key of the list of layers without the axis;  with_absent  config values under which it is that list alone
     """
 
     name: str
@@ -48,6 +57,12 @@ class Axis:
     norms: tuple[str, ...] = ()
     after: str = ""
     gain: str = ""
+    pair: bool = False
+    optional: bool = False
+    router: str = ""
+    chosen: str = "num_experts_per_tok"
+    absent: str = ""
+    with_absent: Mapping[str, Any] = field(default_factory=dict)
 
     def slice_names(self) -> list[str]:
         """Names of the slices: the module, or MODULE[i] for part i of a fused one."""
@@ -85,6 +100,9 @@ class Architecture:
 
     relative  another family, for sizes that this one's class cannot hold
     gguf      llama.cpp's architecture for layers of equal sizes; empty = none that is known to compute the same
+    renamed   config keys that mean the same as others: name -> the one that axes use
+    stored    tensors that files hold in parts: name in a layer -> names of the parts in a layer, one under the other; with
+              `{expert}` in them there are as many of each as experts. Files that hold the tensor itself are read, too
     """
 
     model_type: str
@@ -97,6 +115,8 @@ class Architecture:
     api: int = API
     relative: Relative | None = None
     gguf: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -125,6 +145,19 @@ GATED_MLP = Axis(
     block="mlp",
     fixed=("post_attention_layernorm",),
     slices=(Slice("mlp.gate_proj", 0), Slice("mlp.up_proj", 0), Slice("mlp.down_proj", 1)),
+)
+#: a router and gated experts in its place, as transformers holds them in memory: all experts of a layer in one tensor
+GATED_EXPERTS = Axis(
+    name="experts",
+    units="num_local_experts",
+    block="mlp",
+    fixed=("post_attention_layernorm",),
+    slices=(
+        Slice("mlp.gate", 0),
+        Slice("mlp.experts.gate_up_proj", 0, bare=True),
+        Slice("mlp.experts.down_proj", 0, bare=True),
+    ),
+    router="mlp.gate",
 )
 
 

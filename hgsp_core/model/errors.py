@@ -52,5 +52,13 @@ class LayoutError(HgspError):
         return cls(f"Tensor '{name}' has {rows} rows, but config.json says {expected} ({why}). {_DIFFERS}")
 
     @classmethod
+    def too_few_experts(cls, layer: int, experts: int, key: str, chosen: int) -> LayoutError:
+        return cls(f"config.json: '{key}' is {chosen}, but layer {layer} has {experts} experts. {_DIFFERS}")
+
+    @classmethod
+    def other_expert(cls, name: str, shape: Sequence[int], first: Sequence[int]) -> LayoutError:
+        return cls(f"Tensor '{name}' has the shape {tuple(shape)}, the first expert's {tuple(first)}. {_DAMAGED}")
+
+    @classmethod
     def no_units(cls, key: str) -> LayoutError:
         return cls(f"config.json has no '{key}', so the units of the model cannot be counted. Add it to config.json.")

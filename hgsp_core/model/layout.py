@@ -6,7 +6,7 @@ object serves a loaded model, a safetensors header and a dry run. Every count of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -23,9 +23,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class SliceLayout:
-    """What a block's units own of one weight: rows or columns of a linear, or entries of a norm over all units.
+    """What a block's units own of one weight: rows or columns of a linear, entries of a norm over all units, experts.
 
-    `shape` [out, in] (or [out] of a norm) is that of the part from line `start` on: all of the weight, unless it is fused.
+    `shape` [out, in] ([out] of a norm, [experts, ...] of experts) is that of the part from line `start` on: all of the weight,
+    unless it is fused.
     `width`: the lines of one unit.
     `layer`: full name of the layer; `local`: the module's name, relative to it; `name`: the same with the number of the part.
     `heads`: query heads of a unit that share these lines evenly (q_proj, o_proj); 1 where they belong to it as a whole.
@@ -40,11 +41,17 @@ class SliceLayout:
     heads: int = 1
     start: int = 0
     name: str = ""
+    bare: bool = False
 
     @property
     def is_norm(self) -> bool:
-        """Whether its weight is a vector."""
-        return len(self.shape) == 1
+        """Whether it is the vector of a norm."""
+        return len(self.shape) == 1 and not self.bare
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a matrix of a module."""
+        return len(self.shape) == 2 and not self.bare
 
     def part(self, tensor: Tensor) -> Tensor:
         """Its part of a tensor shaped like the weight, or of a vector along its lines."""
@@ -59,7 +66,7 @@ class SliceLayout:
     @property
     def weight(self) -> str:
         """Name of the weight in the checkpoint."""
-        return f"{self.module}.weight"
+        return self.module if self.bare else f"{self.module}.weight"
 
     @property
     def bias(self) -> str:
@@ -79,7 +86,10 @@ class SliceLayout:
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """The residual branch of one axis in one layer. `gain`: what it returns is multiplied by that before it is added."""
+    """The residual branch of one axis in one layer. `gain`: what it returns is multiplied by that before it is added.
+
+    `chosen`: of experts, how many of them a token goes to; 0 where tokens go through all units.
+    """
 
     layer: int
     axis: Axis
@@ -88,6 +98,22 @@ class BlockLayout:
     slices: tuple[SliceLayout, ...]
     fixed: tuple[tuple[str, Shape], ...]
     gain: float = 1.0
+    chosen: int = 0
+
+    @property
+    def routed(self) -> bool:
+        """Whether its units are experts. They have no writer."""
+        return bool(self.chosen)
+
+    @property
+    def shared(self) -> bool:
+        """Whether it has experts that every token goes to, beside those that it is cut along."""
+        return self.routed and any(len(shape) > 1 for _, shape in self.fixed)
+
+    @property
+    def least(self) -> int:
+        """Units that stay if any does."""
+        return max(1, self.chosen)
 
     @cached_property
     def unit_cost(self) -> int:
@@ -123,6 +149,18 @@ class BlockLayout:
         gone = 0 if heads is None else self.heads - heads
         return kept * (self.unit_cost - gone * self.head_cost) + self.fixed_cost if kept else 0
 
+    @property
+    def active_cost(self) -> int:
+        """Parameters that a token meets: of experts only the chosen ones, and all rows of their router."""
+        if not self.routed:
+            return self.cost
+        router = sum(self.units * s.unit_cost for s in self.slices if s.local == self.axis.router)
+        return (
+            router
+            + min(self.chosen, self.units) * (self.cost - self.fixed_cost - router) // self.units
+            + self.fixed_cost
+        )
+
     def shapes(self) -> dict[str, Shape]:
         """Full name -> shape of every tensor that the block owns."""
         shapes = dict(self.fixed)
@@ -154,7 +192,7 @@ class BlockLayout:
 
         slices = one_after_another([smaller(s) for s in self.slices])
         fixed = tuple((renamed(name), shape) for name, shape in self.fixed)
-        return BlockLayout(layer, self.axis, renamed(self.module), units, slices, fixed, self.gain)
+        return BlockLayout(layer, self.axis, renamed(self.module), units, slices, fixed, self.gain, self.chosen)
 
     @property
     def writer(self) -> SliceLayout:
@@ -163,8 +201,8 @@ class BlockLayout:
 
     @property
     def linears(self) -> list[SliceLayout]:
-        """The slices of linears."""
-        return [s for s in self.slices if not s.is_norm]
+        """The slices of linears that every token goes through."""
+        return [] if self.routed else [s for s in self.slices if s.is_linear]
 
     def slice_of(self, name: str) -> SliceLayout:
         """The slice of this name."""
@@ -195,6 +233,11 @@ class LayerLayout:
         return name.removeprefix(f"{self.module}.")
 
     @property
+    def written(self) -> dict[str, BlockLayout]:
+        """The blocks whose units are columns of a writer: all but experts."""
+        return {axis: block for axis, block in self.blocks.items() if not block.routed}
+
+    @property
     def cost(self) -> int:
         """Parameters of the layer's blocks."""
         return sum(block.cost for block in self.blocks.values())
@@ -218,6 +261,11 @@ class Layout:
     def parameters(self) -> int:
         """All parameters, tied ones once: the denominator of a ratio `of: total`."""
         return self.layer_parameters + sum(prod(shape) for shape in self.outside.values())
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that a token meets: all but those of experts that it does not go to."""
+        return self.parameters - self.layer_parameters + sum(block.active_cost for block in self.blocks())
 
     @property
     def vocabulary(self) -> int:
@@ -258,6 +306,7 @@ def read_layout(architecture: Architecture, config: Mapping[str, Any], shapes: M
         LayoutError: a tensor is missing, is left over, or does not divide into units. Such a model is refused whole.
     """
     left = {name: tuple(shape) for name, shape in shapes.items()}
+    config = {**{new: config[old] for old, new in architecture.renamed.items() if old in config}, **config}
 
     def take(name: str) -> Shape:
         if name not in left:
@@ -298,17 +347,32 @@ def _read_layer(
     own = config.get("per_layer_config", {}).get(str(index), {})  # of a pruned checkpoint: where this layer differs
     config = {**config, **own}
     blocks = {}
-    for axis in architecture.axes:
-        if axis.name in own.get("skip", ()):
-            continue
+    for axis in _axes_of(architecture, prefix, own.get("skip", ()), left):
         units = count_of(config, axis.units) if config.get(axis.units) is not None else _default_units(axis, config)
         modules = dict.fromkeys(s.module for s in axis.slices)
         slices = [s for m in (*modules, *axis.norms) for s in _slices_of(axis, m, prefix, units, config, left, take)]
         fixed = tuple(item for module in axis.fixed for item in _owned(f"{prefix}.{module}", left, take).items())
         gain = float(config[axis.gain]) if config.get(axis.gain) is not None else 1.0
-        block = BlockLayout(index, axis, f"{prefix}.{axis.block}", units, one_after_another(slices), fixed, gain)
+        chosen = count_of(config, axis.chosen) if axis.router else 0
+        block = BlockLayout(
+            index, axis, f"{prefix}.{axis.block}", units, one_after_another(slices), fixed, gain, chosen
+        )
+        if chosen > units:
+            raise LayoutError.too_few_experts(index, units, axis.chosen, chosen)
         blocks[axis.name] = _with_heads(block, _heads(axis, config, units))
     return LayerLayout(index, prefix, blocks)
+
+
+def _axes_of(architecture: Architecture, prefix: str, skipped: Container[str], left: Container[str]) -> list[Axis]:
+    """The axes that a layer has. Of optional ones for the same module at least one must be there."""
+
+    def there(axis: Axis) -> bool:
+        first = axis.slices[0]
+        return f"{prefix}.{first.module}{'' if first.bare else '.weight'}" in left
+
+    axes = architecture.axes
+    filled = {axis.block for axis in axes if axis.name in skipped or not axis.optional or there(axis)}
+    return [a for a in axes if a.name not in skipped and (not a.optional or there(a) or a.block not in filled)]
 
 
 def _slices_of(
@@ -323,9 +387,12 @@ def _slices_of(
     """The slices of one linear, which share its lines; or of one norm."""
     labels = [label for label, s in zip(axis.slice_names(), axis.slices, strict=True) if s.module == module] or [module]
     own = [s for s in axis.slices if s.module == module] or [Slice(module, 0)]
-    name, dim = f"{prefix}.{module}.weight", own[0].dim
-    shape = take(name) if module in axis.norms else _matrix(name, take(name))
+    bare, dim = own[0].bare, own[0].dim
+    name = f"{prefix}.{module}" if bare else f"{prefix}.{module}.weight"
+    shape = take(name) if bare or module in axis.norms else _matrix(name, take(name))
     bias = left.pop(f"{prefix}.{module}.bias", None)
+    if axis.router and shape[0] != units:
+        raise LayoutError.other_rows(name, shape[0], units, axis.units)
     if bias not in (None, (shape[0],)):
         raise LayoutError.bias(f"{prefix}.{module}.bias", bias, shape)
     counts = [units if s.rows in ("", axis.units) else count_of(config, s.rows) for s in own]
@@ -337,7 +404,7 @@ def _slices_of(
         if lines % units:
             raise LayoutError.indivisible(name, shape, dim, units, axis.units)
         part = (*shape[:dim], lines, *shape[dim + 1 :])
-        slices.append(SliceLayout(prefix, module, dim, part, lines // units, bias is not None, name=label))
+        slices.append(SliceLayout(prefix, module, dim, part, lines // units, bias is not None, name=label, bare=bare))
     return slices
 
 
@@ -346,7 +413,11 @@ def _with_heads(block: BlockLayout, heads: int) -> BlockLayout:
     if heads == 1 or not block.axis.cache:
         return block
     size = heads * block.slice_of(block.axis.cache[0]).width
-    return replace(block, slices=tuple(replace(s, heads=heads) if s.width % size == 0 else s for s in block.slices))
+
+    def of_heads(s: SliceLayout) -> bool:
+        return s.width == heads if s.bare else s.width % size == 0
+
+    return replace(block, slices=tuple(replace(s, heads=heads) if of_heads(s) else s for s in block.slices))
 
 
 def _matrix(name: str, shape: Shape) -> Shape:

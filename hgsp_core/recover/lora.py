@@ -35,6 +35,7 @@ class LoRA(Adapted[LoRAParams]):
     Cost: memory for the weights as stored (fp16 as fp32) and activations.
     When: the model fits in memory, but not four fp32 copies of it.
     Notes: The linears are those that units are cut from (q, k, v, o, gate, up, down), by the architecture's data.
+        Experts are not adapted.
         `adapter: DIR` continues from an adapter of this very model.
     """
 
@@ -59,7 +60,8 @@ class LoRA(Adapted[LoRAParams]):
 
 def targets(architecture: Architecture) -> list[str]:
     """The linears of a layer that units are rows or columns of, by their names in it."""
-    return list(dict.fromkeys(s.module for axis in architecture.axes for s in axis.slices))
+    slices = [s for axis in architecture.axes if not axis.router for s in axis.slices]
+    return list(dict.fromkeys(s.module for s in slices if not s.bare))
 
 
 def _adapter(name: str) -> Path:

@@ -40,11 +40,13 @@ from transformers.utils import logging as transformers_logging
 from hgsp_core.checkpoint.load import load_model, load_tokenizer, require_agreement
 from hgsp_core.checkpoint.read import stored_dtype, tensor_shapes, weight_bytes
 from hgsp_core.checkpoint.shards import Shards
+from hgsp_core.checkpoint.stored import in_files
 from hgsp_core.checkpoint.write import write_checkpoint
 from hgsp_core.data.run import require_rows
 from hgsp_core.engine.memory import free_bytes
 from hgsp_core.engine.parallel import processes, processes_here, rank
 from hgsp_core.files.text import read_object
+from hgsp_core.model.architecture import Architecture
 from hgsp_core.recover.contract import RecoverJob
 from hgsp_core.recover.errors import RecoverError
 from hgsp_core.recover.losses import divergence, held_out_loss
@@ -116,7 +118,7 @@ def train(job: RecoverJob, way: Way) -> dict[str, Any]:
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
     model = way.detach(trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False))
     if rank() == 0:
-        _write(model, config, job)
+        _write(model, config, layout.architecture, job)
     told = {
         "records": len(records.records) or len(made.rows),
         "rows": len(rows),
@@ -326,11 +328,11 @@ def _teacher(dense: Path, device: str, config: dict[str, Any]) -> PreTrainedMode
     return teacher.requires_grad_(False)
 
 
-def _write(model: PreTrainedModel, config: dict[str, Any], job: RecoverJob) -> None:
+def _write(model: PreTrainedModel, config: dict[str, Any], architecture: Architecture, job: RecoverJob) -> None:
     """The checkpoint with the same tensors in the same types as before, and the model's values."""
-    stored, values = Shards(job.checkpoint), dict(model.named_parameters())
-    names = [name for name in tensor_shapes(job.checkpoint) if name in values]  # a head that is the embedding is not
-    write_checkpoint(((n, values[n].to(stored.dtype(n))) for n in names), config, job.checkpoint, job.destination)
+    stored, values = Shards(job.checkpoint, architecture), dict(model.named_parameters())
+    trained = ((n, values[n].to(stored.dtype(n))) for n in stored if n in values)  # a head that is the embedding is not
+    write_checkpoint(in_files(trained, architecture, config), config, job.checkpoint, job.destination)
 
 
 @contextmanager

@@ -96,9 +96,10 @@ def repair_blocks(
             changed: dict[str, Tensor] = {}
             for axis, block in layer.blocks.items():
                 planned = plan.block(block)
-                if planned.kept and reads and not as_dense:
+                repairable = planned.kept and not block.routed  # experts have no writer
+                if repairable and reads and not as_dense:
                     changed |= lower.read(block, reconstructor, weights | changed, pruned, passages)
-                if planned.kept and planned.loses:
+                if repairable and planned.loses:
                     job = lower.job(block, planned, weights | changed, pruned, passages, reconstructor.targets)
                     result = reconstructor(job)
                     plan = plan.with_kept(index, axis, result.kept)
@@ -119,8 +120,8 @@ def repair_blocks(
                 if damps and not as_dense and b >= split[0]:
                     spreads.add(passages[b], passage)
             for axis, gain in spreads.gains().items():
-                if layer.blocks[axis].axis.after:
-                    continue  # the norm would take it back
+                if layer.blocks[axis].axis.after or layer.blocks[axis].routed:
+                    continue  # the norm would take it back; experts have no writer
                 writer = layer.blocks[axis].writer
                 names = (writer.weight, writer.bias) if writer.has_bias else (writer.weight,)
                 changed |= {name: weights[name] * gain for name in names}

@@ -179,6 +179,7 @@ _SETTINGS = (
 _COSTS = (
     Column("parameters", "parameters", count),
     Column("layer_parameters", "of these in layers", count, detail=True),
+    Column("active_parameters", "active per token", count, detail=True),
     Column("macs", "MACs per token", count, detail=True),
     Column("bytes", "on disk", size),
     Column("kv_cache_bytes_per_token", "KV cache per token", size, detail=True),

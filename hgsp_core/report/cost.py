@@ -3,6 +3,7 @@
 Multiply-accumulates (MACs) are counted per token, in a window of `seq_len` tokens that is read at once:
 
     every linear of a layer        out * in of what stays (biases and norms are no multiplications of matrices)
+    experts                        those that one token goes to, the shared ones, and the router
     attention, Q K^T and A V       seq_len * (width of the heads), each; the causal mask saves nothing, as in
                                    `torch.utils.flop_counter`, whose FLOPs are 2 * MACs
     the head                       vocabulary * hidden, also where it is tied to the embedding
@@ -17,7 +18,7 @@ from hgsp_core.artifacts import Plan
 from hgsp_core.model.layout import BlockLayout, Layout
 
 #: what `costs` gives
-COSTS = ("parameters", "layer_parameters", "macs", "bytes", "kv_cache_bytes_per_token")
+COSTS = ("parameters", "layer_parameters", "active_parameters", "macs", "bytes", "kv_cache_bytes_per_token")
 
 
 def costs(layout: Layout, plan: Plan, seq_len: int, bytes_per_parameter: float) -> dict[str, int]:
@@ -30,18 +31,22 @@ def costs(layout: Layout, plan: Plan, seq_len: int, bytes_per_parameter: float) 
     Returns:
         parameters                 all, tied ones once
         layer_parameters           those of the decoder layers
+        active_parameters          those that a token meets; only of models with experts
         macs                       multiply-accumulates per token, see above
         bytes                      parameters * bytes_per_parameter
         kv_cache_bytes_per_token   what generation keeps for each token, in the same dtype
     """
     parameters = plan.parameters_after(layout)
     outside = layout.parameters - layout.layer_parameters
-    kept = plan.layout_after(layout).blocks()
+    pruned = plan.layout_after(layout)
+    kept = pruned.blocks()
+    active = {"active_parameters": pruned.active_parameters} if any(block.routed for block in layout.blocks()) else {}
     macs = _head_macs(layout) + sum(_block_macs(block, seq_len) for block in kept)
     cached = sum(_cached_values(block) for block in kept)
     return {
         "parameters": parameters,
         "layer_parameters": parameters - outside,
+        **active,
         "macs": macs,
         "bytes": round(parameters * bytes_per_parameter),
         "kv_cache_bytes_per_token": round(cached * bytes_per_parameter),
@@ -57,6 +62,11 @@ def _head_macs(layout: Layout) -> int:
 def _block_macs(block: BlockLayout, seq_len: int) -> int:
     """Linears of one block and, where it mixes tokens, its attention over `seq_len` of them."""
     macs = sum(prod(s.shape) for s in block.linears)
+    macs += sum(prod(shape) for _, shape in block.fixed if len(shape) > 1)
+    if block.routed:
+        router = sum(prod(s.shape) for s in block.slices if s.local == block.axis.router)
+        experts = sum(prod(s.shape) for s in block.slices if len(s.shape) > 2)
+        macs += router + experts * min(block.chosen, block.units) // block.units
     if block.axis.cache:
         macs += 2 * seq_len * block.writer.shape[1]  # inputs of o_proj = width of all query heads
     return macs

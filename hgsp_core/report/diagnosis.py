@@ -48,8 +48,8 @@ Replan = Callable[[Recipe], tuple[Scores, Plan]]
 
 
 def ratio(values: np.ndarray) -> float:
-    """Largest / smallest; infinite where only some are 0, and 1 where all are."""
-    low, high = float(values.min()), float(values.max())
+    """Largest / smallest; infinite where only some are 0, and 1 where all are. NaN does not count."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     return 1.0 if high == 0 else np.inf if low == 0 else high / low
 
 
@@ -96,7 +96,7 @@ class State:
 
     @classmethod
     def of(cls, rates: np.ndarray, scores: Scores) -> State:
-        deviations = [scores.score[scores.layer == i].std() for i in range(len(rates))]
+        deviations = [scores.score[scores.layer == i].std() for i in np.unique(scores.layer)]
         return cls(rates, ratio(np.array(deviations)))
 
     @property
@@ -194,7 +194,7 @@ def find_faults(state: State, scales: Scales, suffers: bool) -> Iterator[Fault]:
     mean_ratio = ratio(scales.mean)
     if mean_ratio <= UNEVEN:
         return
-    high, low = int(scales.mean.argmax()), int(scales.mean.argmin())
+    high, low = int(np.nanargmax(scales.mean)), int(np.nanargmin(scales.mean))
     text = f"{scales.source.capitalize()} are {_times(mean_ratio)} as large in layer {high} as in layer {low}. "
     if suffers:
         severity = "high" if mean_ratio > FAR_APART else "medium"

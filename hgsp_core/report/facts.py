@@ -33,7 +33,9 @@ class RunFacts:
 
     @property
     def axes(self) -> list[str]:
-        return [axis.name for axis in self.layout.architecture.axes]
+        """Of at least one layer."""
+        there = {block.axis.name for block in self.layout.blocks()}
+        return [axis.name for axis in self.layout.architecture.axes if axis.name in there]
 
     @property
     def model(self) -> str:
@@ -53,7 +55,7 @@ class RunFacts:
     def kept(self) -> np.ndarray:
         """1 where the unit of that row of the scores is kept, else 0. [units]."""
         scores = self.scores
-        size = len(self.layout.layers), len(scores.axes), 1 + int(scores.index.max(initial=0))
+        size = len(self.layout.layers), len(scores.axes), max(block.units for block in self.layout.blocks())
         stays = np.zeros(size, dtype=np.int8)
         for block in self.layout.blocks():
             stays[block.layer, scores.axes.index(block.axis.name), list(self.plan.block(block).kept)] = 1

@@ -125,6 +125,7 @@ def percent(change: float | None) -> str:
 _COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "parameters": ("parameters", count),
     "layer_parameters": ("  of these in layers", count),
+    "active_parameters": ("  of these active per token", count),
     "macs": ("MACs per token", count),
     "bytes": ("size on disk", size),
     "kv_cache_bytes_per_token": ("KV cache per token", size),

@@ -13,7 +13,8 @@ from hgsp_core.artifacts.surgery import prune_tensors
 from hgsp_core.checkpoint.config import pruned_config
 from hgsp_core.checkpoint.on_disk import OnDisk
 from hgsp_core.checkpoint.rehouse import housed_tensors
-from hgsp_core.checkpoint.shards import read_tensors
+from hgsp_core.checkpoint.shards import Shards
+from hgsp_core.checkpoint.stored import in_files
 from hgsp_core.checkpoint.write import write_checkpoint
 from hgsp_core.engine.memory import free_bytes
 from hgsp_core.errors import NumericError
@@ -39,19 +40,20 @@ def cut(source: Source, plan: Plan, repaired: OnDisk, destination: Path, progres
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         dtype, _ = placed(source.dtype, "cpu")
-        for name, tensor in read_tensors(source.directory, layout.outside, dtype):
-            yield name, _finite(name, repaired.get(name, tensor))
+        shards = Shards(source.directory, layout.architecture)
+        for name in layout.outside:
+            yield name, _finite(name, repaired.get(name, shards.read(name, dtype)))
         for layer in layout.layers:
-            names = [name for block in layer.blocks.values() for name in block.tensors()]
-            for name, tensor in read_tensors(source.directory, names, dtype):
-                yield name, _finite(name, repaired.get(name, tensor))
+            for name in (name for block in layer.blocks.values() for name in block.tensors()):
+                yield name, _finite(name, repaired.get(name, shards.read(name, dtype)))
             progress(layer.index + 1, len(layout.layers))
 
     config = pruned_config(layout, plan)
     pruned = housed_tensors(prune_tensors(tensors(), layout, plan), layout, config)
+    stored = in_files(pruned, layout.architecture, config)
     shard = min(MAX_SHARD, max(free_bytes(torch.device("cpu")) // 8, MIN_SHARD))  # a shard is collected in memory
     size = plan.parameters_after(layout) * source.bytes_per_parameter
-    write_checkpoint(pruned, config, source.directory, destination, shard, size)
+    write_checkpoint(stored, config, source.directory, destination, shard, size)
 
 
 def _finite(name: str, tensor: Tensor) -> Tensor:

@@ -47,7 +47,9 @@ def measure(
     tokens_sha256 = calibration.sha256 if calibration else None
     inputs = {c.key: statistics_inputs(source, tokens_sha256, c, plan) for c in collectors}
     values: dict[str, Sequence[LayerStatistics]] = {
-        key: _unpack(kept) for key in inputs if (kept := store.get("statistics", inputs[key]))
+        key: _unpack(kept, len(source.layout.layers))
+        for key in inputs
+        if (kept := store.get("statistics", inputs[key]))
     }
     if found := {c.key: store.seconds("statistics", inputs[c.key]) for c in collectors if c.key in values}:
         longest = max(found, key=found.__getitem__)  # a run of its own measures all of them in one sweep
@@ -141,9 +143,9 @@ def _pack(layers: Sequence[LayerStatistics]) -> dict[str, np.ndarray]:
     return {f"{index}.{name}": np.asarray(array) for index, layer in enumerate(layers) for name, array in layer.items()}
 
 
-def _unpack(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    layers: dict[int, dict[str, np.ndarray]] = {}
+def _unpack(arrays: Mapping[str, np.ndarray], layers: int) -> list[dict[str, np.ndarray]]:
+    found: list[dict[str, np.ndarray]] = [{} for _ in range(layers)]
     for key, array in arrays.items():
         index, _, name = key.partition(".")
-        layers.setdefault(int(index), {})[name] = array
-    return [layers[index] for index in sorted(layers)]
+        found[int(index)][name] = array
+    return found

@@ -22,6 +22,7 @@ from hgsp_core.checkpoint.read import (
     stored_dtype,
 )
 from hgsp_core.checkpoint.record import read_record
+from hgsp_core.checkpoint.stored import in_memory
 from hgsp_core.files.paths import expanded, is_hub_id
 from hgsp_core.model.architecture import Architecture
 from hgsp_core.model.layout import Layout, read_layout
@@ -82,7 +83,7 @@ def open_model(part: ModelPart) -> Source:
     if dtype == "float16" != stored:
         from hgsp_core.checkpoint.shards import require_range  # which imports torch
 
-        require_range(directory, layout.tensors(), dtype)
+        require_range(directory, layout.tensors(), dtype, architecture)
     return Source(part.path, directory, config, layout, dtype, fingerprint(directory))
 
 
@@ -94,7 +95,7 @@ def _check_heads(directory: Path, layout: Layout) -> None:
             continue
         rows = int(layout.config[scales[0]]) * block.slice_of(cache[0]).width
         for s in block.slices:
-            if s.dim == 0 and s.name not in cache and s.shape[0] != rows and not s.is_norm:
+            if s.dim == 0 and s.name not in cache and s.shape[0] != rows and s.is_linear:
                 raise CheckpointError.other_shape(directory, s.weight, s.shape, (rows, *s.shape[1:]))
 
 
@@ -140,7 +141,8 @@ def _layout(directory: Path, architecture: Architecture, config: Mapping[str, An
     tied = bool(config.get("tie_word_embeddings")) and head in stored and embed in stored
     if tied and not same_bytes(stored[head], stored[embed]):
         raise CheckpointError.other_head(directory, head, embed)
-    return read_layout(architecture, config, {name: place.shape for name, place in stored.items()})
+    shapes = {name: tensor.shape for name, tensor in in_memory(stored, architecture).items()}
+    return read_layout(architecture, config, shapes)
 
 
 def locate(part: ModelPart) -> Path:

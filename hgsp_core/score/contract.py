@@ -43,13 +43,15 @@ class NormalizeJob:
 class Scorer(Implementation[P]):
     """Importance of units.
 
-    collectors   the statistics to measure, which are in `job.statistics[collector]`
-    in_nats      whether importances are nats per predicted token and add up to the predicted KL divergence of a plan
+    collectors    the statistics to measure, which are in `job.statistics[collector]`
+    in_nats       whether importances are nats per predicted token and add up to the predicted KL divergence of a plan
+    only_experts  whether it scores only experts: a model without any is refused before anything is measured
     """
 
     kind: ClassVar[str] = "scorer"
     collectors: Sequence[Collector] = ()
     in_nats: bool = False
+    only_experts: bool = False
 
     @abstractmethod
     def __call__(self, job: ScoreJob) -> Scores:

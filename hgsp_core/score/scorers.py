@@ -108,11 +108,19 @@ class Curvature(Scorer[CurvatureParams]):
 
 
 def reordered(prices: Scores, order: Scores) -> Scores:
-    """The prices of each block reassigned: the unit with the lowest score in `order` gets the lowest price."""
-    by_price, by_order = (np.lexsort((s.index, s.score, s.axis, s.layer)) for s in (prices, order))
+    """The prices of each block reassigned: the unit with the lowest score in `order` gets the lowest price.
+
+    Blocks that `order` has no scores for keep their own.
+    """
+    wanted = prices.score.copy()
+    for layer, axis in dict.fromkeys(zip(order.layer.tolist(), order.axis.tolist(), strict=True)):
+        name = order.axes[axis]
+        wanted[prices.units_of(layer, name)] = order.score[order.units_of(layer, name)]
+    by_price, by_order = (np.lexsort((prices.index, x, prices.axis, prices.layer)) for x in (prices.score, wanted))
     importance = np.empty_like(prices.importance)
     importance[by_order] = prices.importance[by_price]
-    return replace(order, importance=importance, score=importance / prices.cost)
+    heads = tuple({**own, **others} for own, others in zip(prices.heads, order.heads, strict=True))
+    return replace(prices, importance=importance, score=importance / prices.cost, heads=heads)
 
 
 class Magnitude(OneStatistic[Params]):

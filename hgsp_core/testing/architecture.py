@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hgsp_core import Architecture, BlockLayout, Layout, Plan
+from hgsp_core import Architecture, Axis, BlockLayout, Layout, Plan, Slice
 from hgsp_core.artifacts.surgery import mask_tensors, prune_tensors
 from hgsp_core.checkpoint.config import pruned_config
 from hgsp_core.checkpoint.load import load_model
 from hgsp_core.checkpoint.rehouse import housed_tensors
+from hgsp_core.checkpoint.stored import in_files
 from hgsp_core.checkpoint.write import write_checkpoint
+from hgsp_core.engine.calls import forwards_replaced
 from hgsp_core.engine.collectors import TaylorAbs
 from hgsp_core.engine.run import run_sweep
 from hgsp_core.engine.weights import Resident
@@ -89,7 +91,8 @@ class Case:
             nothing.mkdir()
             config = pruned_config(self.layout, plan)
             tensors = prune_tensors(self.model.state_dict().items(), self.layout, plan)
-            write_checkpoint(housed_tensors(tensors, self.layout, config), config, nothing, directory)
+            housed = in_files(housed_tensors(tensors, self.layout, config), self.architecture, config)
+            write_checkpoint(housed, config, nothing, directory)
             yield directory
 
     def pruned(self, plan: Plan) -> PreTrainedModel:
@@ -99,10 +102,14 @@ class Case:
 
     @torch.no_grad()
     def masked_logits(self, plan: Plan) -> Tensor:
-        """Of the model at its old size, with what the plan removes set to zero."""
-        masked = dict(mask_tensors(self.model.state_dict().items(), self.layout, plan))
+        """Of the model at its old size, with what the plan removes set to zero, and experts kept from tokens by their router."""
+        masked = dict(mask_tensors(self.model.state_dict().items(), self.layout, _with_experts(plan, self.layout)))
         arguments = {"input_ids": self.tokens, "use_cache": False}
-        return torch.func.functional_call(self.model, masked, (), arguments, tie_weights=False).logits
+        with ExitStack() as stack:
+            for block in self.layout.blocks():
+                if block.routed and plan.block(block).loses:
+                    stack.enter_context(_experts_removed(self.model, block, plan.block(block).kept))
+            return torch.func.functional_call(self.model, masked, (), arguments, tie_weights=False).logits
 
     def require_equal_to_masked(self, plan: Plan, what: str, hint: str) -> None:
         expected = self.masked_logits(plan)
@@ -115,6 +122,42 @@ class Case:
             f"{what}: logits of the pruned model differ by {difference:.2g} (relative, {TOLERANCE:g} allowed) from those of "
             f"the original with the same units set to zero. {hint}",
         )
+
+
+def _with_experts(plan: Plan, layout: Layout) -> Plan:
+    """The plan, keeping all experts."""
+    kept = {(b.layer, b.axis.name): range(b.units) if b.routed else plan.block(b).kept for b in layout.blocks()}
+    heads = {(b.layer, b.axis.name): plan.block(b).heads for b in layout.blocks() if plan.block(b).heads}
+    return Plan.of(layout, kept, 0, heads=heads)
+
+
+@contextmanager
+def _experts_removed(model: nn.Module, block: BlockLayout, kept: Sequence[int]) -> Iterator[None]:
+    """Within the context the router's logits of the other experts are -inf, or the block adds nothing where none is kept."""
+    layer = block.module.removesuffix(f".{block.axis.block}")
+    router, branch = model.get_submodule(f"{layer}.{block.axis.router}"), model.get_submodule(block.module)
+    gone = [expert for expert in range(block.units) if expert not in kept]
+    forward, linear = router.forward, nn.functional.linear
+
+    def masked(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return linear(input, weight, bias).index_fill(-1, torch.tensor(gone), float("-inf"))
+
+    def without(*arguments: Any) -> Any:
+        nn.functional.linear = masked
+        try:
+            return forward(*arguments)
+        finally:
+            nn.functional.linear = linear
+
+    def nothing(module: nn.Module, arguments: Any, output: Any) -> Any:
+        return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
+
+    if kept:
+        with forwards_replaced([router], without):
+            yield
+    else:
+        with branch.register_forward_hook(nothing):
+            yield
 
 
 @torch.no_grad()
@@ -149,14 +192,35 @@ def modules_exist(case: Case) -> None:
         name = getattr(architecture, key)
         require(case.model.get_submodule(name) is there, f"`{key}`: '{name}' is not what transformers takes for it.")
     for index, layer in enumerate(case.layers()):
-        for axis in architecture.axes:
+        for axis in _axes(architecture, layer):
             named = [(axis.block, "`block`"), *((name, "`fixed`") for name in axis.fixed)]
-            named += [(s.module, "`slices`") for s in axis.slices]
+            named += [(s.module, "`slices`") for s in axis.slices if not s.bare]
             named += [(name, "`norms`") for name in axis.norms] + [(axis.adds, "`after`")]
+            named += [(axis.router, "`router`")] if axis.router else []
             for name, place in named:
                 _require_module(layer, name, f"axis '{axis.name}', {place}", f"layer {index}")
+            parameters = dict(layer.named_parameters())
+            for name in (s.module for s in axis.slices if s.bare and s.module not in parameters):
+                hint = did_you_mean(name, parameters)
+                fail(f"axis '{axis.name}', `slices`: layer {index} has no parameter '{name}'.{hint}")
             for name in set(axis.cache) - set(axis.slice_names()):
                 fail(f"axis '{axis.name}', `cache`: '{name}' is not among the axis's `slices`.")
+
+
+def _axes(architecture: Architecture, layer: nn.Module) -> list[Axis]:
+    """The axes that a layer has: of optional ones those whose tensors are there, or where none of a block is, all."""
+    parameters = dict(layer.named_parameters())
+
+    def there(axis: Axis) -> bool:
+        return any(_tensor(s) in parameters for s in axis.slices)
+
+    filled = {axis.block for axis in architecture.axes if there(axis)}
+    return [a for a in architecture.axes if not a.optional or there(a) or a.block not in filled]
+
+
+def _tensor(s: Slice) -> str:
+    """Name of a slice's tensor in its layer."""
+    return s.module if s.bare else f"{s.module}.weight"
 
 
 def _require_module(root: nn.Module, name: str, place: str, where: str) -> None:
@@ -168,7 +232,7 @@ def sizes_divide(case: Case) -> None:
     """The config counts the units of each axis, and the weights divide into as many."""
     config = case.model.config.to_dict()
     for axis in case.architecture.axes:
-        for key in (axis.units, *axis.scales):
+        for key in (axis.units, *axis.scales, *((axis.chosen,) if axis.router else ())):
             require(
                 isinstance(config.get(key), int),
                 f"axis '{axis.name}': config.json has no number '{key}'.{did_you_mean(key, config)}",
@@ -181,10 +245,10 @@ def sizes_divide(case: Case) -> None:
                 "shrink in proportion.",
             )
         for index, layer in enumerate(case.layers()):
-            for s in axis.slices:
+            for s in axis.slices if axis in _axes(case.architecture, layer) else ():
                 place = f"axis '{axis.name}': Slice('{s.module}', {s.dim})"
                 require(s.dim in (0, 1), f"{place}: dim is 0 (rows) or 1 (columns).")
-                shape = tuple(layer.get_parameter(f"{s.module}.weight").shape)
+                shape = tuple(layer.get_parameter(_tensor(s)).shape)
                 require(
                     shape[s.dim] % units == 0,
                     f"axis '{axis.name}': layer {index}, '{s.module}' has shape {shape}; its dimension {s.dim} does not divide "
@@ -202,8 +266,18 @@ def every_parameter_is_accounted_for(case: Case) -> None:
 
 
 def axes_are_cut_on_both_sides(case: Case) -> None:
-    """An axis cuts what writes its units (rows) and what reads them (columns), and the attention is known by its name."""
+    """An axis cuts what writes its units (rows) and what reads them (columns), and the attention is known by its name.
+
+    Experts are cut with the rows of their router.
+    """
     for axis in case.architecture.axes:
+        if axis.router:
+            require(
+                axis.router in (s.module for s in axis.slices) and all(s.dim == 0 for s in axis.slices),
+                f"axis '{axis.name}': experts and the rows of their router '{axis.router}' are all cut along dim 0. "
+                f"Its slices: {', '.join(f'{s.module} {s.dim}' for s in axis.slices)}.",
+            )
+            continue
         for dim, side in ((0, "rows of what writes the units"), (1, "columns of what reads them")):
             require(
                 any(s.dim == dim for s in axis.slices),
@@ -220,8 +294,8 @@ def axes_are_cut_on_both_sides(case: Case) -> None:
 def biases_follow_the_rows(case: Case) -> None:
     """A bias is as long as its weight has rows, so it is cut with them."""
     for layer in case.layers():
-        for axis in case.architecture.axes:
-            for s in axis.slices:
+        for axis in _axes(case.architecture, layer):
+            for s in (s for s in axis.slices if not s.bare):
                 linear = layer.get_submodule(s.module)
                 bias, rows = getattr(linear, "bias", None), linear.get_parameter("weight").shape[0]
                 require(
@@ -256,10 +330,11 @@ def blocks_add_to_the_residual_stream(case: Case) -> None:
 
     for index, layer in enumerate(case.layers()):
         with layer.register_forward_pre_hook(enter, with_kwargs=True):
-            found = _outputs(case, layer, ["", *(axis.adds for axis in case.architecture.axes)])
+            blocks = case.layout.layers[index].blocks.values()
+            found = _outputs(case, layer, ["", *(block.axis.adds for block in blocks)])
         before, after = inputs.pop(), found.pop("")
-        names = " + ".join(axis.adds for axis in case.architecture.axes)
-        for axis, block in zip(case.architecture.axes, case.layout.layers[index].blocks.values(), strict=True):
+        names = " + ".join(block.axis.adds for block in blocks)
+        for axis, block in ((block.axis, block) for block in blocks):
             require(
                 axis.adds in found and found[axis.adds].shape == after.shape,
                 f"axis '{axis.name}', `block`: '{axis.adds}' of layer {index} does not return something to add to the residual "
@@ -277,7 +352,7 @@ def blocks_add_to_the_residual_stream(case: Case) -> None:
 def blocks_return_what_their_writers_return(case: Case) -> None:
     """What a block adds to the stream is what its writer gives: a repair fits the writer to it."""
     for index, layer in enumerate(case.layers()):
-        for axis in case.architecture.axes:
+        for axis in (block.axis for block in case.layout.layers[index].written.values()):
             (writer,) = (s.module for s in axis.slices if s.dim == 1)
             given = _outputs(case, layer, (axis.block, writer))
             difference = (given[axis.block] - given[writer]).abs().max().item()
@@ -361,18 +436,21 @@ def blocks_and_layers_can_go(case: Case) -> None:
     middle = len(case.layout.layers) // 2
     for axis in case.architecture.axes:
         hint = f"Check `block` ('{axis.block}') and `fixed` {axis.fixed}: the norm in front of the block belongs to it."
-        for layer in (0, middle):
+        having = [layer.index for layer in case.layout.layers if axis.name in layer.blocks]
+        for layer in dict.fromkeys((*having[:1], *[i for i in having if i >= middle][:1])):
             plan = without(case.layout, {(layer, axis.name)})
             case.require_equal_to_masked(plan, f"The {axis.name} of layer {layer} removed", hint)
-    whole = {(middle, axis.name) for axis in case.architecture.axes}
+    whole = {(middle, axis) for axis in case.layout.layers[middle].blocks}
     case.require_equal_to_masked(without(case.layout, whole), f"Layer {middle} removed", "Check `layers` and `fixed`.")
 
 
 def _mixed(case: Case) -> Plan:
-    """Thinned layers, one without attention and one without MLP (the same one where there are no two)."""
-    axes = [axis.name for axis in case.architecture.axes]
-    last = len(case.layout.layers) - 1
-    return thinned(case.layout, {(min(i + 1, last), axis) for i, axis in enumerate(axes)})
+    """Thinned layers, one without attention and one without MLP or experts (the same one where there are no two)."""
+    gone, layers = set[tuple[int, str]](), case.layout.layers[1:] or case.layout.layers
+    for i, axis in enumerate(case.architecture.axes):
+        having = [layer.index for layer in (*layers[i:], *reversed(layers)) if axis.name in layer.blocks]
+        gone |= {(having[0], axis.name)} if having else set()
+    return thinned(case.layout, gone)
 
 
 def generates(case: Case) -> None:

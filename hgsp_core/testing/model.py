@@ -13,9 +13,14 @@ from hgsp_core import Architecture, Layout, pre_norm_decoder, read_layout
 LAYERS, VOCABULARY = 4, 61
 #: groups and channels of the random models: GQA with two query heads to a group
 GROUPS, CHANNELS, HEAD_DIM = 3, 24, 8
+#: experts, and how many of them a token goes to
+EXPERTS, CHOSEN = 6, 2
 
 #: of norms over all units: what they add to a mean square would count less where units are gone
 EPSILON = 1e-12
+
+#: config keys of the channels of experts
+_EXPERT_SIZES = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
 
 #: what methods are tried on; they see its layout and statistics, and must not care which family it is
 SAMPLE = pre_norm_decoder("llama")
@@ -54,7 +59,9 @@ def tiny_config(architecture: Architecture, biases: bool = False) -> PreTrainedC
         eos_token_id=None,
     )
     for axis in architecture.axes:
-        values[axis.units] = GROUPS if axis.cache else CHANNELS
+        values[axis.units] = GROUPS if axis.cache else EXPERTS if axis.router else CHANNELS
+        if axis.router:
+            values |= {axis.chosen: CHOSEN, **{key: CHANNELS for key in vars(config()) if key in _EXPERT_SIZES}}
         values |= dict.fromkeys(axis.scales, heads if axis.cache else CHANNELS)
     if any(axis.norms for axis in architecture.axes):
         values["rms_norm_eps"] = EPSILON

@@ -13,13 +13,15 @@ Block = tuple[int, str]
 def thinned(layout: Layout, gone: Container[Block] = ()) -> Plan:
     """About a third of the units of every block, others in each layer; the last layer stays whole.
 
+    As many experts stay as a token goes to.
+
     The blocks in `gone` go whole.
     """
     last = len(layout.layers) - 1
 
     def kept(block: BlockLayout) -> list[int]:
         stay = [u for u in range(block.units) if (u + block.layer) % 3 or block.layer == last]
-        return stay or [0]
+        return stay if len(stay) >= block.least else list(range(block.least))
 
     return _plan(layout, lambda block: [] if (block.layer, block.axis.name) in gone else kept(block))
 
@@ -35,7 +37,7 @@ def same_sizes(layout: Layout, axes: Container[str]) -> Plan:
     def kept(block: BlockLayout) -> list[int]:
         if block.axis.name not in axes:
             return list(range(block.units))
-        return [(u + block.layer) % block.units for u in range(max(1, 2 * block.units // 3))]
+        return [(u + block.layer) % block.units for u in range(max(block.least, 2 * block.units // 3))]
 
     return _plan(layout, kept)
 

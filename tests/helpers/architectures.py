@@ -3,10 +3,10 @@
 import torch
 from hgsp_gemma import GEMMA2, GEMMA3
 from hgsp_llama import LLAMA
-from hgsp_mistral import MISTRAL
+from hgsp_mistral import MISTRAL, MIXTRAL
 from hgsp_more import GLM4, GRANITE, OLMO2, OLMO3, SMOLLM3
 from hgsp_phi import PHI3
-from hgsp_qwen import QWEN2, QWEN3
+from hgsp_qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -15,17 +15,20 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     Olmo3Config,
     Phi3Config,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
 )
 
 from hgsp_core.model.layout import Layout, read_layout
 
-ARCHITECTURES = {a.model_type: a for a in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+ARCHITECTURES = {a.model_type: a for a in (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE)}
 ARCHITECTURES |= {a.model_type: a for a in (GEMMA2, GEMMA3, PHI3, OLMO2, OLMO3, GRANITE, SMOLLM3, GLM4)}
 
 SHAPE = dict(
@@ -71,12 +74,32 @@ CONFIGS = {
     "smollm3": lambda **kw: SmolLM3Config(**{**SHAPE, **NO_IDS, "no_rope_layer_interval": 2, **kw}),
     "glm4": lambda **kw: Glm4Config(**{**SHAPE, **NO_IDS, "head_dim": 8, "attention_bias": True, **kw}),
 }
+EXPERTS = {**SHAPE, "num_experts_per_tok": 2}
+#: with experts in all layers, in all but one, and with a shared one in every other layer
+WITH_EXPERTS = {
+    "mixtral": lambda **kw: MixtralConfig(**{**EXPERTS, "head_dim": 8, "num_local_experts": 6, **kw}),
+    "qwen3_moe": lambda **kw: Qwen3MoeConfig(
+        **EXPERTS
+        | {"head_dim": 8, "num_experts": 6, "moe_intermediate_size": 16, "norm_topk_prob": True, "mlp_only_layers": [1]}
+        | kw
+    ),
+    "qwen2_moe": lambda **kw: Qwen2MoeConfig(
+        **EXPERTS
+        | {
+            "num_experts": 6,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 24,
+            "decoder_sparse_step": 2,
+        }
+        | kw
+    ),
+}
 
 
 def tiny_model(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **config):
     """A random model whose norms and biases are not the neutral ones they start as."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[kind](**config)).eval()
+    model = AutoModelForCausalLM.from_config((CONFIGS | WITH_EXPERTS)[kind](**config)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:

@@ -189,7 +189,7 @@ def diagnosed(scales, allocate, comparable=False):
         return changed, allocator(AllocateJob(layout, changed, priors))
 
     allocated, plan = replan(given)
-    return diagnose(given, layout, plan, allocated, Scales.of_scores(scores), replan, comparable)
+    return diagnose(given, layout, plan, allocated, Scales.of_scores(scores, len(layout.layers)), replan, comparable)
 
 
 HGSP = {"use": "hgsp", "with": {"ratio": 0.25, "of": "layers", "temperature": 0}}
@@ -256,6 +256,8 @@ def test_ratios_of_layers_without_gradients():
     scores = scores_of(layout, [0, 1, 1, 1])
     plan = Plan.keep_all(layout)
     given = Recipe(model={"path": "m"}, output="o", score={"use": "taylor"}, allocate=HGSP)
-    found = diagnose(given, layout, plan, scores, Scales.of_scores(scores), lambda recipe: (scores, plan))
+    found = diagnose(
+        given, layout, plan, scores, Scales.of_scores(scores, len(layout.layers)), lambda recipe: (scores, plan)
+    )
     assert found["mean_ratio"] == np.inf
     assert "infinitely many times" in found["findings"][0]["text"]

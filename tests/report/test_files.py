@@ -38,7 +38,9 @@ def measured(layout, seed=0):
 
 def facts(layout, priors=None, report=REPORT):
     scores, plan = measured(layout)
-    diagnosis = diagnose(RECIPE, layout, plan, scores, Scales.of_scores(scores), lambda recipe: (scores, plan))
+    diagnosis = diagnose(
+        RECIPE, layout, plan, scores, Scales.of_scores(scores, len(layout.layers)), lambda recipe: (scores, plan)
+    )
     return RunFacts(RECIPE, layout, plan, scores, priors, report, diagnosis)
 
 

@@ -62,7 +62,7 @@ def run_of(layout, priors=True, decades=3.5, report=REPORT) -> RunFacts:
         return changed, recipe.allocate.build(Allocator)(AllocateJob(layout, changed, found))
 
     allocated, plan = replan(recipe)
-    diagnosis = diagnose(recipe, layout, plan, allocated, Scales.of_scores(scores), replan)
+    diagnosis = diagnose(recipe, layout, plan, allocated, Scales.of_scores(scores, len(layout.layers)), replan)
     return RunFacts(recipe, layout, plan, allocated, found, report, diagnosis)
 
 

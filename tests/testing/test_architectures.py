@@ -5,10 +5,10 @@ from unittest import SkipTest
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, Qwen3Config
+from transformers import CONFIG_MAPPING, GptOssConfig, Qwen3Config, Qwen3MoeConfig
 from transformers.pytorch_utils import Conv1D
 
-from hgsp_core.model.architecture import Slice
+from hgsp_core.model.architecture import GATED_EXPERTS, Slice
 from hgsp_core.testing import architecture_checks
 from hgsp_core.testing.model import SAMPLE, random_model, tiny_config
 from tests.testing.fakes import families  # noqa: F401 - registers its families
@@ -55,6 +55,49 @@ def patched():
 
 QWEN3 = lambda: random_model(Qwen3Config(**tiny_config(GOOD).to_dict() | {"model_type": "qwen3"}))  # noqa: E731
 NORMS_SWAPPED = wrong(attention={"fixed": MLP.fixed}, mlp={"fixed": ATTENTION.fixed})
+
+#: a family with experts, which the kit can make a model of
+EXPERTS = replace(GOOD, model_type="mixtral", axes=(ATTENTION, GATED_EXPERTS))
+MIXED = replace(
+    GOOD,
+    model_type="qwen3_moe",
+    axes=(
+        replace(ATTENTION, fixed=(*ATTENTION.fixed, "self_attn.q_norm", "self_attn.k_norm")),
+        replace(MLP, optional=True),
+        replace(GATED_EXPERTS, optional=True),
+    ),
+)
+#: experts in all layers but the last one
+MIXED_CONFIG = Qwen3MoeConfig(
+    **tiny_config(GOOD).to_dict()
+    | {
+        "model_type": "qwen3_moe",
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "mlp_only_layers": [3],
+    }
+)
+PAIRED = replace(
+    GOOD,
+    model_type="gpt_oss",
+    axes=(
+        replace(ATTENTION, slices=(*ATTENTION.slices, Slice("self_attn.sinks", 0, bare=True))),
+        replace(
+            GATED_EXPERTS,
+            router="mlp.router",
+            slices=(
+                Slice("mlp.router", 0),
+                *(Slice(f"mlp.experts.{n}_proj{b}", 0, bare=True) for n in ("gate_up", "down") for b in ("", "_bias")),
+            ),
+        ),
+    ),
+)
+
+
+def of_experts(**changed):
+    return replace(EXPERTS, axes=(ATTENTION, replace(GATED_EXPERTS, **changed)))
+
 
 #: (architecture, model or None for the kit's own, the one check that fails, what it says)
 FAKES = {
@@ -175,6 +218,42 @@ FAKES = {
     "embeddings are scaled": (*of_family("granite", embedding_multiplier=2.0), "pruned_equals_masked", "multipliers"),
     "logits by the number of heads": (*of_family("fake-width"), "uniformly_pruned_equals_masked", "stock class"),
     "logits by the size of a group": (*of_family("fake-grouped"), "query_heads_can_go", "Check `scales` and `cache`"),
+    "router that keeps its rows": (
+        of_experts(slices=GATED_EXPERTS.slices[1:], fixed=(*GATED_EXPERTS.fixed, "mlp.gate")),
+        None,
+        "axes_are_cut_on_both_sides",
+        "rows of their router 'mlp.gate'",
+    ),
+    "misspelled tensor of experts": (
+        of_experts(slices=(GATED_EXPERTS.slices[0], Slice("mlp.experts.gate_up", 0, bare=True))),
+        None,
+        "modules_exist",
+        "no parameter 'mlp.experts.gate_up'. Did you mean 'mlp.experts.gate_up_proj'",
+    ),
+    "forgotten tensor of experts": (
+        of_experts(slices=GATED_EXPERTS.slices[:2]),
+        None,
+        "every_parameter_is_accounted_for",
+        "mlp.experts.down_proj",
+    ),
+    "experts by another count": (
+        of_experts(units="num_experts_per_tok"),
+        lambda: random_model(tiny_config(EXPERTS)),
+        "every_parameter_is_accounted_for",
+        "has 6 rows, but config.json says 2",
+    ),
+    "dense layers by their old numbers": (
+        MIXED,
+        lambda: random_model(MIXED_CONFIG),
+        "blocks_and_layers_can_go",
+        "",
+    ),
+    "block that returns a pair": (
+        PAIRED,
+        lambda: random_model(GptOssConfig(**tiny_config(PAIRED).to_dict())),
+        "blocks_and_layers_can_go",
+        "iteration over a 0-d tensor",
+    ),
     "norms of the other block": (NORMS_SWAPPED, None, "blocks_and_layers_can_go", "Check `block`"),
     "cache not used": (*of_family("fake-forgetful"), "generates", "does not use the cache"),
     "family of this process only": (*of_family("fake-only-here"), "export_reloads", "fake-only-here"),

@@ -13,7 +13,7 @@ class WriterColumns(Collector):
 
     def reduce(self, layer: Layer, sums: Sums) -> LayerStatistics:
         found = {}
-        for block in layer.layout.blocks.values():
+        for block in layer.layout.written.values():
             w = layer.weights[block.writer.weight].float()  # [out, in]
             linear = block.writer.local
             found[f"{linear}.abs"] = w.abs().sum(0).double().cpu().numpy()

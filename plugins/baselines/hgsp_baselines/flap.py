@@ -39,7 +39,7 @@ class Flap(Scorer[Params]):
         score: list[np.ndarray] = []
         for layer in job.layout.layers:
             importance.append({})
-            for axis, block in layer.blocks.items():
+            for axis, block in layer.written.items():
                 linear = block.writer.local
                 m = moments[layer.index][f"{linear}.variance"] * columns[layer.index][f"{linear}.square"]
                 shape = (block.units, block.writer.width)

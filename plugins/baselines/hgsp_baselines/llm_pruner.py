@@ -63,7 +63,7 @@ class Vector(Collector):
 
     def reduce(self, layer: Layer, sums: Sums) -> LayerStatistics:
         found = {}
-        for axis, block in layer.layout.blocks.items():
+        for axis, block in layer.layout.written.items():
             parts = []
             for s in block.linears:
                 product = s.part(layer.weights[s.weight]) * s.part(layer.gradients[s.weight])

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from hgsp_core import AllocateJob, Allocator, Plan
 from hgsp_core.allocate.budget import Capacity, RatioParams, plan_within
-from hgsp_core.allocate.limits import SizeLimits, floors, in_force
+from hgsp_core.allocate.limits import SizeLimits, floors, in_force, of_blocks
 from hgsp_core.allocate.rates import fill_channels, queue_by_rate, rates_of_blocks, scaled_rates
 
 
@@ -43,10 +43,12 @@ class SlimGPTRates(Allocator[SlimGPTRatesParams]):
     needs_priors = False
 
     def __call__(self, job: AllocateJob) -> Plan:
-        p, layout, axes = self.params, job.layout, len(job.scores.axes)
+        p, layout = self.params, job.layout
         cost = np.array([layer.cost for layer in layout.layers])
         rates = scaled_rates(log_increasing(len(cost), p.first), cost, p.budget(layout), 0.0, 1.0)  # [layers]
-        floor = np.maximum(floors(p.limits, layout, np.repeat(rates > 0, axes)), 1)  # [blocks]
+        floor = np.maximum(
+            floors(p.limits, layout, of_blocks(rates > 0, layout) & job.scores.scored(layout)), 1
+        )  # [blocks]
         groups, block_rates = rates_of_blocks(layout, rates, floor)
         queue = queue_by_rate(layout, job.scores, block_rates, floor, p.limits.multiple)
 

@@ -65,7 +65,7 @@ class TorchPruning(Allocator[TorchPruningParams]):
         if grouped and p.attention == "prune":
             raise TorchPruningError.grouped_attention(grouped.layer, *_heads(grouped))
         with_attention = p.attention != "keep" and grouped is None
-        blocks = [b for b in layout.blocks() if with_attention or not mixes_tokens(b)]
+        blocks = [b for b in layout.blocks() if (with_attention or not mixes_tokens(b)) and not b.routed]
         scores = {_key(b): job.scores.score[job.scores.units_of(*_key(b))] for b in blocks}
 
         budget, best, most = p.budget(layout), Plan.keep_all(layout), 0

@@ -26,7 +26,7 @@ class WandaSp(Scorer[Params]):
         importance = []
         for layer in job.layout.layers:
             found = {}
-            for axis, block in layer.blocks.items():
+            for axis, block in layer.written.items():
                 linear = block.writer.local
                 by_column = columns[layer.index][f"{linear}.abs"] * norms[layer.index][linear]  # [units * width]
                 heads = by_column.reshape(block.units, block.writer.heads, -1).sum(2)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hgsp_mistral import MISTRAL
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+from hgsp_mistral import MISTRAL, MIXTRAL
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig
 
 from hgsp_core.testing import architecture_checks
 
@@ -26,10 +26,16 @@ MISTRAL_7B_V03 = dict(
     max_position_embeddings=64,
     sliding_window=None,
 )
+MIXTRAL_8X7B = MISTRAL_7B_V03 | {"intermediate_size": 56, "num_local_experts": 8, "num_experts_per_tok": 2}
 SHAPES = {
-    "mistral-7b-v0.3": MistralConfig(**MISTRAL_7B_V03),
-    "mistral-7b-v0.1 (window)": MistralConfig(**MISTRAL_7B_V03 | {"sliding_window": 5}),
-    "mistral-nemo (head_dim of its own)": MistralConfig(**MISTRAL_7B_V03 | {"head_dim": 2}),
+    "mistral-7b-v0.3": (MISTRAL, MistralConfig(**MISTRAL_7B_V03)),
+    "mistral-7b-v0.1 (window)": (MISTRAL, MistralConfig(**MISTRAL_7B_V03 | {"sliding_window": 5})),
+    "mistral-nemo (head_dim of its own)": (MISTRAL, MistralConfig(**MISTRAL_7B_V03 | {"head_dim": 2})),
+    "mixtral-8x7b": (MIXTRAL, MixtralConfig(**MIXTRAL_8X7B)),
+    "mixtral with a window (tied)": (
+        MIXTRAL,
+        MixtralConfig(**MIXTRAL_8X7B | {"sliding_window": 5, "tie_word_embeddings": True}),
+    ),
 }
 
 
@@ -52,20 +58,22 @@ def test_the_trained_weights_compute_the_same_as_a_mistral():
     assert torch.equal(rehoused()(tokens).logits, llama()(tokens).logits)
 
 
-MODELS = {**SHAPES, "pydoc-llama as mistral": rehoused}
+MODELS = {**SHAPES, "pydoc-llama as mistral": (MISTRAL, rehoused)}
+#: of each family one
+FRESH = ("mistral-7b-v0.1 (window)", "mixtral-8x7b")
 
 
 def marks(shape, check):
-    """A fresh process takes seconds to start; one of them is enough for every day."""
-    return [pytest.mark.slow] if check.name == "export_reloads" and shape != "mistral-7b-v0.1 (window)" else []
+    """A fresh process takes seconds to start; one for each family is enough for every day."""
+    return [pytest.mark.slow] if check.name == "export_reloads" and shape not in FRESH else []
 
 
 @pytest.mark.parametrize(
     "check",
     [
         pytest.param(check, id=f"{shape}-{check}", marks=marks(shape, check))
-        for shape, model in MODELS.items()
-        for check in architecture_checks(MISTRAL, model)
+        for shape, (architecture, model) in MODELS.items()
+        for check in architecture_checks(architecture, model)
     ],
 )
 def test_mistral(check):

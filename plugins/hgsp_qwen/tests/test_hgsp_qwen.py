@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from hgsp_qwen import QWEN2, QWEN3
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen3Config
+from hgsp_qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from hgsp_core.data.contract import DatasetJob
 from hgsp_core.data.run import open_dataset
@@ -33,6 +41,18 @@ QWEN3_8B = QWEN25_7B | dict(
     hidden_size=128, intermediate_size=384, num_attention_heads=32, num_key_value_heads=8, head_dim=4
 )
 QWEN3_06B = QWEN3_8B | dict(hidden_size=32, intermediate_size=96, num_attention_heads=16, tie_word_embeddings=True)
+QWEN3_30B_A3B = QWEN3_8B | dict(
+    hidden_size=64, head_dim=4, moe_intermediate_size=24, num_experts=8, num_experts_per_tok=3, norm_topk_prob=True
+)
+QWEN15_MOE = QWEN25_7B | dict(
+    hidden_size=64,
+    num_attention_heads=16,
+    num_key_value_heads=16,
+    moe_intermediate_size=24,
+    shared_expert_intermediate_size=56,
+    num_experts=6,
+    num_experts_per_tok=2,
+)
 WINDOW = dict(use_sliding_window=True, sliding_window=5, max_window_layers=1)
 SHAPES = {
     "qwen2.5-7b": (QWEN2, Qwen2Config(**QWEN25_7B)),
@@ -41,6 +61,10 @@ SHAPES = {
     "qwen3-8b": (QWEN3, Qwen3Config(**QWEN3_8B)),
     "qwen3-0.6b (tied)": (QWEN3, Qwen3Config(**QWEN3_06B)),
     "qwen3 with biases": (QWEN3, Qwen3Config(**QWEN3_8B, attention_bias=True)),
+    "qwen3-30b-a3b": (QWEN3_MOE, Qwen3MoeConfig(**QWEN3_30B_A3B)),
+    "qwen3-moe with a dense layer": (QWEN3_MOE, Qwen3MoeConfig(**QWEN3_30B_A3B, mlp_only_layers=[1])),
+    "qwen1.5-moe": (QWEN2_MOE, Qwen2MoeConfig(**QWEN15_MOE)),
+    "qwen2-moe with every other layer dense": (QWEN2_MOE, Qwen2MoeConfig(**QWEN15_MOE, decoder_sparse_step=2)),
 }
 
 
@@ -74,11 +98,13 @@ def test_the_trained_weights_are_a_trained_qwen2_with_biases():
 
 
 MODELS = {**SHAPES, "pydoc-llama as qwen2": (QWEN2, rehoused)}
+#: of each family one
+FRESH = ("qwen2.5-7b", "qwen3-8b", "qwen3-moe with a dense layer", "qwen2-moe with every other layer dense")
 
 
 def marks(shape, check):
     """A fresh process takes seconds to start; one for each family is enough for every day."""
-    return [pytest.mark.slow] if check.name == "export_reloads" and shape not in ("qwen2.5-7b", "qwen3-8b") else []
+    return [pytest.mark.slow] if check.name == "export_reloads" and shape not in FRESH else []
 
 
 @pytest.mark.parametrize(
