@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 FP16_HEAD_SCALE = 2.0**8
 
 
-def loss_slopes(source: Weights, batches: Batches, streams: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+def loss_slopes(weights: Weights, batches: Batches, streams: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
     """A scale, and the gradient of the *summed* loss with respect to each stream after the last layer, times that scale.
 
     Raises:
         NumericError: the loss is not finite.
     """
-    return head_slopes(source, batches, streams, [batch.ids for batch in batches])
+    return head_slopes(weights, batches, streams, [batch.ids for batch in batches])
 
 
 def head_slopes(
-    source: Weights, batches: Batches, streams: Sequence[Tensor], targets: Sequence[Tensor]
+    weights: Weights, batches: Batches, streams: Sequence[Tensor], targets: Sequence[Tensor]
 ) -> tuple[float, list[Tensor]]:
     """As `loss_slopes`, for -log p of other targets (see `loss_gradient`). targets: per micro-batch [batch, seq_len]."""
-    scale = FP16_HEAD_SCALE if source.dtype == torch.float16 else 1.0
-    with ending(source) as end:
+    scale = FP16_HEAD_SCALE if weights.dtype == torch.float16 else 1.0
+    with ending(weights) as end:
         losses, slopes = zip(
             *(loss_gradient(end, x, wanted, scale) for x, wanted in zip(streams, targets, strict=True)),
             strict=False,
@@ -56,7 +56,7 @@ def head_slopes(
             for name, module in end.modules.items():
                 if not is_finite(module.get_parameter("weight")):
                     raise NumericError.weight(f"{name}.weight")
-            raise NumericError.loss(float(loss), str(source.dtype).removeprefix("torch."))
+            raise NumericError.loss(float(loss), str(weights.dtype).removeprefix("torch."))
     return scale, list(slopes)
 
 
@@ -66,7 +66,7 @@ Through = Callable[[Layer, nn.Module, Batches, Trail, float, list[Tensor], Mappi
 
 
 def backward(
-    source: Weights,
+    weights: Weights,
     batches: Batches,
     trail: Trail,
     scale: float,
@@ -86,10 +86,10 @@ def backward(
         through: `by_weights`, or `by_activations` (`slopes.py`).
     """
     slopes = list(slopes)
-    for index, module in source.layers(reversed(range(len(source.layout.layers)))):
+    for index, module in weights.layers(reversed(range(len(weights.layout.layers)))):
         scale *= rescale(slopes)
         sums = {collector: Sums() for collector in collectors}
-        entered = Layer.of(source.layout.layers[index], module, batches.tokens, batches.predicted)
+        entered = Layer.of(weights.layout.layers[index], module, batches.tokens, batches.predicted)
         layer = through(entered, module, batches, trail, scale, slopes, sums)
         for collector in collectors:
             findings.add(collector, layer, sums[collector])

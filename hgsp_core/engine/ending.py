@@ -42,10 +42,10 @@ class Ending:
 
 
 @contextmanager
-def ending(source: Weights) -> Iterator[Ending]:
+def ending(weights: Weights) -> Iterator[Ending]:
     """The ending of a model, whose weights are in memory within the context."""
-    architecture = source.layout.architecture
+    architecture = weights.layout.architecture
     names = architecture.norm, architecture.head
-    decoder = source.model.get_submodule(architecture.layers.rpartition(".")[0])
-    with source.outside(*names) as modules:
-        yield Ending(source.model, decoder, dict(zip(names, modules, strict=True)), source.layout.vocabulary)
+    decoder = weights.model.get_submodule(architecture.layers.rpartition(".")[0])
+    with weights.outside(*names) as modules:
+        yield Ending(weights.model, decoder, dict(zip(names, modules, strict=True)), weights.layout.vocabulary)

@@ -18,7 +18,7 @@ from hgsp_core.errors import NumericError
 class Findings:
     """Collector key -> its result in each layer.
 
-    of_all_units: a source's (`Weights.of_all_units`).
+    of_all_units: that of the weights (`Weights.of_all_units`).
     """
 
     def __init__(

@@ -29,7 +29,7 @@ Noted = dict[str, Tensor]
 
 
 def forward(
-    source: Weights,
+    weights: Weights,
     batches: Batches,
     streams: Sequence[Tensor],
     collectors: Sequence[Collector],
@@ -54,8 +54,8 @@ def forward(
     """
     streams = list(streams)
     keeps_graphs = trail is not None and trail.keeps_graphs
-    for index, module in source.layers(range(len(source.layout.layers))):
-        layer = Layer.of(source.layout.layers[index], module, batches.tokens, batches.predicted)
+    for index, module in weights.layers(range(len(weights.layout.layers))):
+        layer = Layer.of(weights.layout.layers[index], module, batches.tokens, batches.predicted)
         sums = {collector: Sums() for collector in collectors}
         with ExitStack() as stack:
             if keeps_graphs:

@@ -32,7 +32,7 @@ LOGITS_BYTES = 2**29
 
 
 def total_loss(
-    source: Weights,
+    weights: Weights,
     tokens: np.ndarray,
     batch_size: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -47,14 +47,14 @@ def total_loss(
     Raises:
         NumericError: a weight or an activation is not finite.
     """
-    total = torch.zeros((), dtype=torch.float64, device=source.device)
+    total = torch.zeros((), dtype=torch.float64, device=weights.device)
     context = np.ones(len(tokens), dtype=np.int64) if context is None else context
-    size = _windows_at_a_time(source, tokens, batch_size)
+    size = _windows_at_a_time(weights, tokens, batch_size)
     for start in range(0, len(tokens), size):
         part = slice(start, start + size)
-        batches, streams = _through(source, tokens[part], batch_size)
-        read_only = torch.from_numpy(share(context[part])).to(source.device).split(batch_size)
-        with ending(source) as end:
+        batches, streams = _through(weights, tokens[part], batch_size)
+        read_only = torch.from_numpy(share(context[part])).to(weights.device).split(batch_size)
+        with ending(weights) as end:
             for batch, stream, first in zip(batches, streams, read_only, strict=True):
                 total += loss_sum(end, stream, batch.ids, first)
         progress(min(start + size, len(tokens)), len(tokens))
@@ -91,17 +91,17 @@ def model_loss(
 
 
 @torch.no_grad()
-def window_logits(source: Weights, tokens: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+def window_logits(weights: Weights, tokens: np.ndarray, batch_size: int) -> Iterator[Tensor]:
     """Logits [seq_len, vocabulary] of each window in this process's share of `tokens` [windows, seq_len], one at a time.
 
     Raises:
         NumericError: a weight or an activation is not finite.
     """
-    size = _windows_at_a_time(source, tokens, batch_size)
+    size = _windows_at_a_time(weights, tokens, batch_size)
     own = share(tokens)
     for start in range(0, len(own), size):
-        _, streams = _through(source, _of_every_process(own[start : start + size]), batch_size)
-        with ending(source) as end:
+        _, streams = _through(weights, _of_every_process(own[start : start + size]), batch_size)
+        with ending(weights) as end:
             for stream in streams:
                 for window in stream:
                     yield end(window)
@@ -114,17 +114,17 @@ def model_logits(model: PreTrainedModel, tokens: np.ndarray, batch_size: int) ->
         yield from model(input_ids=ids.to(model.device), use_cache=False).logits
 
 
-def logits(source: Weights, tokens: np.ndarray) -> Tensor:
+def logits(weights: Weights, tokens: np.ndarray) -> Tensor:
     """Logits [windows, seq_len, vocabulary] of a few windows, the same in every process."""
-    _, (stream,) = _through(source, _of_every_process(tokens), len(tokens))
-    with torch.no_grad(), ending(source) as end:
+    _, (stream,) = _through(weights, _of_every_process(tokens), len(tokens))
+    with torch.no_grad(), ending(weights) as end:
         return torch.stack([end(window) for window in stream])
 
 
-def _through(source: Weights, tokens: np.ndarray, batch_size: int) -> tuple[Batches, list[Tensor]]:
-    batches, streams = embed(source, tokens, batch_size)
-    nothing = Findings([], len(source.layout.layers))
-    return batches, forward(source, batches, streams, [], nothing, None, lambda: None)
+def _through(weights: Weights, tokens: np.ndarray, batch_size: int) -> tuple[Batches, list[Tensor]]:
+    batches, streams = embed(weights, tokens, batch_size)
+    nothing = Findings([], len(weights.layout.layers))
+    return batches, forward(weights, batches, streams, [], nothing, None, lambda: None)
 
 
 def _of_every_process(tokens: np.ndarray) -> np.ndarray:
@@ -138,10 +138,10 @@ def _windows_at_once(model: PreTrainedModel, tokens: np.ndarray, batch_size: int
     return max(1, min(batch_size, LOGITS_BYTES // window))
 
 
-def _windows_at_a_time(source: Weights, tokens: np.ndarray, batch_size: int) -> int:
+def _windows_at_a_time(weights: Weights, tokens: np.ndarray, batch_size: int) -> int:
     """One batch if the weights are resident; as many windows as fit in memory if they are streamed."""
-    if source.stays:
+    if weights.stays:
         return batch_size
-    hidden = source.layout.outside[f"{source.layout.architecture.embed}.weight"][1]
-    window = tokens.shape[1] * hidden * source.dtype.itemsize * 4  # the stream, and a layer's activations
-    return max(batch_size, int(SHARE * free_bytes(source.device) / window))
+    hidden = weights.layout.outside[f"{weights.layout.architecture.embed}.weight"][1]
+    window = tokens.shape[1] * hidden * weights.dtype.itemsize * 4  # the stream, and a layer's activations
+    return max(batch_size, int(SHARE * free_bytes(weights.device) / window))

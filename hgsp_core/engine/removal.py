@@ -32,7 +32,7 @@ WHOLE = ""
 
 
 def removal_losses(
-    source: Weights,
+    weights: Weights,
     batches: Batches,
     streams: Sequence[Tensor],
     collector: RemovalLoss,
@@ -46,28 +46,28 @@ def removal_losses(
         step: called after each layer, `visits` times in all.
     """
     losses = Sums()
-    size = _batches_at_once(source, streams)
+    size = _batches_at_once(weights, streams)
     for start in range(0, len(batches), size):
-        _walk(source, batches.of_process[start : start + size], streams[start : start + size], losses, step)
-    for layout in source.layout.layers:
+        _walk(weights, batches.of_process[start : start + size], streams[start : start + size], losses, step)
+    for layout in weights.layout.layers:
         sums = Sums({kind: losses[f"{layout.index} {kind}"].clone() for kind in ("layer", *layout.blocks)})
         sums[WHOLE] = losses[WHOLE].clone()
         findings.add(collector, Layer(layout, {}, batches.predicted), sums)
 
 
-def visits(source: Weights, streams: Sequence[Tensor]) -> int:
+def visits(weights: Weights, streams: Sequence[Tensor]) -> int:
     """Number of visits to layers."""
-    return len(source.layout.layers) * -(-len(streams) // _batches_at_once(source, streams))
+    return len(weights.layout.layers) * -(-len(streams) // _batches_at_once(weights, streams))
 
 
 def _walk(
-    source: Weights, batches: Sequence[Batch], streams: Sequence[Tensor], losses: Sums, step: Callable[[], None]
+    weights: Weights, batches: Sequence[Batch], streams: Sequence[Tensor], losses: Sums, step: Callable[[], None]
 ) -> None:
     """Add the summed loss of every variant of the model over some micro-batches."""
     variants = [{WHOLE: stream} for stream in streams]  # per micro-batch: what the model is without -> its stream
     with torch.no_grad():
-        for index, module in source.layers(range(len(source.layout.layers))):
-            layout = source.layout.layers[index]
+        for index, module in weights.layers(range(len(weights.layout.layers))):
+            layout = weights.layout.layers[index]
             for b, batch in enumerate(batches):
                 call = batch.calls[index]
                 with watched(layout, module) as run:
@@ -81,18 +81,18 @@ def _walk(
                     variants[b][lack] = passage.after if lack == WHOLE else call(module, stream)
                 variants[b] |= parting
             step()
-        with ending(source) as end:
+        with ending(weights) as end:
             for batch, streams_of in zip(batches, variants, strict=True):
                 for lack, stream in streams_of.items():
                     losses.add(lack, loss_sum(end, stream, batch.ids))
 
 
-def _batches_at_once(source: Weights, streams: Sequence[Tensor]) -> int:
+def _batches_at_once(weights: Weights, streams: Sequence[Tensor]) -> int:
     """Number of micro-batches whose variants fit in memory, at least 1; streamed weights are read once for all of them."""
-    if source.stays:
+    if weights.stays:
         return 1
-    variants = 1 + len(source.layout.layers) * (1 + len(source.layout.architecture.axes))
-    return max(1, int(SHARE * free_bytes(source.device) // (variants * max(stream.nbytes for stream in streams))))
+    variants = 1 + len(weights.layout.layers) * (1 + len(weights.layout.architecture.axes))
+    return max(1, int(SHARE * free_bytes(weights.device) // (variants * max(stream.nbytes for stream in streams))))
 
 
 @contextmanager

@@ -35,11 +35,11 @@ def numbers(shape: tuple[int, int]) -> np.ndarray:
 
 
 def drawn_slopes(
-    source: Weights, batches: Batches, streams: Sequence[Tensor], drawing: np.ndarray
+    weights: Weights, batches: Batches, streams: Sequence[Tensor], drawing: np.ndarray
 ) -> tuple[float, list[Tensor]]:
     """As `loss_slopes`, for tokens drawn from the model. drawing [samples, seq_len]: this process's part of `numbers`."""
-    parts = torch.from_numpy(drawing).to(source.device).split([len(batch.ids) for batch in batches])
-    return head_slopes(source, batches, streams, parts)
+    parts = torch.from_numpy(drawing).to(weights.device).split([len(batch.ids) for batch in batches])
+    return head_slopes(weights, batches, streams, parts)
 
 
 def by_activations(

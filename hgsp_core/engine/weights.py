@@ -47,7 +47,7 @@ class Weights(ABC):
         """(index, module) in the given order; a module's weights are there until the next one is asked for."""
 
     def of_all_units(self, layer: int, found: LayerStatistics) -> LayerStatistics:
-        """A layer's statistics for all units of the model, also for those that this source does not have."""
+        """A layer's statistics for all units of the model, also for those that these weights lack."""
         return found
 
     @abstractmethod

@@ -30,7 +30,7 @@ from hgsp_core.artifacts import BlockPlan, Plan
 from hgsp_core.artifacts.surgery import lines, mask_tensors
 from hgsp_core.engine.batches import Batch, embed
 from hgsp_core.engine.calls import Output, forwards_replaced
-from hgsp_core.engine.errors import SweepError
+from hgsp_core.engine.errors import EngineError
 from hgsp_core.engine.findings import is_finite
 from hgsp_core.engine.forward import Run, watched, watched_until
 from hgsp_core.engine.layer import Beginning, Passage
@@ -70,7 +70,7 @@ def repair_blocks(
         keep: called with the tensors that changed, by full name, at their old size, on the host: once a layer, and for the head.
     """
     if len(tokens) < 2:
-        raise SweepError.nothing_to_hold_out(len(tokens))
+        raise EngineError.nothing_to_hold_out(len(tokens))
     held_out = max(1, round(len(tokens) * HELD_OUT))
     batches: list[Batch] = []
     dense: list[Tensor] = []
