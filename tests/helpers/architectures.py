@@ -52,7 +52,12 @@ WITH_EXPERTS = {
     ),
     "qwen2_moe": lambda **kw: Qwen2MoeConfig(
         **EXPERTS
-        | {"num_experts": 6, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24, "decoder_sparse_step": 2}
+        | {
+            "num_experts": 6,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 24,
+            "decoder_sparse_step": 2,
+        }
         | kw
     ),
 }
