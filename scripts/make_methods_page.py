@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
 TEMPLATE = Path(__file__).with_name("methods_page.md")
 CORE, BASELINES = "hgsp-core", "hgsp-baselines"
-FAMILIES = ("hgsp-llama", "hgsp-mistral", "hgsp-qwen", "hgsp-gemma", "hgsp-phi", "hgsp-more")
+FAMILIES = ("hgsp-llama", "hgsp-mistral", "hgsp-qwen", "hgsp-gemma", "hgsp-phi", "hgsp-more", "hgsp-gptoss")
 OWN = (CORE, *FAMILIES, BASELINES)
 #: the parts of a method's docstring, in their order; the notes come below the list of the others
 PARTS = ("Formula", "Source", "Cost", "When", "Notes")

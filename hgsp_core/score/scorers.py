@@ -90,6 +90,10 @@ class Curvature(Scorer[CurvatureParams]):
         between the original and the pruned model. The prediction is of second order, too low for large changes:
         `iterative_steps: auto` measures the model again for each quarter that is removed.
 
+        An expert's price is `½ tr(C B)`, where C is the mean over all tokens of `y yᵀ` and y the expert's output times the
+        weight that the router gives it (0 where the token does not go to it). It does not count that other experts
+        take over.
+
         Scores of other scorers are comparable inside a block, but mostly not between blocks. With `order: wanda` the
         units of each block are removed in the order of `wanda`, and the prices say how many.
     """

@@ -24,6 +24,7 @@ from hgsp_core import (
     ReadJob,
     Reconstructor,
     ScoreJob,
+    Scorer,
     Scores,
     Statistics,
 )
@@ -38,8 +39,13 @@ SEED = 5
 CALIBRATION = (6, 10)
 
 
-def allocate_job(allocator: Allocator[Any]) -> AllocateJob:
-    return AllocateJob(sample_layout(), scores(), priors() if allocator.needs_priors else None)
+def score_job(scorer: Scorer[Any], experts: bool) -> ScoreJob:
+    """Of the sample, or of that with experts."""
+    return ScoreJob(sample_layout(experts), statistics(scorer.collectors, experts), SEED)
+
+
+def allocate_job(allocator: Allocator[Any], experts: bool = False) -> AllocateJob:
+    return AllocateJob(sample_layout(experts), scores(experts), priors(experts) if allocator.needs_priors else None)
 
 
 def block_job(reconstructor: Reconstructor[Any]) -> BlockJob:
@@ -72,7 +78,7 @@ def _drifted(seed: int, hidden: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 JOBS: Mapping[str, Callable[[Any], Any]] = {
-    "scorer": lambda scorer: ScoreJob(sample_layout(), statistics(scorer.collectors), SEED),
+    "scorer": lambda scorer: score_job(scorer, scorer.only_experts),
     "prior": lambda prior: PriorJob(sample_layout(), statistics(prior.collectors)),
     "normalizer": lambda normalizer: NormalizeJob(sample_layout(), scores()),
     "allocator": allocate_job,
@@ -81,9 +87,10 @@ JOBS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def statistics(collectors: Iterable[Collector]) -> Statistics:
+def statistics(collectors: Iterable[Collector], experts: bool = False) -> Statistics:
     """What a real sweep measures for these collectors, and nothing else: another key raises an AssertionError."""
-    values = {c.key: [{name: a.copy() for name, a in layer.items()} for layer in _measured(c)] for c in collectors}
+    measured = {c.key: _measured(c, experts) for c in collectors}
+    values = {key: [{n: a.copy() for n, a in layer.items()} for layer in layers] for key, layers in measured.items()}
     return Statistics(_Declared(values))
 
 
@@ -93,28 +100,28 @@ class _Declared(dict[str, Sequence[LayerStatistics]]):
 
 
 @cache
-def _measured(collector: Collector) -> tuple[Mapping[str, np.ndarray], ...]:
+def _measured(collector: Collector, experts: bool) -> tuple[Mapping[str, np.ndarray], ...]:
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, CALIBRATION)
-    source = Resident(sample_model(), sample_layout())
-    return tuple(run_sweep(source, sample_layout(), tokens, [collector])[collector])
+    source = Resident(sample_model(experts), sample_layout(experts))
+    return tuple(run_sweep(source, source.layout, tokens, [collector])[collector])
 
 
-def scores() -> Scores:
+def scores(experts: bool = False) -> Scores:
     """Importances whose scale differs by decades between layers, as gradients' do."""
     generator = np.random.default_rng(0)
     importance: list[dict[str, np.ndarray]] = []
-    for layer in sample_layout().layers:
+    for layer in sample_layout(experts).layers:
         importance.append({})
         for axis, block in layer.blocks.items():
             units = generator.lognormal(size=block.units) * 10.0**-layer.index
             shares = generator.dirichlet(np.ones(block.heads + 1), size=block.units)  # the first is the whole unit's
             importance[-1] |= {axis: units, f"{axis}.heads": units[:, None] * shares[:, 1:]}
-    return Scores.of(sample_layout(), importance)
+    return Scores.of(sample_layout(experts), importance)
 
 
-def priors() -> Priors:
-    generator, layers = np.random.default_rng(1), len(sample_layout().layers)
-    axes = [axis.name for axis in sample_layout().architecture.axes]
+def priors(experts: bool = False) -> Priors:
+    generator, layers = np.random.default_rng(1), len(sample_layout(experts).layers)
+    axes = [axis.name for axis in sample_layout(experts).architecture.axes]
     return Priors(generator.lognormal(size=layers), {axis: generator.lognormal(size=layers) for axis in axes})
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hgsp_core import Architecture, Layout, pre_norm_decoder, read_layout
+from hgsp_core import (
+    GATED_EXPERTS,
+    GATED_MLP,
+    GROUPED_ATTENTION,
+    Architecture,
+    Layout,
+    pre_norm_decoder,
+    read_layout,
+)
 
 LAYERS, VOCABULARY = 4, 61
 #: groups and channels of the random models: GQA with two query heads to a group
@@ -24,6 +33,24 @@ _EXPERT_SIZES = ("intermediate_size", "moe_intermediate_size", "shared_expert_in
 
 #: what methods are tried on; they see its layout and statistics, and must not care which family it is
 SAMPLE = pre_norm_decoder("llama")
+SAMPLE_EXPERTS = replace(
+    SAMPLE,
+    model_type="qwen2_moe",
+    axes=(
+        GROUPED_ATTENTION,
+        replace(GATED_MLP, optional=True),
+        replace(
+            GATED_EXPERTS,
+            units="num_experts",
+            optional=True,
+            fixed=(
+                *GATED_EXPERTS.fixed,
+                "mlp.shared_expert_gate",
+                *(f"mlp.shared_expert.{name}_proj" for name in ("gate", "up", "down")),
+            ),
+        ),
+    ),
+)
 
 
 def random_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -75,11 +102,15 @@ def layout_of(architecture: Architecture, model: PreTrainedModel) -> Layout:
 
 
 @cache
-def sample_model() -> PreTrainedModel:
-    """The model that methods are tried on: GQA, with a bias on every linear, untied."""
-    return random_model(tiny_config(SAMPLE, biases=True))
+def sample_model(experts: bool = False) -> PreTrainedModel:
+    """The model that methods are tried on: GQA, with a bias on every linear, untied; or one with experts in all layers but one."""
+    if not experts:
+        return random_model(tiny_config(SAMPLE, biases=True))
+    config = tiny_config(SAMPLE_EXPERTS)
+    config.mlp_only_layers = [1]
+    return random_model(config)
 
 
 @cache
-def sample_layout() -> Layout:
-    return layout_of(SAMPLE, sample_model())
+def sample_layout(experts: bool = False) -> Layout:
+    return layout_of(SAMPLE_EXPERTS if experts else SAMPLE, sample_model(experts))

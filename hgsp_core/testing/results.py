@@ -21,6 +21,7 @@ from hgsp_core import (
     Priors,
     Reconstructor,
     Repair,
+    Scorer,
     Scores,
 )
 from hgsp_core.testing import jobs
@@ -45,7 +46,38 @@ def declared_collectors_suffice(trial: Trial) -> None:
 
 def scores_fit_the_model(trial: Trial) -> None:
     """One score for each unit, in the order of the layout, with the units' exact costs: `Scores.of` makes them so."""
-    result, expected = trial.run(), jobs.scores()
+    _require_scores(trial.run(), jobs.scores() if not trial.build_as(Scorer).only_experts else _of_experts())
+
+
+def layers_may_differ(trial: Trial) -> None:
+    """Where some layers have experts and others an MLP, it scores all of the units or leaves out whole axes."""
+    scorer = trial.build_as(Scorer)
+    result, layout = trial.run(jobs.score_job(scorer, experts=True)), sample_layout(experts=True)
+    _require_type(result, Scores)
+    for block in layout.blocks():
+        units = len(result.units_of(block.layer, block.axis.name))
+        require(
+            units in (0, block.units),
+            f"Of a model whose layers differ it scores {units} of {block.units} units of layer {block.layer}, {block.axis.name}.",
+        )
+    require(np.isfinite(result.score).all(), "Of a model whose layers differ a score is NaN or infinite.")
+
+
+def _of_experts() -> Scores:
+    """The scores of the sample's experts alone."""
+    table, layout = jobs.scores(experts=True), sample_layout(experts=True)
+    importance = [
+        {
+            axis: table.importance[table.units_of(layer.index, axis)]
+            for axis, block in layer.blocks.items()
+            if block.routed
+        }
+        for layer in layout.layers
+    ]
+    return Scores.of(layout, importance)
+
+
+def _require_scores(result: Any, expected: Scores) -> None:
     _require_type(result, Scores)
     require(result.axes == expected.axes, f"The axes are {result.axes}, the model's are {expected.axes}.")
     for column in ("layer", "axis", "index", "cost"):
@@ -99,6 +131,20 @@ def only_scores_change(trial: Trial) -> None:
         )
     shape, wanted = result.score.shape, before.score.shape
     require(shape == wanted, f"`score` has shape {shape}, not {wanted}.")
+
+
+def plans_fit_layers_that_differ(trial: Trial) -> None:
+    """Where some layers have experts and others an MLP, its plan fits them, or it says why it makes none."""
+    allocator, layout = trial.build_as(Allocator), sample_layout(experts=True)
+    for scores in (jobs.scores(experts=True), _of_experts()):
+        try:
+            plan = trial.run(replace(jobs.allocate_job(allocator, experts=True), scores=scores))
+        except HgspError:
+            continue
+        _require_type(plan, Plan)
+        Plan.from_json(plan.to_json(layout, "", ""), layout)
+        budget = plan.before - plan.target
+        require(plan.removed(layout) <= budget, f"It removes {plan.removed(layout)} parameters of {budget}.")
 
 
 def normal_scores_are_finite(trial: Trial) -> None:

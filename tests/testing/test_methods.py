@@ -54,6 +54,7 @@ FAKES = {
     "wrong shape": ("scorer", method("WrongShape"), "declared_collectors_suffice", "one number for each of 3 units"),
     "units mixed up": ("scorer", method("Shuffled"), "scores_fit_the_model", "Column 'layer'"),
     "NaN": ("scorer", method("NotFinite"), "scores_are_finite", "layer 1, mlp, unit 0"),
+    "writers everywhere": ("scorer", method("ByWriter"), "layers_may_differ", "StopIteration"),
     "seed ignored": ("scorer", method("Seedless"), "is_deterministic", "default_rng(job.seed)"),
     "statistics overwritten": ("scorer", method("Scribbler"), "inputs_stay_untouched", "read-only"),
     "prior of one layer": ("prior", method("ShortPrior"), "priors_fit_the_model", "each of 4 layers"),
@@ -68,6 +69,7 @@ FAKES = {
     "everything gone": ("allocator", method("Nothing"), "plans_fit_the_model", "every layer"),
     "ratio passed": ("allocator", method("Overdrawn", RatioParams), "the_budget_is_met", "more than"),
     "nothing removed": ("allocator", method("Idle"), "the_budget_is_met", "removes nothing"),
+    "axes everywhere": ("allocator", method("SameAxes"), "plans_fit_layers_that_differ", "KeyError"),
     "plan by chance": ("allocator", method("Dice"), "is_deterministic", "differ"),
     "weight of the new size": (
         "reconstructor",
@@ -184,7 +186,7 @@ def test_a_distribution_is_checked_by_name(installed):
     results = check_distribution("third-party")
     assert {r.subject for r in results} == {"plugin third-party", "scorer first"}
     assert {r.outcome for r in results} == {"passed"}
-    assert len(results) == 12
+    assert len(results) == 13
 
 
 def test_a_broken_distribution_is_told_why(installed):
@@ -196,7 +198,9 @@ def test_a_broken_distribution_is_told_why(installed):
 
 
 @pytest.mark.slow  # starts fresh processes to reload what was exported
-@pytest.mark.parametrize("name", ["hgsp-llama", "hgsp-mistral", "hgsp-qwen", "hgsp-gemma", "hgsp-phi", "hgsp-more"])
+@pytest.mark.parametrize(
+    "name", ["hgsp-llama", "hgsp-mistral", "hgsp-qwen", "hgsp-gemma", "hgsp-phi", "hgsp-more", "hgsp-gptoss"]
+)
 def test_the_repositorys_own_distributions_pass_with_models_that_the_kit_makes(name):
     results = check_distribution(name)
     assert any("with biases" in r.subject for r in results)

@@ -37,6 +37,14 @@ class Magnitude(Weighing):
         return Scores.of(job.layout, job.statistics[WeightAbs()])
 
 
+class ByWriter(Magnitude):
+    """Takes every block for one with a writer."""
+
+    def __call__(self, job):
+        assert all(block.writer for block in job.layout.blocks())
+        return super().__call__(job)
+
+
 class Plain:
     """A right scorer in all but that it subclasses no contract."""
 
@@ -153,6 +161,15 @@ class Half(Allocator[Params]):
 
     def __call__(self, job):
         kept = {(b.layer, b.axis.name): self.kept(b, job) for b in job.layout.blocks()}
+        return Plan.of(job.layout, kept, job.layout.layer_parameters)
+
+
+class SameAxes(Half):
+    """Takes every layer for one with all axes."""
+
+    def __call__(self, job):
+        axes = [axis.name for axis in job.layout.architecture.axes]
+        kept = {(x.index, a): self.kept(x.blocks[a], job) for x in job.layout.layers for a in axes}
         return Plan.of(job.layout, kept, job.layout.layer_parameters)
 
 
