@@ -111,11 +111,11 @@ def repair_blocks(
                 weights |= changed
                 mine = [(name, weights[name]) for name in block.tensors()]
                 weights |= dict(mask_tensors(mine, source.layout, plan))
-                lower.finished(block, weights)
+                lower.finished(block, plan.block(block), weights)
                 as_dense = as_dense and not planned.loses
             spreads = _Spreads()
             for b, x in enumerate(pruned):
-                passage = lower.run(weights, b, x)
+                passage = passages[b] if as_dense and passages else lower.run(weights, b, x)
                 pruned[b] = passage.after
                 if damps and not as_dense and b >= split[0]:
                     spreads.add(passages[b], passage)
@@ -201,11 +201,16 @@ class _Layer:
         self._given: dict[nn.Module, _Given] = {}  # of finished blocks
         self._read: dict[int, Tensor] = {}  # micro-batch -> what the writer of the block at hand reads
 
-    def finished(self, block: BlockLayout, weights: Tensors) -> None:
+    def finished(self, block: BlockLayout, plan: BlockPlan, weights: Tensors) -> None:
         """From now on neither the block's weights nor what it reads change: it runs once more, if at all."""
         module, writer = self.module.get_submodule(block.axis.block), block.writer
         weight, bias = weights[writer.weight], weights[writer.bias] if writer.has_bias else None
-        self._given[module] = _Given(module.forward, {b: linear(x, weight, bias) for b, x in self._read.items()})
+        outputs = {}
+        if self._read:
+            columns = lines(plan, writer).to(weight.device)
+            weight = weight[:, columns]
+            outputs = {b: linear(x[..., columns], weight, bias) for b, x in self._read.items()}
+        self._given[module] = _Given(module.forward, outputs)
         self._read = {}
 
     def run(self, weights: Tensors, batch: int, x: Tensor) -> Passage:
