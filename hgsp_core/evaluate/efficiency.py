@@ -205,7 +205,7 @@ def working_bytes(model: PreTrainedModel, prompt: Tensor, new_tokens: int) -> in
 def macs_per_token(model: PreTrainedModel, tokens: int) -> int:
     """Multiply-accumulates of reading `tokens` at once, per token.
 
-    Attention is run as plain matrix products, which the counter knows on every device; its result is the same.
+    Attention and experts are run as plain matrix products, which the counter knows on every device; the result is the same.
     """
     prompt = torch.arange(tokens, device=model.device)[None] % _vocabulary(model)
     with _eager(model), FlopCounterMode(display=False) as counter:
@@ -227,9 +227,14 @@ def _tiled(size: int) -> int:
 
 @contextmanager
 def _eager(model: PreTrainedModel) -> Iterator[None]:
-    before = model.config._attn_implementation
+    attention, experts = model.config._attn_implementation, model.config._experts_implementation
+    routed = any("num_experts" in vars(module) for module in model.modules())
     model.set_attn_implementation("eager")
+    if routed:
+        model.set_experts_implementation("eager")
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        model.set_attn_implementation(attention)
+        if routed:
+            model.set_experts_implementation(experts)

@@ -16,6 +16,7 @@ from hgsp_core.report.tables import evaluation
 from hgsp_core.runtime.monitor import LogMonitor
 from hgsp_core.runtime.recipe import ModelPart, Use
 from hgsp_core.runtime.source import open_model
+from tests.helpers.architectures import layout_of, tiny_model
 from tests.helpers.command import MODEL
 from tests.helpers.evaluations import prune_demo_model
 
@@ -104,6 +105,14 @@ def test_macs_by_torchs_counter_are_those_computed_from_shapes(pair):
     assert found["macs_per_token"] == {f"prompt of {PROMPT}": expected["macs"]}
     assert model.config._attn_implementation == "sdpa"
     assert pair[1]["macs_per_token"][f"prompt of {PROMPT}"] < pair[0]["macs_per_token"][f"prompt of {PROMPT}"]
+
+
+def test_macs_of_experts_are_counted_however_they_are_run():
+    model = tiny_model("mixtral")
+    layout = layout_of(model)
+    found = Efficiency(EfficiencyParams(**{**QUICK, "batch_sizes": (1,)}))(job(model))
+    assert found["macs_per_token"] == {f"prompt of {PROMPT}": costs(layout, Plan.keep_all(layout), PROMPT, 4)["macs"]}
+    assert model.config._experts_implementation == "grouped_mm"
 
 
 def test_padded_macs_are_those_of_a_model_whose_sizes_are_whole_tiles():
