@@ -203,13 +203,12 @@ class _Layer:
 
     def finished(self, block: BlockLayout, plan: BlockPlan, weights: Tensors) -> None:
         """From now on neither the block's weights nor what it reads change: it runs once more, if at all."""
-        module, writer = self.module.get_submodule(block.axis.block), block.writer
-        weight, bias = weights[writer.weight], weights[writer.bias] if writer.has_bias else None
-        outputs = {}
-        if self._read:
+        module, outputs = self.module.get_submodule(block.axis.block), dict[int, Tensor]()
+        if self._read:  # the block was repaired, so it has a writer
+            writer = block.writer
+            weight, bias = weights[writer.weight], weights[writer.bias] if writer.has_bias else None
             columns = lines(plan, writer).to(weight.device)
-            weight = weight[:, columns]
-            outputs = {b: linear(x[..., columns], weight, bias) for b, x in self._read.items()}
+            outputs = {b: linear(x[..., columns], weight[:, columns], bias) for b, x in self._read.items()}
         self._given[module] = _Given(module.forward, outputs)
         self._read = {}
 
