@@ -98,6 +98,13 @@ def test_the_default_recipe_meets_its_ratio_and_its_checkpoint_is_verified(model
     assert "perplexity, pydoc" in out
 
 
+def test_the_card_names_the_linears_for_an_adapter(model, pruned):
+    folder = model.parent / "pruned" / "model"
+    card, tensors = (folder / "README.md").read_text(), load_file(folder / "model.safetensors")
+    linears = {name.split(".")[-2] for name, tensor in tensors.items() if ".layers." in name and tensor.dim() == 2}
+    assert f"target_modules={sorted(linears)})" in card
+
+
 def test_streamed_weights_give_what_resident_ones_give(model, pruned, tmp_path):
     settings = ("model.weights=streamed", "memory=disk", "export=[]")
     streamed = run(recipe(model, tmp_path / "streamed", *settings), LogMonitor(), Store(tmp_path / "store"))
