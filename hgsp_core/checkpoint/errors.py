@@ -224,8 +224,9 @@ class CheckpointError(HgspError):
     @classmethod
     def pruned_already(cls, path: Path) -> CheckpointError:
         return cls(
-            f"'{path}' is already pruned, with layers of different sizes. Prune the original model with a "
-            "larger ratio instead, or start from a model with equal layers (allocate: {use: uniform, with: {uniform: true}})."
+            f"'{path}' is already pruned, and its layers differ in size or the stock class of its family cannot hold their sizes. "
+            "Prune the original model with a larger ratio instead, or start from a model with equal layers "
+            "(allocate: {use: uniform, with: {uniform: true}})."
         )
 
     @classmethod

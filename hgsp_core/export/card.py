@@ -67,7 +67,7 @@ def model_card(
         sizes=_sizes(layout, plan),
         own_code="auto_map" in config,
         model_type=config["model_type"],
-        linears=sorted({s.module.rsplit(".", 1)[1] for block in layout.blocks() for s in block.slices}),
+        linears=sorted({s.module.rsplit(".", 1)[1] for block in layout.blocks() for s in block.linears}),
         gguf=gguf,
         licence=str(original.get("license_name") or original.get("license") or ""),
         licence_files=_licence_files(directory),
