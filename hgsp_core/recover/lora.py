@@ -35,7 +35,7 @@ class LoRA(Adapted[LoRAParams]):
     Cost: memory for the weights as stored (fp16 as fp32) and activations.
     When: the model fits in memory, but not four fp32 copies of it.
     Notes: The linears are those that units are cut from (q, k, v, o, gate, up, down), by the architecture's data.
-        Experts are not adapted.
+        Experts, and MLPs of layers beside layers with experts, are not adapted.
         `adapter: DIR` continues from an adapter of this very model.
     """
 
@@ -59,9 +59,13 @@ class LoRA(Adapted[LoRAParams]):
 
 
 def targets(architecture: Architecture) -> list[str]:
-    """The linears of a layer that units are rows or columns of, by their names in it."""
-    slices = [s for axis in architecture.axes if not axis.router for s in axis.slices]
-    return list(dict.fromkeys(s.module for s in slices if not s.bare))
+    """The linears of a layer that units are rows or columns of, by their names in it.
+
+    peft takes a linear whose name experts have in files (gate_proj) for all of these experts.
+    """
+    experts = {part.split(".")[-2] for parts in architecture.stored.values() for part in parts}
+    slices = [s for axis in architecture.axes if not axis.router for s in axis.slices if not s.bare]
+    return list(dict.fromkeys(s.module for s in slices if s.module.split(".")[-1] not in experts))
 
 
 def _adapter(name: str) -> Path:
