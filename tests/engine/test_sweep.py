@@ -314,14 +314,20 @@ def test_each_layer_is_run_once_where_graphs_are_kept_and_twice_where_not(tokens
 
 
 def test_the_gradients_of_one_layer_exist_at_a_time(tokens):
+    def storages(shape):
+        gc.collect()
+        alive = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.shape == shape]
+        return {t.untyped_storage().data_ptr() for t in alive}
+
+    of_other_tests = storages((48, 32))
+
     class Alive(Collector):
         depth = Depth.BACKWARD
 
         def reduce(self, layer, sums):
-            gc.collect()
             shape = layer.gradients[f"{layer.layout.module}.mlp.up_proj.weight"].shape
-            alive = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.shape == shape]
-            return {"layer": np.array(len({t.untyped_storage().data_ptr() for t in alive}))}
+            assert shape == (48, 32)
+            return {"layer": np.array(len(storages(shape) - of_other_tests))}
 
     model = tiny_model("llama", num_hidden_layers=6)
     alive = [int(layer["layer"]) for layer in sweep(model, tokens, [Alive()], memory="device")[Alive()]]

@@ -196,17 +196,12 @@ FAKES = {
     "branches are scaled": (
         *of_family("granite", residual_multiplier=0.5),
         "blocks_add_to_the_residual_stream",
-        "scales or normalises",
+        "scales (`gain`)",
     ),
     "what is written is scaled": (
         *of_family("fake-halved"),
         "blocks_return_what_their_writers_return",
         "'mlp' returns something else than its 'mlp.down_proj' gives",
-    ),
-    "logits are scaled": (
-        *of_family("granite", logits_scaling=4.0),
-        "sweep_equals_autograd",
-        "nothing else with its logits",
     ),
     "state outside the config": (GOOD, patched, "keep_all_is_the_identity", "neither in its config nor in its weights"),
     "heads that do not shrink": (
@@ -215,7 +210,6 @@ FAKES = {
         "config_keys_shrink",
         "Check `units` ('num_key_value_heads') and `scales` ()",
     ),
-    "embeddings are scaled": (*of_family("granite", embedding_multiplier=2.0), "pruned_equals_masked", "multipliers"),
     "logits by the number of heads": (*of_family("fake-width"), "uniformly_pruned_equals_masked", "stock class"),
     "logits by the size of a group": (*of_family("fake-grouped"), "query_heads_can_go", "Check `scales` and `cache`"),
     "router that keeps its rows": (
