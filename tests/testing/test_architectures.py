@@ -210,6 +210,12 @@ FAKES = {
         "config_keys_shrink",
         "Check `units` ('num_key_value_heads') and `scales` ()",
     ),
+    "something after the final norm": (
+        *of_family("fake-detour"),
+        "sweep_equals_autograd",
+        "nothing else with its logits",
+    ),
+    "logits by the channels of a layer": (*of_family("fake-measured"), "pruned_equals_masked", "multipliers"),
     "logits by the number of heads": (*of_family("fake-width"), "uniformly_pruned_equals_masked", "stock class"),
     "logits by the size of a group": (*of_family("fake-grouped"), "query_heads_can_go", "Check `scales` and `cache`"),
     "router that keeps its rows": (

@@ -69,6 +69,49 @@ class GroupedForCausalLM(LlamaForCausalLM):
         return output
 
 
+class MeasuredConfig(LlamaConfig):
+    model_type = "fake-measured"
+
+
+class MeasuredModel(LlamaModel):
+    config_class = MeasuredConfig
+
+
+class MeasuredForCausalLM(LlamaForCausalLM):
+    """Scales its logits by the channels of its first layer, which are 24 in the models of the tests."""
+
+    config_class = MeasuredConfig
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * (self.model.layers[0].mlp.down_proj.in_features / 24)
+        return output
+
+
+class DetourConfig(LlamaConfig):
+    model_type = "fake-detour"
+
+
+class DetourModel(LlamaModel):
+    """Adds the embeddings once more, after the final norm."""
+
+    config_class = DetourConfig
+
+    def forward(self, input_ids=None, **kwargs):
+        output = super().forward(input_ids=input_ids, **kwargs)
+        output.last_hidden_state = output.last_hidden_state + self.embed_tokens(input_ids)
+        return output
+
+
+class DetourForCausalLM(LlamaForCausalLM):
+    config_class = DetourConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = DetourModel(config)
+        self.post_init()
+
+
 class ForgetfulConfig(LlamaConfig):
     model_type = "fake-forgetful"
 
@@ -129,6 +172,8 @@ for config, base, lm in (
     (OnlyHereConfig, OnlyHereModel, OnlyHereForCausalLM),
     (WidthConfig, WidthModel, WidthForCausalLM),
     (GroupedConfig, GroupedModel, GroupedForCausalLM),
+    (MeasuredConfig, MeasuredModel, MeasuredForCausalLM),
+    (DetourConfig, DetourModel, DetourForCausalLM),
     (ForgetfulConfig, ForgetfulModel, ForgetfulForCausalLM),
 ):
     AutoConfig.register(config.model_type, config)
