@@ -234,6 +234,15 @@ class CheckpointError(HgspError):
         return cls(f"'{path}' stores {stored}, which cannot be pruned. Convert the model to {' or '.join(known)}.")
 
     @classmethod
+    def can_be_dequantised(cls, path: Path, method: str, settings: str) -> CheckpointError:
+        # in the original format, which is the default, transformers would write the scales instead of the weights
+        return cls(
+            f"'{path}' stores quantised weights ({method}), which cannot be pruned. transformers can convert them: "
+            f"AutoModelForCausalLM.from_pretrained('{path}', dtype='bfloat16', quantization_config={settings}(dequantize=True))"
+            ".save_pretrained('NEW_DIRECTORY', save_original_format=False). Save the tokenizer there too."
+        )
+
+    @classmethod
     def no_safetensors(cls, name: str) -> CheckpointError:
         return cls(
             f"model.path: the hub's '{name}' has no model.safetensors and no model.safetensors.index.json; pickles and GGUF files "

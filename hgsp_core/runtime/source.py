@@ -31,6 +31,8 @@ from hgsp_core.plugin.errors import PluginError
 from hgsp_core.runtime.recipe import ModelPart
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: quant_method -> the class of its settings, where transformers can load such weights dequantised without a GPU
+_DEQUANTISED = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
 #: files of a hub repository that are downloaded: no pickles, no code
 _PATTERNS = ["*.json", WEIGHTS, "tokenizer*", "*.model", "*.jinja", "*.txt", "README.md", *LICENCE_FILES]
 #: folders with copies of the weights for other programs (original/, fp16/, onnx/)
@@ -69,13 +71,15 @@ def open_model(part: ModelPart) -> Source:
         raise CheckpointError.no_model_type(directory / "config.json")
     if model_type == MODEL_TYPE:
         raise CheckpointError.pruned_already(directory)
-    if (quantised := config.get("quantization_config")) is not None:
-        stored = f"quantised weights ({quantised.get('quant_method', 'quantization_config')})"
-        raise CheckpointError.quantised(directory, stored, list(BYTES))
     try:
         architecture = registry.architecture(str(model_type))
     except PluginError as error:
         raise PluginError(f"{directory / 'config.json'}: model_type: {error}") from None
+    if (quantised := config.get("quantization_config")) is not None:
+        method = quantised.get("quant_method", "quantization_config")
+        if settings := _DEQUANTISED.get(method):
+            raise CheckpointError.can_be_dequantised(directory, method, settings)
+        raise CheckpointError.quantised(directory, f"quantised weights ({method})", list(BYTES))
     stored = stored_dtype(directory)
     layout = _layout(directory, architecture, config)
     _check_heads(directory, layout)

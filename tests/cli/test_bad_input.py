@@ -296,6 +296,11 @@ def test_quantised_weights(refused, here, model):
     spoil_config(model, quantization_config={"quant_method": "gptq", "bits": 4})
     assert "config.json" not in message
     assert "quantised weights (gptq)" in refused(*run_quietly())
+    for method, settings in {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}.items():
+        spoil_config(model, quantization_config={"quant_method": method})
+        message = refused(*run_quietly())
+        assert f"quantised weights ({method})" in message
+        assert f"quantization_config={settings}(dequantize=True)" in message
     spoil_config(model, quantization_config={})
     assert "quantised weights (quantization_config)" in refused(*run_quietly())
 

@@ -10,6 +10,9 @@ import pytest
 
 from hgsp_core.plugin import registry
 from hgsp_core.plugin.method import HOOKS
+from hgsp_core.runtime.recipe import ModelPart
+from hgsp_core.runtime.source import open_model
+from tests.helpers.architectures import tiny_model
 from tests.helpers.command import ROOT
 
 PROJECTS = {
@@ -47,6 +50,16 @@ def test_a_recipe_that_needs_a_known_plugin_is_told_its_name():
             for name in names:
                 with pytest.raises(registry.PluginError, match=f"pip install {known['distribution']}$"):
                     nothing_installed.find(kind, name)
+
+
+def test_a_model_of_a_known_family_is_told_which_plugin_to_install(tmp_path, monkeypatch):
+    tiny_model("gemma3-window").save_pretrained(tmp_path)
+    monkeypatch.setattr(registry, "installed", registry.Registry)
+    message = (
+        r"config\.json: model_type: The architecture 'gemma3_text' is in a known plugin .*: pip install hgsp-gemma$"
+    )
+    with pytest.raises(registry.PluginError, match=message):
+        open_model(ModelPart(path=str(tmp_path)))
 
 
 def test_every_entry_says_what_it_is(catalogue):
