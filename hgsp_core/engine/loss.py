@@ -31,7 +31,7 @@ def loss_sum(end: Ending, stream: Tensor, ids: Tensor, context: Tensor | None = 
     total = torch.zeros((), dtype=torch.float64, device=ids.device)
     with torch.no_grad():
         for part, wanted in _chunks(end, x, targets):
-            total += _chunk_loss(end, part, wanted)
+            total += cross_entropy(end(part).float(), wanted, reduction="sum")
     return total
 
 
@@ -45,26 +45,26 @@ def loss_gradient(end: Ending, stream: Tensor, wanted: Tensor, scale: float) -> 
     for x, targets in _chunks(end, stream[:, :-1].flatten(0, 1), wanted[:, 1:].flatten()):
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            loss = _chunk_loss(end, x, targets)
-            gradients += torch.autograd.grad(loss * scale, x)
-        total = total + loss.detach().double()
+            logits = end(x).float()
+        p = logits.detach().softmax(-1)
+        if targets.is_floating_point():
+            targets = _drawn(p, targets)
+        targets = targets.unsqueeze(1)
+        largest, place = logits.detach().max(-1, keepdim=True)
+        likelihood = logits.detach().gather(1, targets) - largest + p.gather(1, place).log()
+        total -= likelihood.sum(dtype=torch.float64)
+        p.scatter_add_(1, targets, p.new_full(targets.shape, -1))  # now the gradient by the logits
+        gradients += torch.autograd.grad(logits, x, p.mul_(scale))
     gradient = torch.zeros_like(stream)  # the last position of a sample predicts nothing
     gradient[:, :-1] = torch.cat(gradients).view_as(stream[:, :-1])
     return total, gradient
 
 
-def _chunk_loss(end: Ending, x: Tensor, targets: Tensor) -> Tensor:
-    logits = end(x).float()
-    if targets.is_floating_point():
-        targets = _drawn(logits.detach(), targets)
-    return cross_entropy(logits, targets, reduction="sum")
-
-
-def _drawn(logits: Tensor, numbers: Tensor) -> Tensor:
-    """The tokens [positions] at which the distribution functions of logits [positions, vocabulary] pass the numbers."""
-    below = logits.softmax(-1).cumsum(-1)
+def _drawn(p: Tensor, numbers: Tensor) -> Tensor:
+    """The tokens [positions] at which the distribution functions of p [positions, vocabulary] pass the numbers."""
+    below = p.cumsum(-1)
     wanted = numbers[:, None] * below[:, -1:]
-    return torch.searchsorted(below, wanted, right=True).squeeze(1).clamp_max_(logits.shape[-1] - 1)
+    return torch.searchsorted(below, wanted, right=True).squeeze(1).clamp_max_(p.shape[-1] - 1)
 
 
 def _chunks(end: Ending, x: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

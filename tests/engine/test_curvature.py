@@ -90,11 +90,11 @@ def test_tokens_are_drawn_as_often_as_the_model_predicts_them():
     from hgsp_core.engine.loss import _drawn
 
     logits = torch.tensor([2.0, 0.0, -1.0, -torch.inf, 1.0])
-    found = _drawn(logits.expand(20_000, 5), torch.rand(20_000, generator=torch.Generator().manual_seed(0)))
+    found = _drawn(logits.softmax(-1).expand(20_000, 5), torch.rand(20_000, generator=torch.Generator().manual_seed(0)))
     share = torch.bincount(found, minlength=5) / 20_000
     assert (share - logits.softmax(-1)).abs().max() < 0.01
     assert share[3] == 0
-    ends = _drawn(logits.expand(2, 5), torch.tensor([0.0, 1.0 - 2**-24]))
+    ends = _drawn(logits.softmax(-1).expand(2, 5), torch.tensor([0.0, 1.0 - 2**-24]))
     assert ends.tolist() == [0, 4]
 
 
