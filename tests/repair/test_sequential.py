@@ -373,24 +373,40 @@ def test_the_fewer_the_tokens_the_larger_the_ridge(tokens, expected):
     assert torch.equal(repaired("auto"), repaired(expected))
 
 
+def runs_of_blocks(model, layout, plan, tokens):
+    """Layer -> axis -> how often the first reader of the block runs in a repair, a window at a time."""
+    runs = [dict.fromkeys(layer.blocks, 0) for layer in layout.layers]
+
+    def counted(block):
+        def hook(module, arguments, output):
+            runs[block.layer][block.axis.name] += 1
+
+        return hook
+
+    handles = [model.get_submodule(b.slices[0].module).register_forward_hook(counted(b)) for b in layout.blocks()]
+    try:
+        squares = LeastSquares(LeastSquaresParams())
+        repair_blocks(Resident(model, layout), plan, squares, tokens, 1, lambda changed: None)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return runs
+
+
 def test_each_block_runs_once_for_the_dense_stream_and_once_for_the_pruned_one(case):
     """What a repaired block gives follows from what its writer read; one micro-batch more shows in which form."""
     model, layout, _, tokens = case
     plan = Plan.of(layout, {(b.layer, b.axis.name): range(b.units)[1:] for b in layout.blocks()}, 0)
-    runs = dict.fromkeys((block.slices[0].module for block in layout.blocks()), 0)
+    for layer in runs_of_blocks(model, layout, plan, tokens):
+        assert set(layer.values()) == {2 * len(tokens) + 1}
 
-    def counted(name):
-        def hook(module, arguments, output):
-            runs[name] += 1
 
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(counted(name)) for name in runs]
-    try:
-        repair_blocks(
-            Resident(model, layout), plan, LeastSquares(LeastSquaresParams()), tokens, 1, lambda changed: None
-        )
-    finally:
-        for handle in handles:
-            handle.remove()
-    assert set(runs.values()) == {2 * len(tokens) + 1}
+def test_below_the_first_cut_each_layer_runs_once(case):
+    model, layout, _, tokens = case
+    last = len(layout.layers) - 1
+    plan = Plan.of(layout, {(b.layer, b.axis.name): range(b.units)[b.layer == last :] for b in layout.blocks()}, 0)
+    *below, cut = runs_of_blocks(model, layout, plan, tokens)
+    assert below
+    for layer in below:
+        assert set(layer.values()) == {len(tokens)}
+    assert set(cut.values()) == {2 * len(tokens) + 1}
