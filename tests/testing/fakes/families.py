@@ -78,13 +78,14 @@ class MeasuredModel(LlamaModel):
 
 
 class MeasuredForCausalLM(LlamaForCausalLM):
-    """Scales its logits by the channels of its first layer, which are 24 in the models of the tests."""
+    """Scales its logits by the channels of its first layer, relative to those of the last one."""
 
     config_class = MeasuredConfig
 
     def forward(self, *args, **kwargs):
         output = super().forward(*args, **kwargs)
-        output.logits = output.logits * (self.model.layers[0].mlp.down_proj.in_features / 24)
+        first, last = (self.model.layers[i].mlp.down_proj.in_features for i in (0, -1))
+        output.logits = output.logits * (first / last)
         return output
 
 
