@@ -7,14 +7,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaForCausalLM,
     LlamaMLP,
     LlamaModel,
-    LlamaRMSNorm,
-    LlamaRotaryEmbedding,
 )
-
-HalvedDecoderLayer = OnlyHereDecoderLayer = WidthDecoderLayer = GroupedDecoderLayer = LlamaDecoderLayer
-HalvedRMSNorm = OnlyHereRMSNorm = WidthRMSNorm = GroupedRMSNorm = ForgetfulRMSNorm = LlamaRMSNorm
-HalvedRotaryEmbedding = OnlyHereRotaryEmbedding = WidthRotaryEmbedding = GroupedRotaryEmbedding = LlamaRotaryEmbedding
-ForgetfulRotaryEmbedding = LlamaRotaryEmbedding
 
 
 class OnlyHereConfig(LlamaConfig):
@@ -96,6 +89,32 @@ class ForgetfulForCausalLM(LlamaForCausalLM):
         self.model = ForgetfulModel(config)
 
 
+class BackwardsConfig(LlamaConfig):
+    model_type = "fake-backwards"
+
+
+class BackwardsModel(LlamaModel):
+    """Runs its layers from the last one to the first."""
+
+    config_class = BackwardsConfig
+
+    def forward(self, *args, **kwargs):
+        layers = self.layers
+        self.layers = nn.ModuleList(reversed(layers))
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self.layers = layers
+
+
+class BackwardsForCausalLM(LlamaForCausalLM):
+    config_class = BackwardsConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = BackwardsModel(config)
+
+
 class HalvedConfig(LlamaConfig):
     model_type = "fake-halved"
 
@@ -129,6 +148,7 @@ for config, base, lm in (
     (OnlyHereConfig, OnlyHereModel, OnlyHereForCausalLM),
     (WidthConfig, WidthModel, WidthForCausalLM),
     (GroupedConfig, GroupedModel, GroupedForCausalLM),
+    (BackwardsConfig, BackwardsModel, BackwardsForCausalLM),
     (ForgetfulConfig, ForgetfulModel, ForgetfulForCausalLM),
 ):
     AutoConfig.register(config.model_type, config)
