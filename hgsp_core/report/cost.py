@@ -15,7 +15,7 @@ from __future__ import annotations
 from math import prod
 
 from hgsp_core.artifacts import Plan
-from hgsp_core.model.layout import BlockLayout, Layout
+from hgsp_core.model.layout import BlockLayout, LayerLayout, Layout
 
 #: what `costs` gives
 COSTS = ("parameters", "layer_parameters", "active_parameters", "macs", "bytes", "kv_cache_bytes_per_token")
@@ -42,7 +42,7 @@ def costs(layout: Layout, plan: Plan, seq_len: int, bytes_per_parameter: float) 
     kept = pruned.blocks()
     active = {"active_parameters": pruned.active_parameters} if any(block.routed for block in layout.blocks()) else {}
     macs = _head_macs(layout) + sum(_block_macs(block, seq_len) for block in kept)
-    cached = sum(_cached_values(block) for block in kept)
+    cached = sum(_cached_values(block) for block in kept) + sum(map(_placeholders, pruned.layers))
     return {
         "parameters": parameters,
         "layer_parameters": parameters - outside,
@@ -70,6 +70,11 @@ def _block_macs(block: BlockLayout, seq_len: int) -> int:
     if block.axis.cache:
         macs += 2 * seq_len * block.writer.shape[1]  # inputs of o_proj = width of all query heads
     return macs
+
+
+def _placeholders(layer: LayerLayout) -> int:
+    """Numbers that a layer without attention keeps for each past token: a cache needs a key and a value of every layer."""
+    return 0 if any(block.axis.cache for block in layer.blocks.values()) else 2
 
 
 def _cached_values(block: BlockLayout) -> int:

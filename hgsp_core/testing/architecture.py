@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -254,6 +254,34 @@ def sizes_divide(case: Case) -> None:
                     f"axis '{axis.name}': layer {index}, '{s.module}' has shape {shape}; its dimension {s.dim} does not divide "
                     f"into {axis.units} = {units} units. Check `units` and the slice's dim.",
                 )
+            _require_parts_divide(axis, config, index, layer)
+            for name in axis.norms:
+                (size,) = layer.get_parameter(f"{name}.weight").shape
+                require(
+                    size % units == 0,
+                    f"axis '{axis.name}', `norms`: layer {index}, '{name}' has {size} entries, which do not divide into "
+                    f"{axis.units} = {units} units. A norm of single heads belongs into `fixed`.",
+                )
+
+
+def _require_parts_divide(axis: Axis, config: Mapping[str, Any], index: int, layer: nn.Module) -> None:
+    """The lines of a fused linear are those of its parts, and each part divides into the units."""
+    modules = [s.module for s in axis.slices]
+    for module in dict.fromkeys(m for m in modules if modules.count(m) > 1):
+        parts = [s for s in axis.slices if s.module == module]
+        keys = [s.rows or axis.units for s in parts]
+        for key in keys:
+            require(
+                isinstance(config.get(key), int),
+                f"axis '{axis.name}', '{module}', `rows`: config.json has no number '{key}'.{did_you_mean(key, config)}",
+            )
+        lines, counts = layer.get_parameter(f"{module}.weight").shape[parts[0].dim], [config[key] for key in keys]
+        require(
+            lines % sum(counts) == 0 and all(lines // sum(counts) * n % config[axis.units] == 0 for n in counts),
+            f"axis '{axis.name}': layer {index}, '{module}' has {lines} lines, which its {len(parts)} slices cannot share in "
+            f"proportion to {' : '.join(keys)} = {' : '.join(map(str, counts))}. A fused linear has a slice for each of its "
+            "parts; `rows` is the config key that a part's lines are in proportion to.",
+        )
 
 
 def every_parameter_is_accounted_for(case: Case) -> None:
@@ -320,6 +348,22 @@ def _outputs(case: Case, layer: nn.Module, names: Iterable[str]) -> dict[str, Te
     return found
 
 
+def _inputs(case: Case, layer: nn.Module) -> dict[str, Tensor]:
+    """What the modules of a layer with weights of their own read, of those that are called with one tensor first."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda _, given: found.update({name: given[0]}) if given and isinstance(given[0], Tensor) else None
+
+    with ExitStack() as hooks:
+        for name, module in layer.named_modules():
+            if not list(module.parameters(recurse=False)):
+                continue
+            hooks.enter_context(module.register_forward_pre_hook(keep(name)))
+        logits_of(case.model, case.tokens)
+    return found
+
+
 @torch.no_grad()
 def blocks_add_to_the_residual_stream(case: Case) -> None:
     """A layer's output is its input plus what its blocks return: so a removed block adds nothing."""
@@ -342,11 +386,31 @@ def blocks_add_to_the_residual_stream(case: Case) -> None:
             )
             found[axis.adds] = found[axis.adds] * block.gain
         difference = (before + sum(found.values()) - after).abs().max().item() / max(1.0, after.abs().max().item())
-        require(
-            difference <= TOLERANCE,
-            f"layer {index}: input + {names} differs from the layer's output by {difference:.2g}. Either a `block` is not the "
-            "residual branch, or the family normalises (`after`) or scales (`gain`) what its blocks return.",
-        )
+        if difference > TOLERANCE:
+            fail(
+                f"layer {index}: input + {names} differs from the layer's output by {difference:.2g}. "
+                f"{_what_comes_between(case, layer, after - before, sum(found.values()))}"
+            )
+
+
+def _what_comes_between(case: Case, layer: nn.Module, added: Tensor, given: Any) -> str:
+    """Why what a layer adds to the stream is not what its blocks give: as far as their inputs and the config tell."""
+    axes = case.architecture.axes
+    read, returned = _inputs(case, layer), _outputs(case, layer, [axis.block for axis in axes])
+    for axis in axes:
+        y = returned[axis.block]
+        readers = [name for name, x in read.items() if x.shape == y.shape and torch.equal(x, y)]
+        if axis.after and axis.after not in readers:
+            return f"axis '{axis.name}', `after`: '{axis.after}' does not read what '{axis.block}' returns."
+        if readers and not axis.after:
+            return f"axis '{axis.name}': '{readers[0]}' reads what '{axis.block}' returns: name it in `after`."
+    factor = float((added * given).sum() / (given * given).sum())
+    if (added - factor * given).abs().max() <= EFFECT * added.abs().max():
+        config = case.model.config.to_dict()
+        keys = [key for key, value in config.items() if isinstance(value, float) and abs(value - factor) < EFFECT]
+        named = f" (in config.json: {' or '.join(keys)})" if keys else ""
+        return f"What the blocks return is multiplied by {factor:.4g}{named}: name the config key in `gain`."
+    return "Either a `block` is not the residual branch, or the family normalises (`after`) or scales (`gain`) what its blocks return."
 
 
 def blocks_return_what_their_writers_return(case: Case) -> None:
@@ -387,9 +451,20 @@ def config_keys_shrink(case: Case) -> None:
             require(
                 built.get(name) == shape,
                 f"axis '{axis.name}': '{name}' is cut to {shape}, the pruned config.json makes it {built.get(name)}. "
-                f"Check `units` ('{axis.units}') and `scales` {axis.scales}: they must name every config key that counts the "
-                "axis's units or heads.",
+                f"{_which_key(axis, name.removesuffix('.weight'))}",
             )
+
+
+def _which_key(axis: Axis, module: str) -> str:
+    """What in the axis's data to check where this module comes out at a wrong size."""
+    if any(module.endswith(f".{name}") for name in axis.fixed):
+        return "It is in `fixed`, but has entries of all units: such a norm belongs into `norms`."
+    if any(module.endswith(f".{name}") for name in axis.norms):
+        return "It is in `norms`, but has no entries of single units: such a norm belongs into `fixed`."
+    return (
+        f"Check `units` ('{axis.units}') and `scales` {axis.scales}: they must name every config key that counts the axis's "
+        "units or heads."
+    )
 
 
 def _built_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -406,8 +481,8 @@ def pruned_equals_masked(case: Case) -> None:
     case.require_equal_to_masked(
         thinned(case.layout),
         "A third of the units removed, layers of different sizes",
-        "Check the dims of the slices and that a unit's rows lie together; a family whose model does more than embed, run "
-        "layers, norm and head (multipliers, extra norms) is not supported.",
+        "Check the dims of the slices and that a unit's rows lie together; a fused linear has a slice for each of its parts, in "
+        "the order in which they lie in it, and `rows` says how many lines each has.",
     )
 
 
@@ -493,8 +568,8 @@ def sweep_equals_autograd(case: Case) -> None:
         require(
             difference <= 1e-4,
             f"layer {block.layer}, axis '{block.axis.name}': Taylor importances of the sweep differ from plain autograd by "
-            f"{difference:.2g} (relative). The sweep runs `embed`, the `layers`, `norm` and `head` in this order: check that "
-            "they name the right modules and that the model does nothing else with its logits.",
+            f"{difference:.2g} (relative). The sweep runs the `layers` one after another, each on what the one before it gives: "
+            "check that `layers` names the list that the model runs in this way.",
         )
 
 
@@ -530,7 +605,7 @@ CHECKS: Table = {
     keep_all_is_the_identity: _DATA,
     config_keys_shrink: _DATA,
     pruned_equals_masked: _CUT,
-    uniformly_pruned_equals_masked: _CUT,
+    uniformly_pruned_equals_masked: (*_CUT, pruned_equals_masked),
     query_heads_can_go: (*_CUT, pruned_equals_masked, uniformly_pruned_equals_masked),
     blocks_and_layers_can_go: (*_CUT, pruned_equals_masked),
     generates: _ALL,

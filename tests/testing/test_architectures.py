@@ -5,7 +5,11 @@ from unittest import SkipTest
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, GptOssConfig, Qwen3Config, Qwen3MoeConfig
+from hgsp_gemma import GEMMA3
+from hgsp_more import OLMO2
+from hgsp_phi import PHI3
+from hgsp_qwen import QWEN3
+from transformers import CONFIG_MAPPING, GptOssConfig, Qwen3MoeConfig
 from transformers.pytorch_utils import Conv1D
 
 from hgsp_core.model.architecture import GATED_EXPERTS, Slice
@@ -53,7 +57,18 @@ def patched():
     return model
 
 
-QWEN3 = lambda: random_model(Qwen3Config(**tiny_config(GOOD).to_dict() | {"model_type": "qwen3"}))  # noqa: E731
+def other(family, attention=None, mlp=None):
+    """The data of a family with something changed, and a model of it."""
+    first, second = family.axes
+    axes = (replace(first, **attention or {}), replace(second, **mlp or {}))
+    return replace(family, axes=axes), lambda: random_model(tiny_config(family))
+
+
+#: q, k and v are one linear in Phi-3, gate and up another
+QKV, GATE_UP = "self_attn.qkv_proj", "mlp.gate_up_proj"
+O_PROJ, DOWN_PROJ = Slice("self_attn.o_proj", 1), Slice("mlp.down_proj", 1)
+HEADS, GROUPS = (Slice(QKV, 0, rows=f"num_{counted}_heads") for counted in ("attention", "key_value"))
+HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 NORMS_SWAPPED = wrong(attention={"fixed": MLP.fixed}, mlp={"fixed": ATTENTION.fixed})
 
 #: a family with experts, which the kit can make a model of
@@ -153,7 +168,7 @@ FAKES = {
     ),
     "forgotten q and k norms": (
         replace(GOOD, model_type="qwen3"),
-        QWEN3,
+        lambda: random_model(tiny_config(QWEN3)),
         "every_parameter_is_accounted_for",
         "self_attn.k_norm.weight",
     ),
@@ -196,12 +211,62 @@ FAKES = {
     "branches are scaled": (
         *of_family("granite", residual_multiplier=0.5),
         "blocks_add_to_the_residual_stream",
-        "scales (`gain`)",
+        "multiplied by 0.5 (in config.json: residual_multiplier): name the config key in `gain`",
+    ),
+    "norm behind a block": (
+        *other(GEMMA3, attention={"after": ""}),
+        "blocks_add_to_the_residual_stream",
+        "'post_attention_layernorm' reads what 'self_attn' returns: name it in `after`",
+    ),
+    "norm in front of a block": (
+        *other(GEMMA3, mlp={"after": "pre_feedforward_layernorm"}),
+        "blocks_add_to_the_residual_stream",
+        "`after`: 'pre_feedforward_layernorm' does not read what 'mlp' returns",
+    ),
+    "part of a fused linear by the wrong count": (
+        *other(PHI3, attention={"slices": (Slice(QKV, 0), GROUPS, GROUPS, O_PROJ)}),
+        "sizes_divide",
+        "cannot share in proportion to num_key_value_heads : num_key_value_heads : num_key_value_heads = 3 : 3 : 3",
+    ),
+    "part of a fused linear by no count": (
+        *other(PHI3, attention={"slices": (Slice(QKV, 0, rows="num_heads"), GROUPS, GROUPS, O_PROJ)}),
+        "sizes_divide",
+        "`rows`: config.json has no number 'num_heads'",
+    ),
+    "part of a fused linear twice": (
+        *other(PHI3, mlp={"slices": (*[Slice(GATE_UP, 0)] * 3, DOWN_PROJ)}),
+        "sizes_divide",
+        "'mlp.gate_up_proj' has 48 lines, which its 3 slices cannot share",
+    ),
+    "parts of a fused linear in another order": (
+        *other(PHI3, attention={"slices": (GROUPS, HEADS, GROUPS, O_PROJ), "cache": (f"{QKV}[0]", f"{QKV}[2]")}),
+        "pruned_equals_masked",
+        "in the order in which they lie in it",
+    ),
+    "fused linear as one": (
+        *other(PHI3, mlp={"slices": (Slice(GATE_UP, 0), DOWN_PROJ)}),
+        "pruned_equals_masked",
+        "a fused linear has a slice for each of its parts",
+    ),
+    "norms over all heads taken for fixed ones": (
+        *other(OLMO2, attention={"fixed": (*OLMO2.axes[0].fixed, *HEAD_NORMS), "norms": ()}),
+        "config_keys_shrink",
+        "such a norm belongs into `norms`",
+    ),
+    "norms of single heads taken for norms over all": (
+        *other(QWEN3, attention={"fixed": ATTENTION.fixed, "norms": HEAD_NORMS}),
+        "sizes_divide",
+        "A norm of single heads belongs into `fixed`",
     ),
     "what is written is scaled": (
         *of_family("fake-halved"),
         "blocks_return_what_their_writers_return",
         "'mlp' returns something else than its 'mlp.down_proj' gives",
+    ),
+    "layers in another order": (
+        *of_family("fake-backwards"),
+        "sweep_equals_autograd",
+        "runs the `layers` one after another",
     ),
     "state outside the config": (GOOD, patched, "keep_all_is_the_identity", "neither in its config nor in its weights"),
     "heads that do not shrink": (
@@ -210,12 +275,6 @@ FAKES = {
         "config_keys_shrink",
         "Check `units` ('num_key_value_heads') and `scales` ()",
     ),
-    "something after the final norm": (
-        *of_family("fake-detour"),
-        "sweep_equals_autograd",
-        "nothing else with its logits",
-    ),
-    "logits by the channels of a layer": (*of_family("fake-measured"), "pruned_equals_masked", "multipliers"),
     "logits by the number of heads": (*of_family("fake-width"), "uniformly_pruned_equals_masked", "stock class"),
     "logits by the size of a group": (*of_family("fake-grouped"), "query_heads_can_go", "Check `scales` and `cache`"),
     "router that keeps its rows": (

@@ -7,14 +7,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaForCausalLM,
     LlamaMLP,
     LlamaModel,
-    LlamaRMSNorm,
-    LlamaRotaryEmbedding,
 )
-
-HalvedDecoderLayer = OnlyHereDecoderLayer = WidthDecoderLayer = GroupedDecoderLayer = LlamaDecoderLayer
-HalvedRMSNorm = OnlyHereRMSNorm = WidthRMSNorm = GroupedRMSNorm = ForgetfulRMSNorm = LlamaRMSNorm
-HalvedRotaryEmbedding = OnlyHereRotaryEmbedding = WidthRotaryEmbedding = GroupedRotaryEmbedding = LlamaRotaryEmbedding
-ForgetfulRotaryEmbedding = LlamaRotaryEmbedding
 
 
 class OnlyHereConfig(LlamaConfig):
@@ -69,50 +62,6 @@ class GroupedForCausalLM(LlamaForCausalLM):
         return output
 
 
-class MeasuredConfig(LlamaConfig):
-    model_type = "fake-measured"
-
-
-class MeasuredModel(LlamaModel):
-    config_class = MeasuredConfig
-
-
-class MeasuredForCausalLM(LlamaForCausalLM):
-    """Scales its logits by the channels of its first layer, relative to those of the last one."""
-
-    config_class = MeasuredConfig
-
-    def forward(self, *args, **kwargs):
-        output = super().forward(*args, **kwargs)
-        first, last = (self.model.layers[i].mlp.down_proj.in_features for i in (0, -1))
-        output.logits = output.logits * (first / last)
-        return output
-
-
-class DetourConfig(LlamaConfig):
-    model_type = "fake-detour"
-
-
-class DetourModel(LlamaModel):
-    """Adds the embeddings once more, after the final norm."""
-
-    config_class = DetourConfig
-
-    def forward(self, input_ids=None, **kwargs):
-        output = super().forward(input_ids=input_ids, **kwargs)
-        output.last_hidden_state = output.last_hidden_state + self.embed_tokens(input_ids)
-        return output
-
-
-class DetourForCausalLM(LlamaForCausalLM):
-    config_class = DetourConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.model = DetourModel(config)
-        self.post_init()
-
-
 class ForgetfulConfig(LlamaConfig):
     model_type = "fake-forgetful"
 
@@ -138,6 +87,32 @@ class ForgetfulForCausalLM(LlamaForCausalLM):
     def __init__(self, config):
         super().__init__(config)
         self.model = ForgetfulModel(config)
+
+
+class BackwardsConfig(LlamaConfig):
+    model_type = "fake-backwards"
+
+
+class BackwardsModel(LlamaModel):
+    """Runs its layers from the last one to the first."""
+
+    config_class = BackwardsConfig
+
+    def forward(self, *args, **kwargs):
+        layers = self.layers
+        self.layers = nn.ModuleList(reversed(layers))
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self.layers = layers
+
+
+class BackwardsForCausalLM(LlamaForCausalLM):
+    config_class = BackwardsConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = BackwardsModel(config)
 
 
 class HalvedConfig(LlamaConfig):
@@ -173,8 +148,7 @@ for config, base, lm in (
     (OnlyHereConfig, OnlyHereModel, OnlyHereForCausalLM),
     (WidthConfig, WidthModel, WidthForCausalLM),
     (GroupedConfig, GroupedModel, GroupedForCausalLM),
-    (MeasuredConfig, MeasuredModel, MeasuredForCausalLM),
-    (DetourConfig, DetourModel, DetourForCausalLM),
+    (BackwardsConfig, BackwardsModel, BackwardsForCausalLM),
     (ForgetfulConfig, ForgetfulModel, ForgetfulForCausalLM),
 ):
     AutoConfig.register(config.model_type, config)
