@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -84,6 +84,10 @@ def test_kept_channels_are_multiples_at_almost_no_cost_within_the_budget(method,
     use, params = method
     params = params.model_copy(update={"ratio": ratio})
     task = smooth(WIDE, seed, steepness)
+    try:
+        planned(use, numbered(params, 1), task)
+    except PlanError:
+        assume(False)  # rates by layer can leave less than the ratio asks for
     found, (note,) = sized(use, params, task, task.scores if in_nats else None)
     multiple = chosen(found)
     assert multiple in MULTIPLES
