@@ -3,7 +3,7 @@
 Two streams go through the layers: the dense model's, and that of the model as pruned and repaired so far. For each block the
 moments of its writer's input x (o_proj, down_proj) on the pruned stream are measured against targets y:
 
-    own       what the block's own old weights make of x: W x + b
+    own       what the block's own old weights make of its input: W x + b
     dense     what the writer gives in the dense model
     residual  the dense stream after the block minus the pruned stream before it: repairs what was lost below, too
 
@@ -100,7 +100,11 @@ def repair_blocks(
                 if repairable and reads and not as_dense:
                     changed |= lower.read(block, reconstructor, weights | changed, pruned, passages)
                 if repairable and planned.loses:
-                    job = lower.job(block, planned, weights | changed, pruned, passages, reconstructor.targets)
+                    here = weights | changed
+                    without: Tensors = {}
+                    if any(s.is_norm for s in block.slices):
+                        without = dict(mask_tensors([(n, here[n]) for n in block.tensors()], source.layout, plan))
+                    job = lower.job(block, planned, here, without, pruned, passages, reconstructor.targets)
                     result = reconstructor(job)
                     plan = plan.with_kept(index, axis, result.kept)
                     changed[block.writer.weight] = result.weight.to(own[block.writer.weight].dtype)
@@ -268,28 +272,41 @@ class _Layer:
         block: BlockLayout,
         plan: BlockPlan,
         weights: Tensors,
+        without: Tensors,
         pruned: Sequence[Tensor],
         dense: Sequence[Passage],
         targets: Sequence[str],
     ) -> BlockJob:
+        """What the reconstructor is handed.
+
+        without: the block's tensors, masked, where a norm over all units makes kept ones depend on removed ones; else empty.
+        """
         writer = block.writer
         weight = weights[writer.weight].float()
         bias = weights[writer.bias].float() if writer.has_bias else None
+        columns = lines(plan, writer)
 
         def observe(b: int) -> tuple[Tensor, Tensors]:
             passage = self.run_until(writer, weights, b, pruned[b])
-            self._read[b] = passage.inputs[writer.local]
+            x = _flat(passage.inputs[writer.local])
             ys = {t: _target(t, block, passage, dense[b]) for t in targets if t != OWN}
-            return _flat(passage.inputs[writer.local]), ys
+            if not without:
+                self._read[b] = passage.inputs[writer.local]
+                return x, ys
+            if OWN in targets:
+                ys[OWN] = linear(x, weight, bias)
+            kept = columns.to(x.device)
+            there = _flat(self.run_until(writer, {**weights, **without}, b, pruned[b]).inputs[writer.local])
+            return x.index_copy(1, kept, there[:, kept]), ys
 
         def judged(b: int) -> tuple[Tensor, Tensor]:
             x, ys = observe(b)
-            return x, ys[targets[-1]] if targets[-1] != OWN else linear(x, weight, bias)
+            return x, ys[targets[-1]] if targets[-1] in ys else linear(x, weight, bias)
 
         fit, held_out = _moments(self.split, observe), _held_out(self.split, judged)
-        if OWN in targets:
+        if OWN in targets and not without:
             fit = _with_own(fit, weight, bias)
-        return BlockJob(block, plan.kept, lines(plan, writer), writer, weight, bias, fit, held_out)
+        return BlockJob(block, plan.kept, columns, writer, weight, bias, fit, held_out)
 
 
 class _Given:

@@ -92,6 +92,40 @@ def test_the_repair_of_each_block_is_the_ridge_solution_on_stacked_data(case, ta
         torch.testing.assert_close(changed[block.writer.weight][:, columns].double(), expected, atol=2e-4, rtol=2e-3)
 
 
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_kept_units_are_measured_as_the_pruned_model_computes_them(kind):
+    """Where a norm goes over all heads, kept ones change when others are removed."""
+    model = tiny_model(kind, num_key_value_heads=4)
+    layout = layout_of(model)
+    whole = {(b.layer, b.axis.name): range(b.units) for b in layout.blocks()}
+    first = Plan.of(layout, whole | {(0, "attention"): range(2)}, 0)
+    plan = Plan.of(layout, whole | {(0, "attention"): range(2), (1, "mlp"): range(9)}, 0)
+    tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (8, SEQ_LEN))
+    looks = _Looks("own")
+    repair_blocks(Resident(model, layout), plan, looks, tokens, 4, lambda tensors: None)
+    ids = torch.from_numpy(tokens[:-1])  # the last eighth is held out
+    dense, pruned = (run_blocks(model, layout, w, ids) for w in (model.state_dict(), masked(model, layout, first)))
+    attention, mlp = looks.jobs
+    x, y = (tensor.double() for tensor in dense[attention.writer.module])
+    x[:, attention.columns] = pruned[attention.writer.module][0].double()[:, attention.columns]
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(attention.fit.gram.double(), x.T @ x, **close)
+    torch.testing.assert_close(attention.fit.cross["own"].double(), y.T @ x, **close)
+    x = pruned[mlp.writer.module][0].double()
+    torch.testing.assert_close(mlp.fit.gram.double(), x.T @ x, **close)
+
+
+class _Looks(Reconstructor):
+    """Changes nothing, and remembers what it was handed."""
+
+    def __init__(self, *targets):
+        self.targets, self.jobs = targets, []
+
+    def __call__(self, job):
+        self.jobs.append(job)
+        return Repair(job.kept, job.weight, job.bias)
+
+
 class _Always(Reconstructor):
     """Applies the fit, better or not."""
 
