@@ -43,6 +43,8 @@ SHAPE = dict(
 )
 #: for families whose defaults name ids of a larger vocabulary
 NO_IDS = dict(pad_token_id=None, bos_token_id=None, eos_token_id=None)
+#: of norms over all heads: among zeros it would count more than among the kept heads alone
+EPSILON = dict(rms_norm_eps=1e-12)
 HEADS_OF_8 = dict(head_dim=8, query_pre_attn_scalar=8)
 MULTIPLIERS = dict(embedding_multiplier=6.0, attention_multiplier=0.25, residual_multiplier=0.3, logits_scaling=4.0)
 
@@ -68,8 +70,8 @@ CONFIGS = {
         **{**SHAPE, **NO_IDS, **HEADS_OF_8, "sliding_window": 5, "layer_types": every_other(**kw), **kw}
     ),
     "phi3": lambda **kw: Phi3Config(**{**SHAPE, **NO_IDS, **kw}),
-    "olmo2": lambda **kw: Olmo2Config(**{**SHAPE, **NO_IDS, **kw}),
-    "olmo3-window": lambda **kw: Olmo3Config(**{**SHAPE, **NO_IDS, "sliding_window": 5, **kw}),
+    "olmo2": lambda **kw: Olmo2Config(**{**SHAPE, **NO_IDS, **EPSILON, **kw}),
+    "olmo3-window": lambda **kw: Olmo3Config(**{**SHAPE, **NO_IDS, **EPSILON, "sliding_window": 5, **kw}),
     "granite": lambda **kw: GraniteConfig(**{**SHAPE, **MULTIPLIERS, **kw}),
     "smollm3": lambda **kw: SmolLM3Config(**{**SHAPE, **NO_IDS, "no_rope_layer_interval": 2, **kw}),
     "glm4": lambda **kw: Glm4Config(**{**SHAPE, **NO_IDS, "head_dim": 8, "attention_bias": True, **kw}),
