@@ -85,6 +85,7 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
     middle = {"layer_start": max(1, layers * 4 // 32), "layer_end": layers * 30 // 32}
     squares = {"use": "least-squares"}
     planned, writers, fixed = ({**squares, "with": {option: value}} for option, value in LESS.items())
+    damped = {**squares, "with": {"damp": True}}
 
     def recipe(score: str, allocate: dict[str, Any], **stages: Any) -> dict[str, Any]:
         return {"score": {"use": score}, "allocate": allocate, **stages}
@@ -126,6 +127,7 @@ def methods(layers: int) -> dict[str, dict[str, Any]]:
         "curvature + least-squares, no reselection": recipe("curvature", ranking, reconstruct=planned),
         "curvature + least-squares, writers only": recipe("curvature", ranking, reconstruct=writers),
         "curvature + least-squares, ridge 0.01": recipe("curvature", ranking, reconstruct=fixed),
+        "curvature + least-squares, damped": recipe("curvature", ranking, reconstruct=damped),
     }
     found = {name: {"reconstruct": none, **stages} for name, stages in found.items()}
     return found | {name: {"quality": name, "allocate": {}} for name in QUALITY}

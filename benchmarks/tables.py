@@ -42,6 +42,7 @@ PARTS = {
     "curvature instead of output error": ("output + least-squares", "curvature, one step + least-squares"),
     "one step for each quarter": ("curvature, one step + least-squares", "balanced"),
     "query heads": ("balanced", "curvature, query heads + least-squares"),
+    "damping": ("balanced", "curvature + least-squares, damped"),
     "what `fast` omits": ("fast", "balanced"),
     "gains": ("balanced", "best"),
 }

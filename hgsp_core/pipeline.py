@@ -189,14 +189,13 @@ def asked_for(
     recipe: Recipe | Path | str, ratio: float | None, output: Path | str | None, settings: Mapping[str, Any]
 ) -> Recipe:
     """The recipe with what is to be different. Raises RecipeError."""
-    changes = {**settings, "output": str(output)} if output is not None else settings
+    changes = dict(settings)
+    changes |= {} if ratio is None else {"allocate.with.ratio": ratio}
+    changes |= {} if output is None else {"output": str(output)}
     overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()]
-    place = "the recipe" if isinstance(recipe, Recipe) else str(recipe)
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
-    elif overrides:
-        recipe = parse_recipe(recipe.to_yaml(), place, overrides)
-    return recipe if ratio is None else recipe.with_ratio(ratio, place)
+        return load_recipe(recipe, overrides)
+    return parse_recipe(recipe.to_yaml(), "the recipe", overrides) if overrides else recipe
 
 
 def forecast(

@@ -74,6 +74,14 @@ def test_a_plan_from_python_writes_nothing_beside_the_store(recipe, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {"recipe.yaml", "store"}
 
 
+def test_a_ratio_from_python_counts_instead_of_the_files(recipe):
+    recipe.write_text(recipe.read_text().replace("ratio: 0.1", "ratio: 7"))
+    found = hgsp.plan(recipe, ratio=0.3)
+    assert 0.69 * found.before["parameters"] < found.after["parameters"] <= 0.701 * found.before["parameters"]
+    with pytest.raises(hgsp.HgspError, match=r"allocate\.with\.ratio"):
+        hgsp.plan(recipe)
+
+
 def test_a_fault_is_told_as_on_the_command_line(recipe):
     with pytest.raises(hgsp.HgspError, match=r"allocate\.with\.ratio"):
         hgsp.run(recipe, ratio=1.5)

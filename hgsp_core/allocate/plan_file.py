@@ -21,7 +21,7 @@ class PlanParams(Params):
 class FromFile(Allocator[PlanParams]):
     """Applies a plan that was made before.
 
-    Source: `plan.json` of a run or of `hgsp plan --json`, or a file made by hand.
+    Source: `plan.json` of a run, what `hgsp plan --json` has under `plan`, or a file made by hand.
     Cost: none.
     When: a plan was edited, or comes from somebody else.
     Notes: Scores are still measured: the report shows them, and with `curvature` the predicted KL divergence of the

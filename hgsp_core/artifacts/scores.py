@@ -109,10 +109,9 @@ class Scores:
 
     def blocks(self, layout: Layout) -> np.ndarray:
         """[units]: position of each unit's block in `layout.blocks()`."""
-        place = {(block.layer, block.axis.name): i for i, block in enumerate(layout.blocks())}
         table = np.full((len(layout.layers), len(self.axes)), -1)
-        for (layer, axis), i in place.items():
-            table[layer, self.axes.index(axis)] = i
+        for i, block in enumerate(layout.blocks()):
+            table[block.layer, self.axes.index(block.axis.name)] = i
         return table[self.layer, self.axis]
 
     def scored(self, layout: Layout) -> np.ndarray:

@@ -62,7 +62,3 @@ class EngineError(HgspError):
             f"The pass over the layers ran out of memory with {free} free: {str(error).splitlines()[0]} "
             "Lower calibrate.batch_size, use memory: cpu or disk, or stream the weights."
         )
-
-
-#: the name in 0.1
-SweepError = EngineError

@@ -99,7 +99,8 @@ def watched_until(layout: LayerLayout, module: nn.Module, linear: str) -> Iterat
         def run(call: Run, x: Tensor) -> Beginning:
             with suppress(_Reached):
                 call(module, x)
-            return Beginning(x, *noted()[:3])
+            added, _, inputs, _ = noted()
+            return Beginning(x, added, inputs)
 
         yield run
 

@@ -166,7 +166,6 @@ class Beginning:
 
     before: Tensor
     added: Mapping[str, Tensor]
-    written: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor]
 
 

@@ -28,7 +28,7 @@ from hgsp_core.engine.obs import inverse_hessian
 from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor, Repair
 from hgsp_core.repair.held_out import HeldOut
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
-from hgsp_core.repair.ridge import Ridge, best_ridge
+from hgsp_core.repair.ridge import best_ridge
 
 #: of the units that still have to go, the part that goes at once before errors are found anew
 BATCH = 1 / 8
@@ -113,10 +113,12 @@ class LeastSquares(Reconstructor[LeastSquaresParams]):
     def _anew(self, job: BlockJob, ridge: float) -> Iterator[tuple[Tensor, Tensor]]:
         """(kept units of its own choice, writer at its old size), for each target.
 
-        Nothing where query heads are removed: the plan says which.
+        Nothing where query heads are removed, because the plan says which; nor behind a norm over all heads, where what
+        other heads would give was not measured.
         """
         width = job.writer.width
-        if not self.params.reselect or len(job.columns) != len(job.kept) * width:
+        planned_heads, normed = len(job.columns) != len(job.kept) * width, any(s.is_norm for s in job.block.slices)
+        if not self.params.reselect or planned_heads or normed:
             return
         ridge = ridge or TINY
         inverse = inverse_hessian(job.fit.gram, ridge)
@@ -141,13 +143,6 @@ def _widened(weight: Tensor, columns: Tensor, like: Tensor) -> Tensor:
     wide = torch.zeros_like(like)
     wide[:, columns] = weight.to(like.dtype)
     return wide
-
-
-def fit(columns: Tensor, weight: Tensor, bias: Tensor | None, moments: Moments, target: str, ridge: float) -> Tensor:
-    """Ŵ_K [out, kept columns] in fp64, of the columns of W [out, in] that stay."""
-    return Ridge(moments.gram[columns][:, columns], ridge).fit(
-        _cross(bias, moments, target)[:, columns], weight[:, columns]
-    )
 
 
 def _cross(bias: Tensor | None, moments: Moments, target: str) -> Tensor:

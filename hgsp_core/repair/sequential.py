@@ -221,9 +221,9 @@ class _Layer:
         with watched(self.layout, self.module) as run, self._finished_known(batch):
             return run(self._call(weights, batch), x)
 
-    def run_until(self, linear: SliceLayout, weights: Tensors, batch: int, x: Tensor) -> Beginning:
+    def run_until(self, end: SliceLayout, weights: Tensors, batch: int, x: Tensor) -> Beginning:
         """The same, only as far as to the input of a linear."""
-        with watched_until(self.layout, self.module, linear.local) as run, self._finished_known(batch):
+        with watched_until(self.layout, self.module, end.local) as run, self._finished_known(batch):
             return run(self._call(weights, batch), x)
 
     def _call(self, weights: Tensors, batch: int) -> Run:

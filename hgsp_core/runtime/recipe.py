@@ -257,13 +257,6 @@ class Recipe(_Part):
                     filled[key]["with"] = {**default.get("with", {}), **with_}
         return {**data, **filled}
 
-    def with_ratio(self, ratio: float, source: str = "the recipe") -> Recipe:
-        """The recipe with another ratio. Raises RecipeError, which calls the recipe `source`."""
-        allocate = self.allocate.model_copy(update={"with_": {**self.allocate.with_, "ratio": ratio}})
-        recipe = self.model_copy(update={"allocate": allocate})
-        check_methods(recipe, source)
-        return recipe
-
     def to_yaml(self) -> str:
         """The recipe with every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -9,11 +9,13 @@ from hgsp_core.artifacts.surgery import mask_tensors, positions
 from hgsp_core.engine.elimination import eliminate
 from hgsp_core.engine.obs import inverse_hessian
 from hgsp_core.engine.weights import Resident
-from hgsp_core.model.layout import SliceLayout
+from hgsp_core.model.architecture import Axis
+from hgsp_core.model.layout import BlockLayout, SliceLayout
 from hgsp_core.repair.contract import BlockJob, Moments, ReadJob, Reconstructor, Repair
 from hgsp_core.repair.held_out import HeldOut
-from hgsp_core.repair.least_squares import RIDGES, LeastSquares, fit
+from hgsp_core.repair.least_squares import RIDGES, LeastSquares
 from hgsp_core.repair.least_squares_params import LeastSquaresParams
+from hgsp_core.repair.ridge import Ridge
 from hgsp_core.repair.sequential import repair_blocks
 from tests.helpers.architectures import CONFIGS, layout_of, tiny_model
 
@@ -135,7 +137,11 @@ class _Always(Reconstructor):
     def __call__(self, job):
         columns = positions(job.kept, job.writer.width)
         weight = torch.zeros_like(job.weight)
-        weight[:, columns] = fit(columns, job.weight, job.bias, job.fit, self.targets[0], 0.02).float()
+        cross = job.fit.cross[self.targets[0]].double()
+        if job.bias is not None:
+            cross = cross - torch.outer(job.bias.double(), job.fit.total.double())
+        ridge = Ridge(job.fit.gram[columns][:, columns], 0.02)
+        weight[:, columns] = ridge.fit(cross[:, columns], job.weight[:, columns]).float()
         return Repair(job.kept, weight, job.bias)
 
 
@@ -161,8 +167,8 @@ def test_the_own_target_is_the_optimal_brain_surgeon_update():
     inverse = torch.linalg.inv(gram)
     surgeon = w - w[:, gone] @ torch.linalg.inv(inverse[gone][:, gone]) @ inverse[gone]
     assert surgeon[:, gone].abs().max() < 1e-8
-    moments = Moments(200, x.sum(0), gram, {"own": w @ gram})
-    torch.testing.assert_close(fit(torch.tensor(kept), w, None, moments, "own", 0.0), surgeon[:, kept])
+    found = Ridge(gram[kept][:, kept], 0.0).fit((w @ gram)[:, kept], w[:, kept])
+    torch.testing.assert_close(found, surgeon[:, kept])
 
 
 @pytest.mark.parametrize("bias", [None, torch.arange(5.0)])
@@ -209,17 +215,23 @@ def moments(x, y, target):
     return Moments(len(x), x.sum(0), x.T @ x, {target: y.T @ x})
 
 
+def block_of(writer):
+    """A block of which nothing but its writer is looked at."""
+    return BlockLayout(0, Axis("block", "units", "block", ()), "block", writer.shape[1] // writer.width, (writer,), ())
+
+
 def test_a_fit_that_does_not_help_on_held_out_windows_is_not_applied():
     """One token to fit on, and held-out tokens that contradict it."""
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(3, 4, generator=generator)
     seen, other = torch.randn(1, 4, generator=generator) * 10, torch.randn(50, 4, generator=generator)
 
+    writer = SliceLayout("m", "o", 1, (3, 4), 1, False)
     job = BlockJob(
-        None,
+        block_of(writer),
         (0, 1),
         positions((0, 1), 1),
-        SliceLayout("m", "o", 1, (3, 4), 1, False),
+        writer,
         w,
         None,
         moments(seen, seen @ -w.T, "dense"),
@@ -397,7 +409,7 @@ def test_the_fewer_the_tokens_the_larger_the_ridge(tokens, expected):
     kept = tuple(range(11))
     writer = SliceLayout("m", "o", 1, (8, 12), 1, False)
     fit, (x, y) = moments(*seen(tokens), "dense"), seen(2000)
-    job = BlockJob(None, kept, positions(kept, 1), writer, old, None, fit, HeldOut([x], [y]))
+    job = BlockJob(block_of(writer), kept, positions(kept, 1), writer, old, None, fit, HeldOut([x], [y]))
 
     def repaired(ridge):
         return LeastSquares(LeastSquaresParams(target="dense", ridge=ridge, reselect=False))(job).weight

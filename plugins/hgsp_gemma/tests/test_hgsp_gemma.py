@@ -54,18 +54,13 @@ SHAPES = {
 }
 
 
-def marks(shape, check):
-    """A fresh process takes seconds to start; one is enough for every day."""
-    return [pytest.mark.slow] if check.name == "export_reloads" and shape != "gemma-3-270m" else []
+CHECKS = {
+    f"{shape}-{check}": check
+    for shape, (architecture, model) in SHAPES.items()
+    for check in architecture_checks(architecture, model)
+}
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=f"{shape}-{check}", marks=marks(shape, check))
-        for shape, (architecture, config) in SHAPES.items()
-        for check in architecture_checks(architecture, config)
-    ],
-)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_gemma(check):
     check()

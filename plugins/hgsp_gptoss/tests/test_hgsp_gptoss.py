@@ -25,18 +25,9 @@ SHAPES = {
 }
 
 
-def marks(shape, check):
-    """A fresh process takes seconds to start; one of them is enough for every day."""
-    return [pytest.mark.slow] if check.name == "export_reloads" and shape != "gpt-oss-20b" else []
+CHECKS = {f"{shape}-{check}": check for shape, model in SHAPES.items() for check in architecture_checks(GPT_OSS, model)}
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=f"{shape}-{check}", marks=marks(shape, check))
-        for shape, config in SHAPES.items()
-        for check in architecture_checks(GPT_OSS, config)
-    ],
-)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_gpt_oss(check):
     check()

@@ -38,18 +38,9 @@ def trained():
 MODELS = {**SHAPES, "pydoc-llama": trained}
 
 
-def marks(shape, check):
-    """A fresh process takes seconds to start; one of them is enough for every day."""
-    return [pytest.mark.slow] if check.name == "export_reloads" and shape != "llama-3-8b" else []
+CHECKS = {f"{shape}-{check}": check for shape, model in MODELS.items() for check in architecture_checks(LLAMA, model)}
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=f"{shape}-{check}", marks=marks(shape, check))
-        for shape, model in MODELS.items()
-        for check in architecture_checks(LLAMA, model)
-    ],
-)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_llama(check):
     check()

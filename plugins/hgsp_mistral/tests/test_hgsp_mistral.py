@@ -59,22 +59,15 @@ def test_the_trained_weights_compute_the_same_as_a_mistral():
 
 
 MODELS = {**SHAPES, "pydoc-llama as mistral": (MISTRAL, rehoused)}
-#: of each family one
-FRESH = ("mistral-7b-v0.1 (window)", "mixtral-8x7b")
 
 
-def marks(shape, check):
-    """A fresh process takes seconds to start; one for each family is enough for every day."""
-    return [pytest.mark.slow] if check.name == "export_reloads" and shape not in FRESH else []
+CHECKS = {
+    f"{shape}-{check}": check
+    for shape, (architecture, model) in MODELS.items()
+    for check in architecture_checks(architecture, model)
+}
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=f"{shape}-{check}", marks=marks(shape, check))
-        for shape, (architecture, model) in MODELS.items()
-        for check in architecture_checks(architecture, model)
-    ],
-)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_mistral(check):
     check()

@@ -84,18 +84,9 @@ def test_the_trained_weights_compute_the_same_as_a_phi():
 MODELS = {**SHAPES, "pydoc-llama as phi3": joined}
 
 
-def marks(shape, check):
-    """A fresh process takes seconds to start; one is enough for every day."""
-    return [pytest.mark.slow] if check.name == "export_reloads" and shape != "phi-4" else []
+CHECKS = {f"{shape}-{check}": check for shape, model in MODELS.items() for check in architecture_checks(PHI3, model)}
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=f"{shape}-{check}", marks=marks(shape, check))
-        for shape, model in MODELS.items()
-        for check in architecture_checks(PHI3, model)
-    ],
-)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_phi(check):
     check()

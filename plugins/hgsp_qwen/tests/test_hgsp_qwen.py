@@ -98,22 +98,15 @@ def test_the_trained_weights_are_a_trained_qwen2_with_biases():
 
 
 MODELS = {**SHAPES, "pydoc-llama as qwen2": (QWEN2, rehoused)}
-#: of each family one
-FRESH = ("qwen2.5-7b", "qwen3-8b", "qwen3-moe with a dense layer", "qwen2-moe with every other layer dense")
 
 
-def marks(shape, check):
-    """A fresh process takes seconds to start; one for each family is enough for every day."""
-    return [pytest.mark.slow] if check.name == "export_reloads" and shape not in FRESH else []
+CHECKS = {
+    f"{shape}-{check}": check
+    for shape, (architecture, model) in MODELS.items()
+    for check in architecture_checks(architecture, model)
+}
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=f"{shape}-{check}", marks=marks(shape, check))
-        for shape, (architecture, model) in MODELS.items()
-        for check in architecture_checks(architecture, model)
-    ],
-)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_qwen(check):
     check()
